@@ -1,0 +1,80 @@
+"""The command line's entry: the application, exit codes, and errors as one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from ..errors import GppruneError
+from . import evaluate, evolve, formulas, pruning, scoring
+from .console import err, escape
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Discover how to prune a large language model: evolve a pruning metric on your model, "
+    "read it as a closed form, prune with it.",
+)
+evolving = typer.Typer(no_args_is_help=True, help="Search for formulas on your model.")
+scores = typer.Typer(no_args_is_help=True, help="Judge formulas side by side on your model.")
+evolving.command("metric")(evolve.evolve_metric)
+scores.command("metrics")(scoring.score_metrics)
+app.add_typer(evolving, name="evolve")
+app.command("resume")(evolve.resume)
+app.command("simplify")(formulas.simplify)
+app.add_typer(scores, name="score")
+app.command("prune")(pruning.prune)
+app.command("eval")(evaluate.evaluate)
+app.command("primitives")(formulas.primitives)
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised where the program is, so that open files are closed on the way out."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+    """
+    try:
+        app(arguments)
+    except GppruneError as error:
+        _say(str(error))
+        return error.exit_code
+    except SystemExit as ended:  # typer's way to end: usage errors and Ctrl-C included
+        code = ended.code if isinstance(ended.code, int) else 0
+        if code == INTERRUPTED:
+            _say("interrupted")
+        return code
+    except Terminated:
+        _say("terminated")
+        return TERMINATED
+    except BrokenPipeError:
+        # whoever read our output has gone; Python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _say(message: str) -> None:
+    err.print(f"[bold red]gpprune:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run())

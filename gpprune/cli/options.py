@@ -1,0 +1,67 @@
+"""Flags that mean the same in every command, each declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PROBLEM = "Problem"
+SEARCH = "Search"
+
+
+class Split(StrEnum):
+    """Parts of the packaged text; they do not overlap."""
+
+    calibration = "calibration"
+    validation = "validation"
+    test = "test"
+
+
+class DType(StrEnum):
+    """What a model computes in; auto is bfloat16 where the hardware is fast at it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Order(StrEnum):
+    """What calibration runs on."""
+
+    dense = "dense"
+    sequential = "sequential"
+
+
+ModelSpec = Annotated[str, typer.Option("--model", help="smollm2, a local directory, or a hub id.")]
+TextSpec = Annotated[
+    str, typer.Option("--text", help="Judged on: wikitext2 (packaged), a file, a datasets id.")
+]
+CalibrationSpec = Annotated[
+    str, typer.Option("--calibration-text", help="Calibrated on: as for --text.")
+]
+SplitOption = Annotated[Split, typer.Option("--split", help="Which part of --text.")]
+Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
+PatternOption = Annotated[
+    str,
+    typer.Option("--pattern", help="Weights compete within a row, a layer, or N:M (2:4)."),
+]
+Windows = Annotated[int, typer.Option("--windows", help="Windows of text to judge on.", min=1)]
+WindowLength = Annotated[
+    int, typer.Option("--window-length", help="Tokens a window and a calibration sample.", min=2)
+]
+Samples = Annotated[
+    int, typer.Option("--calibration-samples", help="Sequences to calibrate on.", min=1)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes every random draw.", min=0)]
+DTypeOption = Annotated[
+    DType, typer.Option("--dtype", help="What the model computes in while it is judged.")
+]
+OrderOption = Annotated[
+    Order,
+    typer.Option("--order", help="Calibrate on the dense model, or block by block as Wanda."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Out = Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")]

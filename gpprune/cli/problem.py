@@ -1,0 +1,195 @@
+"""From flags to a loaded model, its statistics and a fitness: what the commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import GppruneError, UsageError
+from ..evals import (
+    Judgement,
+    MetricFitness,
+    calibration_samples,
+    compute_dtype,
+    read_text,
+    tokenize,
+    windows,
+)
+from ..primitives import METRIC, METRICS, Formula, parse, published
+from ..prune import LayerStatistics, Loaded, calibrate, check_sparsity, load_model, parse_pattern
+from .console import Report
+
+TEST_WINDOWS = 10
+TEST_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Which text is judged and calibrated on, and how much of it."""
+
+    text: str = "wikitext2"
+    calibration_text: str = "wikitext2"
+    windows: int = TEST_WINDOWS
+    window_length: int = TEST_LENGTH
+    calibration_samples: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MetricProblem:
+    """Everything a metric search is about; stored in the run directory to resume from."""
+
+    texts: Texts
+    model: str = "smollm2"
+    sparsity: float = 0.5
+    pattern: str = "row"
+    dtype: str = "float32"
+    goal: str = "metric"
+
+    def stored(self) -> dict[str, Any]:
+        """Plain values for `settings.toml`."""
+        return asdict(self)
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any], where: object) -> MetricProblem:
+        """The problem of a run directory.
+
+        Raises:
+            GppruneError: the stored values are not those of a metric search.
+        """
+        try:
+            values = dict(stored)
+            texts = Texts(**values.pop("texts"))
+            return cls(texts=texts, **values)
+        except (KeyError, TypeError) as error:
+            raise GppruneError(
+                f"the settings of the run {where} do not describe a metric search ({error}); "
+                "was settings.toml edited?"
+            ) from error
+
+
+class Workbench:
+    """A loaded model with what is measured and judged of it, each made when first asked for."""
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str,
+        texts: Texts,
+        report: Report | None,
+        *,
+        reads: Iterable[tuple[str, str]] = (),
+        gradients: bool = True,
+    ) -> None:
+        """Read the texts `(spec, split)` in `reads` before the model: they fail sooner."""
+        self.texts = texts
+        self._text = {(spec, split): read_text(spec, split) for spec, split in reads}
+        self.gradients = gradients
+        self.report = report
+        self.dtype = compute_dtype(dtype)
+        self.loaded: Loaded = load_model(model, dtype=torch.float32, progress=report)
+        self._tokens: dict[tuple[str, str], Tensor] = {}
+
+    def tokens(self, spec: str, split: str) -> Tensor:
+        """A text's tokens, `[tokens]`."""
+        if (spec, split) not in self._tokens:
+            text = self._text.pop((spec, split), None) or read_text(spec, split)
+            self._tokens[spec, split] = tokenize(text, self.loaded.tokenizer)
+        return self._tokens[spec, split]
+
+    def windows(self, split: str) -> Tensor:
+        """The windows that are judged on, `[windows, window_length]`."""
+        tokens = self.tokens(self.texts.text, split)
+        return windows(tokens, self.texts.windows, self.texts.window_length)
+
+    def test_windows(self) -> Tensor:
+        """Windows of text that a search never sees, `[10, 1024]` of the test part.
+
+        A text without parts gives those that follow the ones searched on, as many and as long.
+        """
+        tokens = self.tokens(self.texts.text, "test")
+        if not torch.equal(tokens, self.tokens(self.texts.text, "validation")):
+            return windows(tokens, TEST_WINDOWS, TEST_LENGTH)
+        seen = self.texts.windows * self.texts.window_length
+        return windows(tokens[seen:], self.texts.windows, self.texts.window_length)
+
+    def calibration(self) -> Tensor:
+        """The calibration sequences, `[samples, window_length]`."""
+        texts = self.texts
+        tokens = self.tokens(texts.calibration_text, "calibration")
+        return calibration_samples(
+            tokens, texts.calibration_samples, texts.window_length, texts.seed
+        )
+
+    @cached_property
+    def judged(self) -> Any:
+        """The dense model in the dtype that it is judged in."""
+        if self.dtype == torch.float32:
+            return self.loaded.model
+        return load_model(self.loaded.name, dtype=self.dtype).model
+
+    @cached_property
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """X, Y and G of the dense model."""
+        return calibrate(
+            self.loaded.model, self.calibration(), self.gradients, progress=self.report
+        )
+
+    def fitness(self, windows: Tensor, sparsity: float, pattern: str) -> MetricFitness:
+        """A fitness that judges metrics on these windows."""
+        return MetricFitness(
+            self.loaded.model,
+            self.statistics,
+            windows,
+            sparsity=sparsity,
+            pattern=pattern,
+            dtype=self.dtype,
+        )
+
+
+def judge(fitness: MetricFitness, formula: Formula, group: str) -> Judgement:
+    """Prune by a formula, judge on all windows of the fitness."""
+    trial = fitness.prepare(formula.canonical(group))
+    return Judgement(torch.tensor(trial(0, fitness.cases), dtype=torch.float64))
+
+
+def formulas(given: Iterable[str] | None) -> dict[str, Formula]:
+    """Formulas by name: published ones by their name, others by their text; all by default."""
+    names = list(given or published)
+    return {name: named_formula(name) for name in names}
+
+
+def named_formula(text: str) -> Formula:
+    """A published formula by name, else formula text."""
+    return published[text] if text in published else parse(text, METRIC)
+
+
+def pattern_of(name: str, given: str | None) -> str:
+    """The pattern asked for, else the one a published metric's own code uses, else rows."""
+    if given is not None:
+        return parse_pattern(given).text
+    return METRICS[name].pattern if name in METRICS else "row"
+
+
+def sparsities(text: str) -> list[float]:
+    """`0.5,0.6` as numbers.
+
+    Raises:
+        UsageError: not numbers in [0, 1).
+    """
+    values = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            raise UsageError(
+                f"--sparsity {part!r} is not a number: write for example 0.5,0.6"
+            ) from None
+        check_sparsity(value)
+        values.append(value)
+    return values

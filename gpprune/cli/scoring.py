@@ -1,0 +1,159 @@
+"""`gpprune score`: named or given formulas side by side."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ..compile import render
+from ..evals import Judgement, window_losses
+from ..primitives import Formula
+from ..prune import Recipe, load_model, parse_pattern, prune_model
+from .console import Report, print_json, print_table, progress
+from .options import (
+    CalibrationSpec,
+    DType,
+    DTypeOption,
+    Json,
+    ModelSpec,
+    Order,
+    OrderOption,
+    Samples,
+    Seed,
+    Split,
+    SplitOption,
+    TextSpec,
+    WindowLength,
+    Windows,
+)
+from .problem import (
+    TEST_LENGTH,
+    TEST_WINDOWS,
+    Texts,
+    Workbench,
+    formulas,
+    judge,
+    pattern_of,
+    sparsities,
+)
+
+
+def score_metrics(
+    metrics: Annotated[
+        list[str] | None,
+        typer.Argument(help="Published names or formula text; all published ones by default."),
+    ] = None,
+    model: ModelSpec = "smollm2",
+    text: TextSpec = "wikitext2",
+    calibration_text: CalibrationSpec = "wikitext2",
+    split: SplitOption = Split.test,
+    sparsity: Annotated[
+        str, typer.Option("--sparsity", help="One or more shares, as 0.5,0.6.")
+    ] = "0.5",
+    pattern: Annotated[
+        str | None,
+        typer.Option("--pattern", help="row, layer or N:M; by default each metric's own."),
+    ] = None,
+    windows: Windows = TEST_WINDOWS,
+    window_length: WindowLength = TEST_LENGTH,
+    calibration_samples: Samples = 8,
+    order: OrderOption = Order.dense,
+    dtype: DTypeOption = DType.auto,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Perplexity of the model pruned by each metric, beside the dense model."""
+    chosen = formulas(metrics)
+    levels = sparsities(sparsity)
+    for level in levels:
+        for name in chosen:
+            parse_pattern(pattern_of(name, pattern)).target(level)
+    texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
+    gradients = any("G" in formula.names for formula in chosen.values())
+    with progress() as report:
+        reads = [(text, split), (calibration_text, "calibration")]
+        bench = Workbench(model, dtype, texts, report, reads=reads, gradients=gradients)
+        tokens = bench.windows(split)
+        rows = [_dense(bench, tokens)]
+        for level in levels:
+            for done, (name, formula) in enumerate(chosen.items()):
+                report(f"scoring at {level:g}", done, len(chosen))
+                way = pattern_of(name, pattern)
+                if order == Order.dense:
+                    rows.append(_one_shot(bench, tokens, name, formula, level, way))
+                else:
+                    rows.append(_sequential(bench, tokens, name, formula, level, way, report))
+            report(f"scoring at {level:g}", len(chosen), len(chosen))
+    if json:
+        print_json(rows)
+        return
+    columns = ["metric", "pattern", "sparsity", "perplexity", "nll", "closed form"]
+    shown = [
+        [
+            row["name"],
+            row["pattern"] or "",
+            f"{row['sparsity']:g}",
+            f"{row['perplexity']:.2f}",
+            f"{row['nll']:.4f}",
+            render(chosen[row["name"]], "line") if row["formula"] else "",
+        ]
+        for row in rows
+    ]
+    title = f"{model}, {text} {split}, {windows} windows of {window_length}, {order} calibration"
+    print_table(columns, shown, title=title, numbers=["sparsity", "perplexity", "nll"])
+
+
+def _row(
+    name: str,
+    formula: Formula | None,
+    sparsity: float,
+    pattern: str | None,
+    judgement: Judgement,
+    start: float,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "formula": formula.text if formula else None,
+        "key": formula.key if formula else None,
+        "sparsity": sparsity,
+        "pattern": pattern,
+        "perplexity": judgement.perplexity,
+        "nll": judgement.nll,
+        "windows": len(judgement.losses),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def _dense(bench: Workbench, tokens: Any) -> dict[str, Any]:
+    start = time.perf_counter()
+    judgement = Judgement(window_losses(bench.judged, tokens, bench.report))
+    return _row("dense", None, 0.0, None, judgement, start)
+
+
+def _one_shot(
+    bench: Workbench, tokens: Any, name: str, formula: Formula, sparsity: float, pattern: str
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    fitness = bench.fitness(tokens, sparsity, pattern)
+    judgement = judge(fitness, formula, parse_pattern(pattern).group)
+    fitness.restore()
+    return _row(name, formula, sparsity, pattern, judgement, start)
+
+
+def _sequential(
+    bench: Workbench,
+    tokens: Any,
+    name: str,
+    formula: Formula,
+    sparsity: float,
+    pattern: str,
+    report: Report,
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    recipe = Recipe(metric=formula.text, sparsity=sparsity, pattern=pattern)
+    fresh = load_model(bench.loaded.name).model
+    prune_model(fresh, recipe, bench.calibration(), progress=report)
+    judgement = Judgement(window_losses(fresh.to(bench.dtype), tokens, report))
+    return _row(name, formula, sparsity, pattern, judgement, start)

@@ -1,0 +1,111 @@
+"""Compiled formulas: named tensors in, a tensor of scores out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..primitives import TERMINALS, Formula
+from ..primitives.canonical import axes_of
+from .backends import BACKENDS, Runner
+from .program import MATRIX, lower
+
+# Measured on 2 cores (see benchmarks/kernels.py): a compile of one formula takes seconds, and a
+# compiled kernel saves about half of the blocked backend's time, some 1 ns an element.
+COMPILE_SECONDS = 4.0
+SAVED_SECONDS_AN_ELEMENT = 1e-9
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A formula compiled for one backend.
+
+    Call it with the terminals that it names: `W` and `G` of shape `[out_features, in_features]`,
+    `X` `[in_features]`, `Y` `[out_features]`, floating point of any width.
+    """
+
+    formula: Formula
+    backend: str
+    terminals: frozenset[str]
+    _run: Runner
+
+    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
+        """Scores, `[out_features, in_features]`, float32 (float64 from the reference backend).
+
+        Args:
+            out: a prepared buffer for the scores; returned.
+            **terminals: tensors by name; those the formula does not use are ignored. A formula
+                that uses neither `W` nor `G` needs one of them, or `out`, to know the shape.
+
+        Raises:
+            UsageError: a terminal is missing, or its shape does not fit the others.
+        """
+        shape, device = self._shape(terminals, out)
+        dtype = torch.float64 if self.backend == "reference" else torch.float32
+        if out is None:
+            out = torch.empty(shape, dtype=dtype, device=device)
+        elif out.dtype != dtype:
+            raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
+        with torch.no_grad():
+            self._run(terminals, shape, out)
+        return out
+
+    def _shape(
+        self, terminals: dict[str, Tensor], out: Tensor | None
+    ) -> tuple[tuple[int, int], torch.device]:
+        missing = sorted(self.terminals - terminals.keys())
+        if missing:
+            raise UsageError(f"{self.formula.text} needs {', '.join(missing)}: pass it by name")
+        whole = [t for n, t in terminals.items() if n in ("W", "G")] + (
+            [] if out is None else [out]
+        )
+        if not whole or whole[0].dim() != 2:
+            raise UsageError("pass W or G of shape [out_features, in_features]")
+        shape = (whole[0].shape[0], whole[0].shape[1])
+        for name in self.terminals:
+            axes = axes_of(TERMINALS[name][0])
+            wanted = shape if axes == MATRIX else shape[:1] if axes == {"out"} else shape[1:]
+            if tuple(terminals[name].shape) != wanted:
+                raise UsageError(
+                    f"{name} has shape {tuple(terminals[name].shape)}; the weight matrix "
+                    f"{shape} needs {wanted}"
+                )
+        return shape, whole[0].device
+
+
+@lru_cache(maxsize=256)
+def _compiled(formula: Formula, backend: str) -> Kernel:
+    program = lower(formula)
+    return Kernel(formula, backend, program.terminals, BACKENDS[backend](program))
+
+
+def kernel(formula: Formula, backend: str = "auto", *, elements: int = 0) -> Kernel:
+    """Compile a formula.
+
+    Args:
+        formula: computed exactly as written; pass `formula.canonical("row")` where only the
+            order of scores matters.
+        backend: "reference", "blocked", "inductor", or "auto" for the one with the least total
+            time, compilation included.
+        elements: about how many weights it will score in all its calls.
+
+    Raises:
+        UsageError: unknown backend.
+    """
+    if backend == "auto":
+        backend = choose(elements)
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
+    return _compiled(formula, backend)
+
+
+def choose(elements: int) -> str:
+    """The backend whose compile and run times for this many elements add up to least."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    pays = elements * SAVED_SECONDS_AN_ELEMENT > COMPILE_SECONDS
+    return "inductor" if pays and compiler else "blocked"

@@ -1,0 +1,162 @@
+"""A formula as a straight-line program: each value computed once, reductions made explicit.
+
+The tree is walked bottom up into a list of instructions in which equal subexpressions share one
+entry. A primitive that needs reductions becomes its `Reduce` instructions and one elementwise
+`Apply`. Every instruction knows the axes along which its value varies (nothing is broadcast to
+the matrix before it must be) and its `level`: how many sweeps over the matrix must be complete
+before it can be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..primitives import Formula, Primitive, fold
+from ..primitives.canonical import axes_of
+from ..primitives.lowering import Reduction
+
+MATRIX = frozenset({"out", "in"})
+
+
+@dataclass(frozen=True)
+class Load:
+    """A terminal: `W`, `X`, `Y` or `G`."""
+
+    name: str
+    axes: frozenset[str]
+    level: int = 0
+    arguments: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A constant."""
+
+    value: float
+    axes: frozenset[str] = frozenset()
+    level: int = 0
+    arguments: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Apply:
+    """An elementwise function of earlier values."""
+
+    name: str
+    apply: Callable[..., Tensor] = field(compare=False)
+    arguments: tuple[int, ...]
+    axes: frozenset[str]
+    level: int
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """A reduction of one earlier value, as if it had been broadcast to the axes in `over`."""
+
+    kind: str
+    axis: str
+    over: frozenset[str]
+    arguments: tuple[int]
+    axes: frozenset[str]
+    level: int
+
+
+Instruction = Load | Literal | Apply | Reduce
+
+
+@dataclass(frozen=True)
+class Program:
+    """Instructions in order of computation; the last one is the score."""
+
+    instructions: tuple[Instruction, ...]
+
+    @property
+    def root(self) -> int:
+        """Where the score is."""
+        return len(self.instructions) - 1
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The names of the tensors that it reads."""
+        return frozenset(i.name for i in self.instructions if isinstance(i, Load))
+
+
+def lower(formula: Formula) -> Program:
+    """The program that computes a formula's scores, exactly as its tree says."""
+    builder = _Builder(formula)
+    root = fold(formula.tree, builder.visit)
+    used = _reachable(builder.instructions, root)
+    place = {old: new for new, old in enumerate(used)}
+    return Program(tuple(_moved(builder.instructions[old], place) for old in used))
+
+
+class _Builder:
+    def __init__(self, formula: Formula) -> None:
+        self.primitives = formula.language.primitives
+        self.instructions: list[Instruction] = []
+        self.known: dict[Instruction, int] = {}
+
+    def visit(self, node: Any, arguments: list[int]) -> int:
+        if node.arity:
+            return self._primitive(self.primitives[node.name], arguments)
+        if isinstance(node.value, float):
+            return self._emit(Literal(node.value))
+        return self._emit(Load(node.value, axes_of(node.ret)))
+
+    def _emit(self, instruction: Instruction) -> int:
+        if instruction not in self.known:
+            self.known[instruction] = len(self.instructions)
+            self.instructions.append(instruction)
+        return self.known[instruction]
+
+    def _primitive(self, entry: Primitive, arguments: list[int]) -> int:
+        common = self._axes(arguments)
+        reduced = [self._reduction(r, arguments, common) for r in entry.lowering.reductions]
+        if entry.lowering.apply is None:
+            return reduced[0]
+        inputs = (*arguments, *reduced)
+        return self._emit(
+            Apply(entry.name, entry.lowering.apply, inputs, self._axes(inputs), self._level(inputs))
+        )
+
+    def _reduction(self, reduction: Reduction, arguments: list[int], common: frozenset[str]) -> int:
+        source = arguments[reduction.argument]
+        over = MATRIX if reduction.over == "matrix" else common
+        gone = MATRIX if reduction.axis == "all" else frozenset({reduction.axis})
+        found = self.instructions[source]
+        # a matrix must be swept to reduce it; a vector is reduced on the spot
+        level = found.level + (found.axes == MATRIX)
+        return self._emit(
+            Reduce(reduction.kind, reduction.axis, over, (source,), found.axes - gone, level)
+        )
+
+    def _axes(self, places: list[int] | tuple[int, ...]) -> frozenset[str]:
+        return frozenset[str]().union(*(self.instructions[p].axes for p in places))
+
+    def _level(self, places: tuple[int, ...]) -> int:
+        return max(self.instructions[p].level for p in places)
+
+
+def _reachable(instructions: list[Instruction], root: int) -> list[int]:
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        at = waiting.pop()
+        if at not in seen:
+            seen.add(at)
+            waiting.extend(instructions[at].arguments)
+    return sorted(seen)
+
+
+def _moved(instruction: Instruction, place: dict[int, int]) -> Instruction:
+    arguments = tuple(place[a] for a in instruction.arguments)
+    match instruction:
+        case Apply(name, apply, _, axes, level):
+            return Apply(name, apply, arguments, axes, level)
+        case Reduce(kind, axis, over, _, axes, level):
+            return Reduce(kind, axis, over, (arguments[0],), axes, level)
+    return instruction

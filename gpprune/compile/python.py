@@ -1,0 +1,116 @@
+"""A formula as Python source that needs torch alone and computes the kernel's scores."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+
+import torch
+
+from ..primitives import Formula, lowering
+from ..primitives.formula import number_text
+from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce, lower
+
+_REDUCE = '''
+def reduce(x, kind, dims, shape):
+    """Reduce x, broadcast to shape, along dims; sums in float64."""
+    x = x.double().expand(shape)
+    if kind == "min":
+        value = x.amin(dims, keepdim=True)
+    elif kind == "max":
+        value = x.amax(dims, keepdim=True)
+    elif kind == "sum":
+        value = x.sum(dims, keepdim=True)
+    elif kind == "mean":
+        value = x.mean(dims, keepdim=True)
+    elif kind == "norm":
+        value = x.square().sum(dims, keepdim=True).sqrt()
+    elif kind == "std":
+        value = x.std(dims, unbiased=False, keepdim=True)
+    else:  # unbiased standard deviation, 0 of a single value
+        value = x.std(dims, keepdim=True) if x.numel() > 1 else torch.zeros_like(x)
+    return saturate(value).float()
+'''
+
+_DIMS = {"out": "[0]", "in": "[1]", "all": "[0, 1]"}
+_SHAPES = {
+    MATRIX: "W.shape",
+    frozenset({"in"}): "(1, W.shape[1])",
+    frozenset({"out"}): "(W.shape[0], 1)",
+    frozenset(): "(1, 1)",
+}
+_PLACED = {"in": "reshape(1, -1)", "out": "reshape(-1, 1)"}
+
+
+def python_source(formula: Formula) -> str:
+    """Source of `scores(W, X=..., Y=..., G=...)`: `[out_features, in_features]`, float32.
+
+    `W` is always an argument, since it gives the shape.
+    """
+    program = lower(formula)
+    names = sorted(program.terminals - {"W"})
+    body = [f"    {name} = {_terminal(program, name)}" for name in sorted({"W", *names})]
+    body += _statements(program)
+    arguments = ", ".join(["W", *(["*", *names] if names else [])])
+    signature = f"def scores({arguments}):"
+    doc = f'    """{formula.text}"""'
+    parts = ["import torch\n", *_helpers(program), "\n".join([signature, doc, *body])]
+    return "\n\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def _terminal(program: Program, name: str) -> str:
+    loads = [i for i in program.instructions if isinstance(i, Load) and i.name == name]
+    axes = loads[0].axes if loads else MATRIX
+    return ".".join([name, "float()", *(_PLACED[a] for a in axes if axes != MATRIX)])
+
+
+def _helpers(program: Program) -> list[str]:
+    """The sources of the functions that the program calls, each once."""
+    constants = [f"LARGEST = {lowering.LARGEST!r}", f"TINY = {lowering.TINY!r}"]
+    applied = [i.apply for i in program.instructions if isinstance(i, Apply)]
+    own = [f for f in applied if not _is_torch(f)]
+    uses = {f.__name__ for f in own}
+    if uses & {"minmax", "zscore"}:
+        uses |= {"sub", "div"}
+    if "pz_div" in uses:
+        uses |= {"div"}
+    sources = [inspect.getsource(getattr(lowering, n)) for n in _ORDER if n in uses]
+    reduce = [_REDUCE] if any(isinstance(i, Reduce) for i in program.instructions) else []
+    needed = [inspect.getsource(lowering.saturate), *reduce, *sources]
+    plain = "\n\n\n".join(source.strip("\n") for source in needed).replace(": Tensor", "")
+    plain = plain.replace(" -> Tensor", "")
+    return ["\n".join(constants) + "\n", plain + "\n"] if reduce or sources else []
+
+
+_ORDER = [n for n, f in vars(lowering).items() if inspect.isfunction(f) and n != "saturate"]
+
+
+def _is_torch(function: object) -> bool:
+    return getattr(torch, getattr(function, "__name__", ""), None) is function
+
+
+def _statements(program: Program) -> list[str]:
+    """One assignment for each value used twice, the rest written inside one another."""
+    uses = Counter(a for i in program.instructions for a in i.arguments)
+    text: dict[int, str] = {}
+    lines: list[str] = []
+    for place, instruction in enumerate(program.instructions):
+        text[place] = _expression(instruction, text)
+        inside = isinstance(instruction, Load | Literal) or uses[place] < 2
+        if not inside:
+            lines.append(f"    v{place} = {text[place]}")
+            text[place] = f"v{place}"
+    return [*lines, f"    return ({text[program.root]}).expand(W.shape)"]
+
+
+def _expression(instruction: Instruction, text: dict[int, str]) -> str:
+    match instruction:
+        case Load(name):
+            return name
+        case Literal(value):
+            return f"torch.tensor([[{number_text(value)}]])"
+        case Reduce(kind, axis, over, (source,)):
+            return f'reduce({text[source]}, "{kind}", {_DIMS[axis]}, {_SHAPES[over]})'
+        case Apply(_, apply, arguments):
+            called = f"torch.{apply.__name__}" if _is_torch(apply) else apply.__name__
+            return f"{called}({', '.join(text[a] for a in arguments)})"

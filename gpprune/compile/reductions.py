@@ -1,0 +1,95 @@
+"""Reductions of a value held at its natural shape `[out or 1, in or 1]`.
+
+A block of rows is summed in the value's own dtype (torch's sums are pairwise, and blocks are
+small); blocks are added up in float64, so that their number and order do not show in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..primitives.lowering import saturate
+from .program import Reduce
+
+_DIMENSION = {"out": 0, "in": 1}
+
+
+@dataclass
+class Partial:
+    """What has been seen of a value so far: moments or an extremum along the reduced axes."""
+
+    count: int
+    first: Tensor
+    second: Tensor | None = None
+
+
+def partial(reduce: Reduce, value: Tensor) -> Partial:
+    """Reduce one value or one block of rows, shape `[rows or 1, in or 1]`."""
+    dims = [0, 1] if reduce.axis == "all" else [_DIMENSION[reduce.axis]]
+    count = _product([value.shape[d] for d in dims])
+    if reduce.kind in ("min", "max"):
+        extremum = value.amin if reduce.kind == "min" else value.amax
+        return Partial(count, extremum(dims, keepdim=True))
+    if reduce.kind == "norm":
+        return Partial(count, (value * value).sum(dims, keepdim=True).double())
+    total = value.sum(dims, keepdim=True).double()
+    if reduce.kind in ("sum", "mean"):
+        return Partial(count, total)
+    centred = value - (total / count).to(value.dtype)
+    return Partial(count, total, (centred * centred).sum(dims, keepdim=True).double())
+
+
+def merge(reduce: Reduce, a: Partial, b: Partial) -> Partial:
+    """Two parts of one value, stacked along "out", as one."""
+    if reduce.axis == "in":
+        return Partial(a.count, torch.cat([a.first, b.first]))
+    if reduce.kind in ("min", "max"):
+        pick = torch.minimum if reduce.kind == "min" else torch.maximum
+        return Partial(a.count + b.count, pick(a.first, b.first))
+    count, total = a.count + b.count, a.first + b.first
+    if a.second is None or b.second is None:
+        return Partial(count, total)
+    # Chan, Golub and LeVeque 1979: parallel variance without cancellation
+    apart = b.first / b.count - a.first / a.count
+    spread = a.second + b.second + apart * apart * (a.count * b.count / count)
+    return Partial(count, total, spread)
+
+
+def finish(reduce: Reduce, found: Partial, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The reduction's value, for a matrix of `shape` [out_features, in_features]."""
+    axes = {"out", "in"} if reduce.axis == "all" else {reduce.axis}
+    sizes = {"out": shape[0], "in": shape[1]}
+    count = _product([sizes[axis] for axis in ("out", "in") if axis in axes & reduce.over])
+    repeats = count / found.count
+    if reduce.kind in ("min", "max"):
+        value = found.first
+    elif reduce.kind == "sum":
+        value = found.first * repeats
+    elif reduce.kind == "mean":
+        value = found.first / found.count
+    elif reduce.kind == "norm":
+        value = (found.first * repeats).sqrt()
+    else:
+        value = _deviation(reduce.kind, found, repeats, count)
+    return saturate(value).to(dtype)
+
+
+def _deviation(kind: str, found: Partial, repeats: float, count: int) -> Tensor:
+    if found.second is None:
+        raise RuntimeError(f"{kind} was reduced without its second moment")
+    squares = found.second * repeats
+    if kind == "std":
+        return (squares / count).sqrt()
+    return (squares / (count - 1)).sqrt() if count > 1 else torch.zeros_like(squares)
+
+
+def _product(sizes: Iterable[int]) -> int:
+    """`math.prod`, which torch.compile cannot trace with dynamic shapes."""
+    count = 1
+    for size in sizes:
+        count = count * size
+    return count

@@ -1,0 +1,115 @@
+"""A formula as a person reads it: unicode, LaTeX, one line, or Python to paste.
+
+The closed form is sympy's printing of the formula with the protected operators written as what
+they protect (`x / y` for "x / y, and 0 where y is 0"); the Python is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+
+from ..errors import UsageError
+from ..primitives import PRIMITIVES, Formula, fold
+from ..primitives import symbolic as sym
+from ..primitives.formula import number_text
+from .python import python_source
+
+minmax = sym.reduction("minmax", r"\operatorname{minmax}\left(%s\right)", nonnegative=True)
+zscore = sym.reduction("zscore", r"\operatorname{zscore}\left(%s\right)")
+sigmoid = sym.reduction("sigmoid", r"\sigma\left(%s\right)", nonnegative=True)
+
+# How a protected or compound primitive is written for a reader; the others as they are declared.
+_READING: dict[str, Callable[..., sympy.Expr]] = {
+    "div": lambda x, y: x / y,
+    "log": lambda x: sympy.log(sympy.Abs(x)),
+    "sigmoid": sigmoid,
+    "pow": lambda x, exponent: sympy.Abs(x) ** exponent,
+    "minmax": minmax,
+    "zscore": zscore,
+    "pz_zsn": zscore,
+    "pz_div": lambda x, y: x / sym.norm(y),
+}
+
+
+def closed_form(formula: Formula) -> sympy.Expr:
+    """The formula as a reader would write it, protections left out."""
+    return fold(formula.tree, _reading)
+
+
+def _reading(node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
+    if node.arity:
+        form = _READING.get(node.name) or PRIMITIVES[node.name].symbolic
+        return sympy.zoo if sympy.zoo in arguments else form(*arguments)
+    if isinstance(node.value, float):
+        return sympy.Float(node.value, 3) if node.value % 1 else sympy.Integer(int(node.value))
+    return sym.symbol(node.value)
+
+
+_RENDERERS: dict[str, Callable[[Formula], str]] = {
+    "text": lambda formula: formula.text,
+    "unicode": lambda formula: str(sympy.pretty(closed_form(formula), use_unicode=True)),
+    "line": lambda formula: one_line(formula),
+    "latex": lambda formula: str(sympy.latex(closed_form(formula))),
+    "python": python_source,
+}
+
+FORMATS = tuple(_RENDERERS)
+
+
+def render(formula: Formula, format: str = "unicode") -> str:
+    """The formula in one of `FORMATS`.
+
+    Raises:
+        UsageError: unknown format.
+    """
+    if format not in _RENDERERS:
+        raise UsageError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
+    return _RENDERERS[format](formula)
+
+
+# One-line notation: template and how tightly it binds (3 atom, 2 product, 1 sum).
+_LINE: dict[str, tuple[str, int]] = {
+    "add": ("{0} + {1}", 1),
+    "sub": ("{0} - {1}", 1),
+    "mul": ("{0}·{1}", 2),
+    "div": ("{0}/{1}", 2),
+    "neg": ("-{0}", 1),
+    "abs": ("|{0}|", 3),
+    "sqr": ("{0}²", 3),
+    "sqrt": ("√{0}", 3),
+    "pow": ("|{0}|^{1}", 3),
+}
+# The least binding of an argument that needs no parentheses, by argument.
+_NEEDS = {
+    "add": (1, 1),
+    "sub": (1, 2),
+    "mul": (2, 2),
+    "div": (2, 3),
+    "neg": (2,),
+    "sqr": (4,),
+    "sqrt": (4,),
+}
+
+
+def one_line(formula: Formula) -> str:
+    """The closed form on one line, for tables: `|W|·X`."""
+    return fold(formula.tree, _line)[0]
+
+
+def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
+    if not node.arity:
+        if isinstance(node.value, float):
+            return number_text(node.value), 4 if node.value >= 0 else 1
+        return str(node.value), 4
+    if node.name not in _LINE:
+        return f"{node.name}({', '.join(text for text, _ in arguments)})", 4
+    template, binds = _LINE[node.name]
+    needs = _NEEDS.get(node.name, (0, 0))
+    parts = [
+        text if tight >= need else f"({text})"
+        for (text, tight), need in zip(arguments, needs, strict=False)
+    ]
+    return template.format(*parts), 4 if node.name in ("abs",) else binds

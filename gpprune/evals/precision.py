@@ -1,0 +1,44 @@
+"""The number format that models are judged in: bfloat16 where the hardware computes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from gpprune.errors import UsageError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+# Instruction sets that multiply bfloat16 matrices. Without one, bfloat16 is slower than float32.
+_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+def compute_dtype(requested: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
+    """The dtype to run a model in.
+
+    On SmolLM2-135M bfloat16 moves a perplexity by some 0.02 %, far less than candidates differ.
+
+    Args:
+        requested: ``"auto"``, ``"bfloat16"`` or ``"float32"``.
+        device: where the model runs; asked only for ``"auto"``.
+
+    Raises:
+        UsageError: ``requested`` is none of these.
+    """
+    if requested == "auto":
+        return torch.bfloat16 if _fast_bfloat16(torch.device(device)) else torch.float32
+    if requested not in DTYPES:
+        raise UsageError(
+            f"there is no precision {requested!r}: choose from auto, {', '.join(DTYPES)}"
+        )
+    return DTYPES[requested]
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) is True for name in _CPU_BFLOAT16)

@@ -1,0 +1,18 @@
+"""The search: typed trees varied, raced on paired cases, archived, and resumed after a crash.
+
+Knows nothing of language models; it improves formulas under any object with the `Fitness`
+protocol.
+"""
+
+from .archive import Archive as Archive
+from .archive import Outcome as Outcome
+from .fitness import Fitness as Fitness
+from .fitness import FunctionFitness as FunctionFitness
+from .fitness import Trial as Trial
+from .fitness import Unfit as Unfit
+from .rundir import RunDirectory as RunDirectory
+from .search import SearchEvent as SearchEvent
+from .search import SearchResult as SearchResult
+from .search import evolve as evolve
+from .settings import PRESETS as PRESETS
+from .settings import SearchSettings as SearchSettings

@@ -1,0 +1,141 @@
+"""The race: judge a candidate on a few cases first, on all of them only if it keeps up.
+
+The cases are paired: the same text windows for every formula, so the difference to a reference,
+case by case, has a far smaller variance than the losses themselves. A successive-halving ladder
+of rungs (2, 4, 8 ... cases) with a one-sided test at each, after Maron and Moore's races (1994).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpprune.errors import Unfit, UsageError
+from gpprune.primitives import Formula
+
+from .archive import mean
+from .fitness import Fitness
+from .settings import SearchSettings
+
+_REASON_LIMIT = 300
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the race found: see `Outcome` for the fields."""
+
+    fitness: float
+    losses: tuple[float, ...]
+    full: bool
+    reason: str | None
+    seconds: float
+
+
+def judge(
+    fitness: Fitness,
+    formula: Formula,
+    settings: SearchSettings,
+    reference: Sequence[float] | None = None,
+) -> Verdict:
+    """Evaluate a formula at rising fidelities.
+
+    `reference` holds the loss of each case of the formula to keep up with; None judges on all
+    cases. Whatever ordinary exception the fitness raises becomes the verdict's reason;
+    KeyboardInterrupt, SystemExit and MemoryError pass through. Raises `UsageError` when a trial
+    returns another number of losses than it was asked for.
+    """
+    started = time.perf_counter()
+    losses: list[float] = []
+    reason = None
+    try:
+        _climb(fitness, formula, settings, reference, losses, started)
+    except (MemoryError, _ProtocolError):
+        raise
+    except Unfit as error:
+        reason = _clipped(str(error))
+    except Exception as error:  # the fitness is foreign code; the reason is kept and shown
+        reason = _clipped(f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - started
+    if reason is not None:
+        return Verdict(math.inf, tuple(losses), False, reason, seconds)
+    full = len(losses) == fitness.cases
+    if full or reference is None:
+        value = mean(losses)
+    else:
+        value = mean(reference) + mean(_differences(losses, reference))
+    return Verdict(value, tuple(losses), full, None, seconds)
+
+
+class _ProtocolError(UsageError):
+    """The fitness broke its protocol, which no other candidate would mend."""
+
+
+def _climb(
+    fitness: Fitness,
+    formula: Formula,
+    settings: SearchSettings,
+    reference: Sequence[float] | None,
+    losses: list[float],
+    started: float,
+) -> None:
+    """Extend `losses` rung by rung until all cases are in or the candidate is out."""
+    trial = fitness.prepare(formula)
+    _check_clock(settings, started)
+    for stop in rungs(fitness.cases, settings.first_rung):
+        start = len(losses)
+        values = [float(value) for value in trial(start, stop)]
+        if len(values) != stop - start:
+            raise _ProtocolError(
+                f"the fitness gave {len(values)} losses for the {stop - start} cases from {start}"
+                f" to {stop}: its trial must return one for each"
+            )
+        for case, value in enumerate(values, start):
+            if not math.isfinite(value):
+                raise Unfit(f"the loss of case {case} is {value}")
+            losses.append(value)
+        _check_clock(settings, started)
+        if stop == fitness.cases or behind(losses, reference, settings.race_z):
+            return
+
+
+def rungs(cases: int, first: int) -> list[int]:
+    """Return the numbers of cases to pause at: `first`, doubling, and `cases` last."""
+    stops = []
+    stop = first
+    while stop < cases:
+        stops.append(stop)
+        stop *= 2
+    return [*stops, cases]
+
+
+def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float) -> bool:
+    """Say whether the losses are worse than the reference's by more than `z` standard errors.
+
+    Compares the first `len(losses)` cases. Without a reference nothing is behind.
+    """
+    if reference is None or math.isinf(z):
+        return False
+    differences = _differences(losses, reference)
+    centre = mean(differences)
+    count = len(differences)
+    if count < 2:
+        return False
+    variance = math.fsum((value - centre) ** 2 for value in differences) / (count - 1)
+    return centre - z * math.sqrt(variance / count) > 0
+
+
+def _differences(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
+    return [mine - other for mine, other in zip(losses, reference, strict=False)]
+
+
+def _check_clock(settings: SearchSettings, started: float) -> None:
+    limit = settings.candidate_time_limit
+    if limit is not None and time.perf_counter() - started > limit:
+        raise Unfit(f"ran past {limit:g} s")
+
+
+def _clipped(reason: str) -> str:
+    line = " ".join(reason.split()) or "no reason given"
+    return line if len(line) <= _REASON_LIMIT else line[: _REASON_LIMIT - 3] + "..."

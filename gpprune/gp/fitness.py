@@ -1,0 +1,54 @@
+"""What a search asks of the thing it improves: a loss for each of a number of paired cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gpprune.errors import Unfit
+from gpprune.primitives import Formula
+
+__all__ = ["Fitness", "FunctionFitness", "Trial", "Unfit"]
+
+
+class Trial(Protocol):
+    """A prepared candidate, ready to be judged case by case."""
+
+    def __call__(self, start: int, stop: int) -> Sequence[float]:
+        """Return the loss of each case in `[start, stop)`; lower is better."""
+        ...
+
+
+class Fitness(Protocol):
+    """Judges formulas on `cases` paired cases (text windows, data points), the same for all.
+
+    `prepare` or the trial raise `Unfit` for a formula that cannot be judged; its message is
+    recorded as the reason. Any other ordinary exception is recorded the same way, under its
+    name. One trial is finished before the next formula is prepared.
+    """
+
+    @property
+    def cases(self) -> int:
+        """How many cases there are, at least 1."""
+        ...
+
+    def prepare(self, formula: Formula) -> Trial:
+        """Do once what all cases of one formula share, such as pruning the model by it."""
+        ...
+
+
+class FunctionFitness:
+    """A fitness of one case from a plain function of the formula; lower is better."""
+
+    cases: int = 1
+
+    def __init__(self, function: Callable[[Formula], float]) -> None:
+        self._function = function
+
+    def prepare(self, formula: Formula) -> Trial:
+        """Return a trial that calls the function."""
+
+        def trial(start: int, stop: int) -> Sequence[float]:
+            return [self._function(formula)] if start < stop else []
+
+        return trial

@@ -1,0 +1,241 @@
+"""`evolve`: search a language for the formulas that a fitness likes best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.primitives import Formula, Language
+
+from .archive import Archive, Outcome, Proposal
+from .engine import Engine, State
+from .fidelity import judge
+from .fitness import Fitness
+from .rundir import RunDirectory
+from .settings import SearchSettings
+
+# What a later call may set anew without changing what the earlier one did.
+_EXTENDABLE = frozenset({"generations", "time_limit", "candidate_time_limit"})
+
+
+@dataclass(frozen=True)
+class SearchEvent:
+    """How far a search is: one at the start of each generation and one after each candidate.
+
+    `index` of `total` candidates of this generation are done; `evaluated`, `archive_hits`,
+    `failed` and `dropped` count over the whole search, resumed parts included; `seconds` counts
+    from this call. `outcome` is the candidate just judged, None at a generation's start.
+    """
+
+    generation: int
+    generations: int
+    index: int
+    total: int
+    evaluated: int
+    archive_hits: int
+    failed: int
+    dropped: int
+    seconds: float
+    best: Outcome | None
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    `generations` counts the completed ones after the initial one; `stopped` is None if all were
+    done, else what ended the search early ("time limit").
+    """
+
+    archive: Archive
+    generations: int
+    archive_hits: int
+    stopped: str | None
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Every candidate ever evaluated, in order."""
+        return self.archive.outcomes
+
+    @property
+    def evaluated(self) -> int:
+        """How many candidates were evaluated, those of resumed calls included."""
+        return len(self.archive)
+
+    def best(self, count: int = 1) -> list[Outcome]:
+        """Return the best distinct candidates that were judged on all cases, best first."""
+        return self.archive.best(count)
+
+
+def evolve(
+    language: Language,
+    fitness: Fitness,
+    *,
+    settings: SearchSettings | None = None,
+    seeds: Mapping[str, Formula] | None = None,
+    canonical: Callable[[Formula], Formula] = Formula.canonical,
+    run: RunDirectory | None = None,
+    observer: Callable[[SearchEvent], None] | None = None,
+) -> SearchResult:
+    """Search for the formulas of least fitness.
+
+    Args:
+        language: what formulas are made of.
+        fitness: judges them; any object with the `Fitness` protocol.
+        settings: what the search does; by default the run's settings, or `SearchSettings()`.
+        seeds: formulas to start from, by name; judged on all cases. A call that resumes a run
+            must give the same.
+        canonical: brings formulas that are the same candidate to one form.
+        run: where every outcome is kept as soon as it is known. A run that was broken off, even
+            by SIGKILL, goes on from there to the same end as an unbroken one.
+        observer: called with a `SearchEvent` after each candidate.
+
+    Raises:
+        UsageError: settings that differ from the run's in more than generations and limits, a
+            fitness without cases, a seed of another language.
+        GppruneError: the run directory is in use, damaged, or was made with other cases.
+
+    The global `random` is left as it was. What the fitness raises is recorded, not raised.
+    """
+    if fitness.cases < 1:
+        raise UsageError(f"the fitness has {fitness.cases} cases: it needs at least one")
+    with ExitStack() as stack:
+        chosen = _settings(settings, run)
+        archive, state = Archive(), State()
+        if run is not None:
+            stack.enter_context(run.exclusive())
+            archive, state = Archive(run.outcomes()), run.state()
+            _check_cases(archive, fitness, run)
+        engine = Engine(language, chosen, seeds or {}, canonical, state, archive)
+        return _Search(engine, fitness, run, observer).run()
+
+
+class _Search:
+    """One call of `evolve`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        fitness: Fitness,
+        run: RunDirectory | None,
+        observer: Callable[[SearchEvent], None] | None,
+    ) -> None:
+        self.engine = engine
+        self.fitness = fitness
+        self.directory = run
+        self.observer = observer
+        self.started = time.monotonic()
+        self.judged = 0
+
+    def run(self) -> SearchResult:
+        """Go on to the last generation or the time limit."""
+        stopped = None
+        while self.engine.state.generation <= self.engine.settings.generations:
+            outcomes = self._generation(self.engine.ask())
+            if outcomes is None:
+                stopped = "time limit"
+                break
+            state = self.engine.tell(outcomes)
+            if self.directory is not None:
+                self.directory.commit(state)
+        state = self.engine.state
+        return SearchResult(
+            self.engine.archive, max(0, state.generation - 1), state.archive_hits, stopped
+        )
+
+    def _generation(self, asked: list[Proposal]) -> list[Outcome] | None:
+        """Return the outcomes of one generation, None if the time ran out before the last."""
+        outcomes: list[Outcome] = []
+        reference = None
+        racing = False
+        self._notify(asked, outcomes, None)
+        for proposal in asked:
+            if proposal.raced and not racing:  # fixed here for all that race
+                reference, racing = self.engine.reference(outcomes), True
+            outcome = self.engine.archive.get(proposal.key)
+            if outcome is None:
+                if self._out_of_time():
+                    return None
+                outcome = self._evaluate(proposal, reference)
+            outcomes.append(outcome)
+            self._notify(asked, outcomes, outcome)
+        return outcomes
+
+    def _evaluate(self, proposal: Proposal, reference: tuple[float, ...] | None) -> Outcome:
+        verdict = judge(self.fitness, proposal.formula, self.engine.settings, reference)
+        outcome = Outcome(
+            key=proposal.key,
+            text=proposal.formula.text,
+            fitness=verdict.fitness,
+            losses=verdict.losses,
+            full=verdict.full,
+            reason=verdict.reason,
+            seconds=verdict.seconds,
+            origin=proposal.origin,
+            parents=proposal.parents,
+            generation=self.engine.state.generation,
+        )
+        if self.directory is not None:
+            self.directory.record(outcome)
+        self.engine.archive.add(outcome)
+        self.judged += 1
+        return outcome
+
+    def _out_of_time(self) -> bool:
+        """Say whether to stop; each call judges at least one candidate, so it gets on."""
+        limit = self.engine.settings.time_limit
+        return limit is not None and self.judged > 0 and self._seconds() >= limit
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _notify(
+        self, asked: list[Proposal], outcomes: list[Outcome], outcome: Outcome | None
+    ) -> None:
+        if self.observer is None:
+            return
+        archive = self.engine.archive
+        self.observer(
+            SearchEvent(
+                generation=self.engine.state.generation,
+                generations=self.engine.settings.generations,
+                index=len(outcomes),
+                total=len(asked),
+                evaluated=len(archive),
+                archive_hits=self.engine.state.archive_hits,
+                failed=archive.failed,
+                dropped=archive.dropped,
+                seconds=self._seconds(),
+                best=archive.champion,
+                outcome=outcome,
+            )
+        )
+
+
+def _settings(given: SearchSettings | None, run: RunDirectory | None) -> SearchSettings:
+    if run is None:
+        return given or SearchSettings()
+    if given is None:
+        return run.search
+    for name, value in given.model_dump().items():
+        stored = getattr(run.search, name)
+        if value != stored and name not in _EXTENDABLE:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} {value} differs from {stored}, with which the run {run.path} began: leave"
+                " it out, or begin a new run"
+            )
+    return given
+
+
+def _check_cases(archive: Archive, fitness: Fitness, run: RunDirectory) -> None:
+    for outcome in archive.outcomes:
+        if outcome.cases > fitness.cases or (outcome.full and outcome.cases != fitness.cases):
+            raise GppruneError(
+                f"the run {run.path} judged its candidates on {outcome.cases} cases, but the"
+                f" fitness has {fitness.cases}: resume with the run's own problem"
+            )

@@ -1,0 +1,137 @@
+"""The settings of a search, validated once, and the presets of published searches."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gpprune.errors import UsageError
+
+
+class SearchSettings(BaseModel):
+    """What a search does, apart from its language and its fitness. Immutable.
+
+    Raises `UsageError`, naming the flag and the value, when a value is out of range.
+
+    Size of the search:
+        population: how many formulas survive a generation (mu).
+        offspring: how many new formulas a generation evaluates (lambda).
+        generations: how many generations follow the initial one, which is number 0.
+        time_limit: seconds one call may take, checked between candidates; None for no limit.
+        candidate_time_limit: seconds one candidate may take, checked between its rungs; a
+            candidate past it is recorded as failed. It makes a search depend on the clock.
+
+    Formulas:
+        min_depth, max_depth: range of the heights of random formulas.
+        depth_limit, size_limit: greatest height and node count of any searched formula.
+
+    Variation:
+        sample: share of the population that parents are drawn from (drawn anew each time).
+        top_k: parents are among the best this many of that share. The race is against the
+            top_k-th of the population.
+        tournament: a parent is the best of this many random ones among those.
+        crossover, mutation: chance of each; at least one of the two always happens.
+        immigrants: chance that an offspring is a fresh random formula instead.
+        strategy: "evolution", or "random", where every offspring is a fresh random formula.
+
+    Fidelity:
+        first_rung: cases that every candidate is judged on; they then double up to all.
+        race_z: a candidate is dropped when its paired loss difference to the top_k-th is above
+            zero by more than this many standard errors; `inf` drops none.
+
+    seed: the one number that, with the other settings, fixes every draw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    population: int = Field(16, ge=1)
+    offspring: int = Field(12, ge=1)
+    generations: int = Field(10, ge=0)
+    time_limit: float | None = Field(None, gt=0, allow_inf_nan=False)
+    candidate_time_limit: float | None = Field(None, gt=0, allow_inf_nan=False)
+    min_depth: int = Field(1, ge=0)
+    max_depth: int = Field(3, ge=0)
+    depth_limit: int = Field(8, ge=1, le=60)
+    size_limit: int = Field(30, ge=1, le=1000)
+    sample: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(10, ge=1)
+    tournament: int = Field(3, ge=1)
+    crossover: float = Field(0.5, ge=0, le=1)
+    mutation: float = Field(0.5, ge=0, le=1)
+    immigrants: float = Field(0.1, ge=0, le=1)
+    strategy: Literal["evolution", "random"] = "evolution"
+    first_rung: int = Field(2, ge=2)
+    race_z: float = Field(2.0, ge=0)
+    seed: int = Field(0, ge=0)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError(_sentence(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_depth > self.max_depth:
+            raise ValueError(
+                f"--min-depth {self.min_depth} is above --max-depth {self.max_depth}: raise the one"
+                " or lower the other"
+            )
+        if self.max_depth > self.depth_limit:
+            raise ValueError(
+                f"--max-depth {self.max_depth} is above --depth-limit {self.depth_limit}: raise the"
+                " one or lower the other"
+            )
+        if self.crossover + self.mutation == 0:
+            raise ValueError("--crossover 0 with --mutation 0 varies nothing: raise one of them")
+        return self
+
+    def replaced(self, **changes: Any) -> SearchSettings:
+        """Return the settings with some values changed, validated like new ones."""
+        return SearchSettings(**{**self.model_dump(), **changes})
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"]) if "ctx" in first else str(first["msg"])
+    flag = "--" + str(first["loc"][0]).replace("_", "-")
+    if first["type"] == "extra_forbidden":
+        return f"{flag} is not a setting of a search: the settings are {_names()}"
+    message = str(first["msg"])
+    return f"{flag} {first['input']!r} cannot be used: {message[0].lower()}{message[1:]}"
+
+
+def _names() -> str:
+    return ", ".join(SearchSettings.model_fields)
+
+
+PRESETS: dict[str, SearchSettings] = {
+    "quick": SearchSettings(),
+    # Dong et al. 2024, arXiv 2406.02924, section 4.1: two parents drawn from the best 10.
+    "pruner-zero": SearchSettings(
+        population=50,
+        offspring=1,
+        generations=300,
+        min_depth=3,
+        max_depth=5,
+        size_limit=64,
+        top_k=10,
+        tournament=1,
+        crossover=1.0,
+        mutation=0.5,
+        immigrants=0.0,
+    ),
+    # Li et al. 2024 (DSA): of a random 90 % of the population the best 5 are parents.
+    "dsa": SearchSettings(
+        population=20,
+        offspring=1,
+        generations=1000,
+        sample=0.9,
+        top_k=5,
+        tournament=1,
+        immigrants=0.0,
+    ),
+}
+"""Settings by name: a quick default, and what the papers of two published searches state."""

@@ -1,0 +1,183 @@
+"""How formulas arise and change: random trees, crossovers and mutations, on DEAP's trees.
+
+DEAP draws from the global `random`. `seeded` is the one place that seeds it and gives it back
+untouched; everything here must run inside it.
+
+DEAP's own operators pick a replacement by the type of the node that goes, so that an `X` in
+`mul(abs(W), X)`, an `Inputs`, could never become a `sqrt(G)`, an `Elements`, though `mul` would
+take it. `graft` and `regrow` go by what the parent node takes and so reach every typed tree.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import numpy
+from deap import gp
+
+from gpprune.errors import GppruneError
+from gpprune.primitives import Language
+
+Tree: TypeAlias = gp.PrimitiveTree
+Mutation: TypeAlias = Callable[[Tree, Language], Tree]
+
+_NODES_LIMIT = 10_000
+_SIGN_FLIP = 0.1
+_SPREAD = 0.4
+_GREATEST, _LEAST = 1e6, 1e-6
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed the global `random` from non-negative integers, and restore its state at the end.
+
+    The stream depends on nothing but these numbers, so no generator's state needs saving.
+    """
+    before = random.getstate()
+    words = numpy.random.SeedSequence(entropy).generate_state(4)
+    random.seed(int.from_bytes(words.astype("<u4").tobytes(), "little"))
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
+def half_and_half(
+    language: Language, least: int, greatest: int, type_: type | None = None
+) -> list[gp.Primitive | gp.Terminal]:
+    """Draw a random tree of a height in `[least, greatest]`: half grown, half full (Koza 1992).
+
+    As `deap.gp.genHalfAndHalf`, save that a type without primitives (a `Constant`) gets a
+    terminal, and one without terminals a primitive, where DEAP raises IndexError. Returns the
+    nodes in depth-first order. Raises `GppruneError` for a type that nothing ends.
+    """
+    pset = language.pset
+    full = random.random() < 0.5
+    height = random.randint(least, greatest)
+    nodes: list[gp.Primitive | gp.Terminal] = []
+    stack = [(0, type_ or language.root)]
+    while stack:
+        depth, wanted = stack.pop()
+        # .get: DEAP's dictionaries would grow a new entry on [].
+        terminals, primitives = pset.terminals.get(wanted), pset.primitives.get(wanted)
+        ends = depth >= height or (
+            not full and depth >= least and random.random() < pset.terminalRatio
+        )
+        choices = (terminals or primitives) if ends else (primitives or terminals)
+        if not choices or len(nodes) > _NODES_LIMIT:
+            raise GppruneError(
+                f"the language {language.name!r} has nothing of type {wanted.__name__} that ends"
+                " a formula: give it a terminal of that type"
+            )
+        node = random.choice(choices)
+        if isinstance(node, gp.MetaEphemeral):
+            node = node()  # draws the constant
+        nodes.append(node)
+        if node.arity:
+            stack.extend((depth + 1, argument) for argument in reversed(node.args))
+    return nodes
+
+
+def slots(tree: Tree, language: Language) -> list[type]:
+    """Return, for each node, the type that its parent takes there: what may stand in its place."""
+    wanted: list[type] = []
+    stack = [language.root]
+    for node in tree:
+        wanted.append(stack.pop())
+        if node.arity:
+            stack.extend(reversed(node.args))
+    return wanted
+
+
+def cross(first: Tree, second: Tree, language: Language) -> Tree:
+    """Return a child of two trees: DEAP's one-point crossover or a `graft`, evenly."""
+    if random.random() < 0.5:
+        child, _ = gp.cxOnePoint(Tree(first), Tree(second))
+        return child
+    return graft(Tree(first), second, language)
+
+
+def graft(tree: Tree, donor: Tree, language: Language) -> Tree:
+    """Replace a random subtree by a random one of `donor` that fits its slot, if any does."""
+    index = random.randrange(len(tree))
+    wanted = slots(tree, language)[index]
+    fitting = [i for i, node in enumerate(donor) if issubclass(node.ret, wanted)]
+    if fitting:
+        tree[tree.searchSubtree(index)] = donor[donor.searchSubtree(random.choice(fitting))]
+    return tree
+
+
+def mutate(tree: Tree, language: Language) -> tuple[Tree, str]:
+    """Return a mutated copy of a tree and the name of the mutation, drawn from `MUTATIONS`.
+
+    The copy may equal the tree where the mutation finds nothing to change.
+    """
+    names = [name for name in MUTATIONS if name != "constant" or _constants(tree)]
+    name = random.choice(names)
+    return MUTATIONS[name](Tree(tree), language), name
+
+
+def _uniform(tree: Tree, language: Language) -> Tree:
+    def expression(pset: gp.PrimitiveSetTyped, type_: type) -> list[gp.Primitive | gp.Terminal]:
+        return half_and_half(language, 0, 2, type_)
+
+    (mutant,) = gp.mutUniform(tree, expression, language.pset)
+    return mutant
+
+
+def _regrow(tree: Tree, language: Language) -> Tree:
+    """Replace a random subtree by a random tree of any type that its slot takes."""
+    index = random.randrange(len(tree))
+    wanted = slots(tree, language)[index]
+    tree[tree.searchSubtree(index)] = half_and_half(language, 0, 2, wanted)
+    return tree
+
+
+def _replace(tree: Tree, language: Language) -> Tree:
+    before = Tree(tree)
+    try:
+        (mutant,) = gp.mutNodeReplacement(tree, language.pset)
+    except IndexError:  # a primitive that only published formulas use has no alternatives
+        return before
+    return mutant
+
+
+def _insert(tree: Tree, language: Language) -> Tree:
+    (mutant,) = gp.mutInsert(tree, language.pset)
+    return mutant
+
+
+def _shrink(tree: Tree, language: Language) -> Tree:
+    (mutant,) = gp.mutShrink(tree)
+    return mutant
+
+
+def _constant(tree: Tree, language: Language) -> Tree:
+    """Scale a random constant by a log-normal factor, now and then turning its sign."""
+    index = random.choice(_constants(tree))
+    value = (tree[index].value or 1.0) * math.exp(random.gauss(0.0, _SPREAD))
+    if random.random() < _SIGN_FLIP:
+        value = -value
+    size = min(max(abs(value), _LEAST), _GREATEST)
+    # Two digits keep formulas readable and let near-equal constants meet in the archive.
+    tree[index] = language.constant(float(f"{math.copysign(size, value):.2g}"))
+    return tree
+
+
+def _constants(tree: Tree) -> list[int]:
+    return [i for i, node in enumerate(tree) if isinstance(type(node), gp.MetaEphemeral)]
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "uniform": _uniform,
+    "regrow": _regrow,
+    "replace": _replace,
+    "insert": _insert,
+    "shrink": _shrink,
+    "constant": _constant,
+}
+"""Every mutation by the name that an outcome's origin shows."""

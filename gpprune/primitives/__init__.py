@@ -1,0 +1,21 @@
+"""The formula language: value types, primitives, formula text, the published formulas."""
+
+from .formula import LANGUAGES as LANGUAGES
+from .formula import METRIC as METRIC
+from .formula import Formula as Formula
+from .formula import FormulaError as FormulaError
+from .formula import Language as Language
+from .formula import fold as fold
+from .parser import parse as parse
+from .pruner_zero import parse_pruner_zero as parse_pruner_zero
+from .published import METRICS as METRICS
+from .published import Published as Published
+from .published import published as published
+from .table import PRIMITIVES as PRIMITIVES
+from .table import TERMINALS as TERMINALS
+from .table import Primitive as Primitive
+from .types import Constant as Constant
+from .types import Elements as Elements
+from .types import Inputs as Inputs
+from .types import Outputs as Outputs
+from .types import ValueType as ValueType

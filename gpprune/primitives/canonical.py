@@ -1,0 +1,299 @@
+"""The canonical form: formulas that always give the same mask become one formula.
+
+Two levels. The *value* form applies algebra that keeps every score (commutativity, like terms and
+powers, Pruner-Zero's opposing pairs such as exp/log and sqrt/sqr, invariances of the
+normalisations). The *rank* form keeps only the order of scores inside a comparison group: it
+strips outer strictly increasing functions, positive factors and terms that are constant inside
+the group, and a common power. A factor that is zero for a whole group is treated as positive:
+scores that are all equal carry no order to lose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .algebra import (
+    Atom,
+    Monomial,
+    Power,
+    Sign,
+    Sum,
+    absolute,
+    add,
+    constant,
+    from_atom,
+    from_monomial,
+    inverse,
+    monomial_axes,
+    multiply,
+    power,
+    scale,
+    single,
+)
+from .formula import fold
+from .table import PRIMITIVES, Primitive
+from .types import ValueType
+
+if TYPE_CHECKING:
+    from .formula import Formula
+
+_GROUPS: dict[str, frozenset[str]] = {"layer": frozenset(), "row": frozenset({"out"})}
+_AXES = {"Elements": {"in", "out"}, "Inputs": {"in"}, "Outputs": {"out"}, "Constant": set[str]()}
+
+
+def canonical_text(formula: Formula, group: str | None) -> str:
+    """Formula text of the canonical form; see `Formula.canonical`."""
+    if group is not None and group not in _GROUPS:
+        raise ValueError(f"unknown comparison group {group!r}; there are {sorted(_GROUPS)}")
+    value = fold(formula._nodes, lambda node, arguments: _normal(node, arguments))
+    return (value if group is None else _ranked(value, _GROUPS[group])).text
+
+
+def axes_of(type_: ValueType) -> frozenset[str]:
+    """The axes along which a value of this type varies."""
+    return frozenset(_AXES[type_.__name__])
+
+
+def _normal(node: Any, arguments: list[Sum]) -> Sum:
+    if node.arity:
+        rule = _RULES.get(node.name)
+        return rule(*arguments) if rule else _call(PRIMITIVES[node.name], arguments)
+    if isinstance(node.value, float):
+        return constant(node.value)
+    sign = Sign.ANY if node.value == "W" else Sign.NONNEGATIVE
+    return from_atom(Atom(node.value, axes_of(node.ret), sign))
+
+
+def _call(entry: Primitive, arguments: list[Sum]) -> Sum:
+    """A primitive without a rule of its own, by its declared facts."""
+    if not entry.lowering.reductions:
+        numbers = [argument.number for argument in arguments]
+        if all(number is not None for number in numbers):
+            return _folded(entry, [float(number) for number in numbers if number is not None])
+    x = arguments[0]
+    if entry.even:
+        x = absolute(x)
+    if entry.scale_free:
+        return _scale_free(entry, x)
+    if entry.odd and x.ordered and x.ordered[0][1] < 0:
+        return scale(_applied(entry, scale(x, -1)), -1)
+    return _applied(entry, x, *arguments[1:])
+
+
+def _folded(entry: Primitive, numbers: list[float]) -> Sum:
+    apply = entry.lowering.apply
+    if apply is None:
+        raise RuntimeError(f"{entry.name} has no reductions and nothing to apply")
+    return constant(float(apply(*(torch.tensor(n, dtype=torch.float64) for n in numbers))))
+
+
+def _applied(entry: Primitive, *arguments: Sum) -> Sum:
+    text = f"{entry.name}({', '.join(argument.text for argument in arguments)})"
+    axes = frozenset[str]().union(*(argument.axes for argument in arguments))
+    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+    if entry.odd and entry.increasing and not entry.scale_free:
+        sign = arguments[0].sign
+    return from_atom(Atom(text, axes, sign, entry.name, arguments))
+
+
+def _scale_free(entry: Primitive, x: Sum) -> Sum:
+    """Normalisations ignore an added constant, a positive factor, and one another."""
+    x = Sum({monomial: c for monomial, c in x.terms.items() if monomial})
+    if not x.terms:
+        return Sum({})
+    lead = x.ordered[0][1]
+    flip = -1 if lead < 0 and entry.odd else 1
+    x = scale(x, flip / abs(lead))
+    coefficient, monomial = single(x)
+    inner = _alone(monomial)
+    if inner is not None and inner.op in PRIMITIVES and PRIMITIVES[inner.op].scale_free:
+        return scale(_scale_free(entry, scale(inner.args[0], coefficient)), flip)
+    return scale(_applied(entry, x), flip)
+
+
+def _alone(monomial: Monomial) -> Atom | None:
+    """The atom of a monomial that is one atom to the power 1, sign included."""
+    if len(monomial) != 1 or monomial[0].exponent != 1:
+        return None
+    factor = monomial[0]
+    return factor.atom if factor.odd or factor.atom.sign is not Sign.ANY else None
+
+
+def _log(x: Sum) -> Sum:
+    inner = _alone(single(x)[1]) if x.terms else None
+    if inner is not None and inner.op == "exp" and single(x)[0] == 1:
+        return inner.args[0]
+    return _call(PRIMITIVES["log"], [x])
+
+
+def _exp(x: Sum) -> Sum:
+    inner = _alone(single(x)[1]) if x.terms else None
+    if inner is not None and inner.op == "log" and single(x)[0] == 1:
+        return inner.args[0]
+    return _call(PRIMITIVES["exp"], [x])
+
+
+def _extremum(name: str) -> Callable[[Sum, Sum], Sum]:
+    def rule(x: Sum, y: Sum) -> Sum:
+        parts: dict[str, Sum] = {}
+        for value in (x, y):
+            atom = _alone(single(value)[1]) if len(value.terms) == 1 else None
+            nested = atom is not None and atom.op == name and single(value)[0] == 1
+            for part in atom.args if atom is not None and nested else (value,):
+                parts[part.text] = part
+        numbers = [part.number for part in parts.values() if part.number is not None]
+        if len(numbers) > 1:
+            pick = max(numbers) if name == "max" else min(numbers)
+            parts = {text: part for text, part in parts.items() if part.number is None}
+            parts[constant(pick).text] = constant(pick)
+        ordered = [parts[text] for text in sorted(parts)]
+        if len(ordered) == 1:
+            return ordered[0]
+        text = ordered[0].text
+        for part in ordered[1:]:
+            text = f"{name}({text}, {part.text})"
+        signs = [part.sign for part in ordered]
+        axes = frozenset[str]().union(*(part.axes for part in ordered))
+        sign = max(signs) if name == "max" else min(signs)
+        return from_atom(Atom(text, axes, sign, name, tuple(ordered)))
+
+    return rule
+
+
+def _reduced(name: str) -> Callable[[Sum], Sum]:
+    entry = PRIMITIVES[name]
+    (reduction,) = entry.lowering.reductions
+    left = frozenset({"out"} if reduction.axis == "in" else {"in"})
+
+    def rule(x: Sum) -> Sum:
+        """What does not vary along the reduced axis moves out of the reduction."""
+        if not x.terms:
+            return Sum({})
+        coefficient, monomial = single(x)
+        fixed = from_monomial([p for p in monomial if p.atom.axes <= left], coefficient)
+        inner = from_monomial([p for p in monomial if not p.atom.axes <= left])
+        if entry.homogeneous:
+            fixed, inner = absolute(fixed), absolute(inner)
+        if reduction.kind == "mean" and inner.number == 1:
+            return fixed
+        sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
+        atom = Atom(f"{name}({inner.text})", inner.axes & left, sign, name, (inner,))
+        return multiply(fixed, from_atom(atom))
+
+    return rule
+
+
+def _pz_div(x: Sum, y: Sum) -> Sum:
+    if not x.terms or not y.terms:
+        return Sum({})
+    (a, left), (b, right) = single(x), single(y)
+    divisor = absolute(from_monomial(right))
+    result = _applied(PRIMITIVES["pz_div"], from_monomial(left), divisor)
+    ((monomial, _),) = result.terms.items()
+    if x.sign is not Sign.ANY:
+        atom = monomial[0].atom
+        result = from_atom(Atom(atom.text, atom.axes, Sign.NONNEGATIVE, atom.op, atom.args))
+    return multiply(constant(a), multiply(inverse(constant(abs(b))), result))
+
+
+_RULES: dict[str, Callable[..., Sum]] = {
+    "add": add,
+    "sub": lambda x, y: add(x, scale(y, -1)),
+    "mul": multiply,
+    "div": lambda x, y: multiply(x, inverse(y)),
+    "neg": lambda x: scale(x, -1),
+    "abs": absolute,
+    "sqr": lambda x: power(x, 2.0),
+    "sqrt": lambda x: power(x, 0.5),
+    "pow": lambda x, exponent: power(x, exponent.number),
+    "log": _log,
+    "exp": _exp,
+    "max": _extremum("max"),
+    "min": _extremum("min"),
+    "pz_div": _pz_div,
+    **{
+        name: _reduced(name)
+        for name in ("rowsum", "colsum", "rowmean", "colmean", "rownorm", "colnorm")
+    },
+}
+
+
+def _ranked(value: Sum, fixed: frozenset[str]) -> Sum:
+    """Strip what does not change the order of scores where axes in `fixed` are constant."""
+    for _ in range(64):
+        before = value.text
+        value = _ranked_once(value, fixed)
+        if value.text == before:
+            break
+    return value
+
+
+def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
+    value = Sum({m: c for m, c in value.terms.items() if not monomial_axes(m) <= fixed})
+    if not value.terms:
+        return value
+    if len(value.terms) > 1:
+        return add(scale(value, 1 / abs(value.ordered[0][1])))
+    coefficient, monomial = single(value)
+    direction = 1.0 if coefficient > 0 else -1.0
+    factors: list[Power] = []
+    for factor in monomial:
+        if factor.atom.axes <= fixed and not factor.odd:
+            continue
+        if factor.atom.op == "pz_div":  # its divisor is one positive number for the layer
+            factors.extend(_raised(factor))
+            continue
+        factors.append(factor)
+    stripped = from_monomial(factors, direction)
+    _, monomial = single(stripped)
+    return _unwrapped(_primitive_powers(monomial), direction)
+
+
+def _raised(factor: Power) -> list[Power]:
+    """The dividend of a `pz_div` in place of it; a `pz_div`'s dividend is one monomial."""
+    _, monomial = single(factor.atom.args[0])
+    return [Power(p.atom, p.exponent * factor.exponent, p.odd and factor.odd) for p in monomial]
+
+
+def _primitive_powers(monomial: Monomial) -> Monomial:
+    """Scale the exponents to coprime integers, where they are rational with small terms."""
+    sizes = [Fraction(p.exponent).limit_denominator(64) for p in monomial if p.exponent]
+    if not sizes:
+        return monomial
+    exact = all(
+        abs(float(size) - p.exponent) < 1e-9
+        for size, p in zip(sizes, [p for p in monomial if p.exponent], strict=True)
+    )
+    unit = Fraction(
+        math.gcd(*(size.numerator for size in sizes)),
+        math.lcm(*(size.denominator for size in sizes)),
+    )
+    step = float(unit) if exact else min(abs(p.exponent) for p in monomial if p.exponent)
+    return single(from_monomial(Power(p.atom, p.exponent / step, p.odd) for p in monomial))[1]
+
+
+def _unwrapped(monomial: Monomial, direction: float) -> Sum:
+    """An increasing function that is the whole score is its argument."""
+    whole = from_monomial(monomial, direction)
+    if len(monomial) != 1 or monomial[0].exponent <= 0:
+        return whole
+    factor = monomial[0]
+    entry = PRIMITIVES.get(factor.atom.op)
+    inner = factor.atom.args[0] if factor.atom.args else None
+    signed = factor.odd or factor.atom.sign is not Sign.ANY
+    if inner is None:
+        return whole
+    if factor.atom.op == "sum":
+        return scale(inner, direction) if signed else scale(absolute(inner), direction)
+    if entry is None or not entry.increasing:
+        return whole
+    if signed:
+        return scale(inner, direction)
+    if entry.odd and not entry.scale_free:
+        return scale(absolute(inner), direction)
+    return whole

@@ -1,0 +1,69 @@
+"""The sympy meaning of what sympy has no name for: reductions and Pruner-Zero's operators.
+
+Elementwise primitives are written with sympy's own functions. A reduction is an applied
+`sympy.Function` whose argument stands for the matrix that is reduced; only its printing is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+LARGEST = sympy.Float(3.4028234663852886e38, 17)
+TINY = sympy.Float(2.0**-126, 17)
+
+
+class Reduced(sympy.Function):  # type: ignore[misc]
+    """A reduction of a matrix; subclasses say which and print as the textbooks do."""
+
+    is_real = True
+    template = ""
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = self.template % printer._print(self.args[0])
+        return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+def reduction(name: str, template: str, *, nonnegative: bool = False) -> type[Reduced]:
+    """A `Reduced` subclass called `name`, printed in LaTeX by `template` (one `%s`)."""
+    facts: dict[str, Any] = {"template": template}
+    if nonnegative:
+        facts["is_nonnegative"] = True
+    return type(name, (Reduced,), facts)
+
+
+rowsum = reduction("rowsum", r"\sum_{j} %s")
+colsum = reduction("colsum", r"\sum_{i} %s")
+rowmean = reduction("rowmean", r"\operatorname*{mean}_{j} %s")
+colmean = reduction("colmean", r"\operatorname*{mean}_{i} %s")
+rownorm = reduction("rownorm", r"\left\lVert %s \right\rVert_{2,j}", nonnegative=True)
+colnorm = reduction("colnorm", r"\left\lVert %s \right\rVert_{2,i}", nonnegative=True)
+low = reduction("min_all", r"\min_{ij} %s")
+high = reduction("max_all", r"\max_{ij} %s")
+mean = reduction("mean_all", r"\operatorname*{mean}_{ij} %s")
+std = reduction("std_all", r"\operatorname*{std}_{ij} %s", nonnegative=True)
+std1 = reduction("std1_all", r"\operatorname*{std}_{ij} %s", nonnegative=True)
+norm = reduction("norm_all", r"\left\lVert %s \right\rVert_{F}", nonnegative=True)
+half = reduction("float16", r"\operatorname{float16}\left(%s\right)")
+
+
+def quotient(x: sympy.Expr, y: sympy.Expr) -> sympy.Expr:
+    """`x / y`, and 0 where `y` is 0."""
+    if y.is_nonzero or (y.is_number and y != 0):
+        return x / y
+    return sympy.Piecewise((0, sympy.Eq(y, 0)), (x / y, True))
+
+
+def power(x: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    """`|x| ** exponent`, and 0 where `x` is 0 and the exponent negative."""
+    if exponent.is_negative:
+        return quotient(sympy.Integer(1), sympy.Abs(x) ** (-exponent))
+    return sympy.Abs(x) ** exponent
+
+
+def symbol(name: str) -> sympy.Symbol:
+    """The symbol of a terminal: all are real; norms and gradient magnitudes are not negative."""
+    if name == "W":
+        return sympy.Symbol("W", real=True)
+    return sympy.Symbol(name, nonnegative=True)

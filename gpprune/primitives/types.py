@@ -1,0 +1,37 @@
+"""The value types of the formula language, as DEAP sees them.
+
+DEAP admits a node wherever its return type is a subclass of the argument type asked for, so the
+broadcasting rules of a linear layer's weight matrix `[out_features, in_features]` are written
+down once, as inheritance: whatever is narrower *is* the wider thing.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+
+class ValueType(type):
+    """Metaclass that gives a value type the same hash in every process.
+
+    DEAP's one-point crossover draws from `list(set_of_types)`. A class hashes by its address by
+    default, which would make a seeded search differ from one process to the next.
+    """
+
+    def __hash__(cls) -> int:
+        return zlib.crc32(cls.__name__.encode())
+
+
+class Elements(metaclass=ValueType):
+    """A value a weight, shape `[out_features, in_features]`."""
+
+
+class Inputs(Elements):
+    """A value an input feature, shape `[in_features]`."""
+
+
+class Outputs(Elements):
+    """A value an output neuron, shape `[out_features]`."""
+
+
+class Constant(Inputs, Outputs):
+    """One number, the same for every weight."""

@@ -1,0 +1,27 @@
+"""Models, calibration statistics, masks and pruning."""
+
+from .checkpoint import RECIPE_FILE as RECIPE_FILE
+from .checkpoint import check_output as check_output
+from .checkpoint import save_pruned as save_pruned
+from .masks import Pattern as Pattern
+from .masks import check_sparsity as check_sparsity
+from .masks import parse_pattern as parse_pattern
+from .masks import prune_mask as prune_mask
+from .masks import pruned_count as pruned_count
+from .models import Loaded as Loaded
+from .models import load_model as load_model
+from .pruner import LayerReport as LayerReport
+from .pruner import PruneReport as PruneReport
+from .pruner import layer_mask as layer_mask
+from .pruner import layer_scores as layer_scores
+from .pruner import prune_model as prune_model
+from .recipe import ALLOCATIONS as ALLOCATIONS
+from .recipe import UPDATES as UPDATES
+from .recipe import Recipe as Recipe
+from .smollm2 import cache_folder as cache_folder
+from .statistics import LayerStatistics as LayerStatistics
+from .statistics import calibrate as calibrate
+from .structure import LinearLayer as LinearLayer
+from .structure import blocks as blocks
+from .structure import check_weights as check_weights
+from .structure import linear_layers as linear_layers

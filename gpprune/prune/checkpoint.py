@@ -1,0 +1,83 @@
+"""Write a pruned model as a Hugging Face checkpoint, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune.folders import whole_folder
+from gpprune.prune.models import Loaded
+from gpprune.prune.pruner import PruneReport
+from gpprune.prune.quiet import quiet_transformers
+from gpprune.prune.recipe import Recipe
+
+RECIPE_FILE = "gpprune_recipe.json"
+
+
+def check_output(out: str | Path) -> Path:
+    """See that a checkpoint can be written to ``out``; worth asking before the long work.
+
+    Raises:
+        UsageError: ``out`` exists, or its parent cannot be written to.
+    """
+    path = Path(out).expanduser()
+    if os.path.lexists(path):
+        raise UsageError(f"the output {str(out)!r} exists: choose another --out, or remove it")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"the output {str(out)!r} cannot be written: {str(parent)!r} is not a directory "
+            "that you may write to"
+        )
+    return path
+
+
+def save_pruned(loaded: Loaded, recipe: Recipe, report: PruneReport, out: str | Path) -> Path:
+    """Save a pruned model, its tokenizer and its recipe.
+
+    The directory holds what ``save_pretrained`` writes (safetensors) and ``gpprune_recipe.json``
+    with the recipe, the report and the version of gpprune. Plain transformers loads it.
+
+    Args:
+        loaded: the pruned model with its tokenizer.
+        recipe: how it was pruned.
+        report: what came of it.
+        out: the directory to make; it appears under this name only when it is complete.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UsageError: ``out`` exists or cannot be written to.
+        GppruneError: writing failed, for want of room for instance; nothing is left behind.
+    """
+    path = check_output(out)
+    model: Any = loaded.model
+    record = {
+        "gpprune": _version(),
+        "model": loaded.name,
+        "recipe": recipe.model_dump(),
+        "report": report.as_dict(),
+    }
+    try:
+        with quiet_transformers(), whole_folder(path) as folder:
+            model.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
+            text = json.dumps(record, indent=2) + "\n"
+            (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise GppruneError(f"cannot write the checkpoint {str(out)!r}: {error}") from error
+    return path
+
+
+def _version() -> str:
+    try:
+        return version("gpprune")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,277 @@
+"""Prune a model by a recipe: statistics, scores, masks, zeros."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gpprune.compile import kernel
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune.masks import Pattern, prune_mask
+from gpprune.prune.recipe import Recipe
+from gpprune.prune.sequential import BlockRunner
+from gpprune.prune.statistics import (
+    ActivationSums,
+    LayerStatistics,
+    Progress,
+    calibrate,
+    check_tokens,
+    quiet_model,
+)
+from gpprune.prune.structure import LinearLayer, check_weights, linear_layers
+
+
+class ScoreKernel(Protocol):
+    """A compiled metric, as :func:`gpprune.compile.kernel` returns it."""
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The terminals it reads, among W, X, Y and G."""
+
+    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
+        """The scores, ``[out, in]``."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer.
+
+    Attributes:
+        name: the layer's name in the model.
+        zeros: how many of its weights are zero.
+        size: how many weights it has.
+    """
+
+    name: str
+    zeros: int
+    size: int
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros."""
+        return self.zeros / self.size
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What became of a model's linear layers.
+
+    Attributes:
+        layers: one report a layer, in the model's order.
+        seconds: how long pruning took, calibration included.
+    """
+
+    layers: tuple[LayerReport, ...]
+    seconds: float
+
+    @property
+    def zeros(self) -> int:
+        """How many weights of the pruned layers are zero."""
+        return sum(layer.zeros for layer in self.layers)
+
+    @property
+    def size(self) -> int:
+        """How many weights the pruned layers have."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros in the pruned layers."""
+        return self.zeros / self.size
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON."""
+        layers = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers]
+        return {
+            "zeros": self.zeros,
+            "size": self.size,
+            "sparsity": self.sparsity,
+            "seconds": self.seconds,
+            "layers": layers,
+        }
+
+
+def layer_scores(
+    score: ScoreKernel,
+    weight: Tensor,
+    statistics: LayerStatistics | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A layer's scores.
+
+    Args:
+        score: the compiled metric.
+        weight: ``[out, in]``, any floating dtype.
+        statistics: what calibration measured; may be None if the metric reads only W.
+        out: a prepared float32 buffer ``[out, in]``, which saves fresh memory for each layer.
+
+    Returns:
+        Scores ``[out, in]``; ``out`` itself if it was given and the kernel could use it.
+
+    Raises:
+        UsageError: the metric reads a statistic that was not measured.
+    """
+    terminals = {"W": weight.float()}
+    if statistics is not None:
+        terminals |= {"X": statistics.X, "Y": statistics.Y}
+        if statistics.G is not None:
+            terminals["G"] = statistics.G
+    if missing := sorted(score.terminals - terminals.keys()):
+        raise UsageError(
+            f"the metric reads {', '.join(missing)}, which was not measured: calibrate first, "
+            "with gradients=True for G"
+        )
+    return score(out=out, **terminals)
+
+
+def layer_mask(
+    layer: LinearLayer,
+    score: ScoreKernel,
+    statistics: LayerStatistics | None,
+    sparsity: float | None,
+    pattern: str | Pattern,
+    *,
+    weight: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The mask of one layer under a compiled metric.
+
+    Args:
+        layer: the layer; its name appears in errors.
+        score: the compiled metric.
+        statistics: the layer's statistics, see :func:`layer_scores`.
+        sparsity: the share to prune.
+        pattern: which weights compete.
+        weight: the weight to score, ``[out, in]``, in place of the layer's own.
+        out: a prepared buffer for the scores.
+
+    Returns:
+        A bool tensor ``[out, in]``, True where a weight goes.
+
+    Raises:
+        GppruneError: naming the layer, if its scores are NaN.
+        UsageError: naming the layer, if the pattern does not fit it.
+    """
+    scores = layer_scores(score, layer.weight if weight is None else weight, statistics, out)
+    try:
+        return prune_mask(scores, sparsity, pattern)
+    except GppruneError as error:
+        raise type(error)(f"in {layer.name!r}: {error}") from error
+
+
+def prune_model(
+    model: nn.Module,
+    recipe: Recipe,
+    calibration: Tensor,
+    *,
+    order: str = "sequential",
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Prune a model in place.
+
+    Args:
+        model: a causal language model; embeddings and head are left alone.
+        recipe: how to prune.
+        calibration: ``[samples, length]`` int64 tokens to measure X, Y and G on.
+        order: ``"sequential"``: the X and Y of each decoder block are measured on the output of
+            the already pruned blocks before it, as Wanda's code does. ``"dense"``: all of them
+            on the dense model in one pass. G is the dense model's either way (Pruner-Zero).
+        progress: called as ``progress(label, done, total)``.
+
+    Returns:
+        The zeros of every layer.
+
+    Raises:
+        UsageError: a bad order, calibration or pattern; nothing has been changed then.
+        GppruneError: a damaged weight, or a metric that gives NaN; in the second case the
+            layers before the named one are pruned already.
+    """
+    if order not in _ORDERS:
+        raise UsageError(f"there is no order {order!r}: choose from {', '.join(_ORDERS)}")
+    start = time.perf_counter()
+    check_tokens(calibration)
+    layers = linear_layers(model)
+    check_weights(layers)
+    for layer in layers.values():
+        recipe.shape.check_layer(repr(layer.name), layer.in_features)
+    formula = recipe.formula.canonical(recipe.shape.group)
+    score = kernel(formula, elements=sum(layer.weight.numel() for layer in layers.values()))
+    job = _Job(model, layers, recipe, score, calibration, progress)
+    with quiet_model(model), torch.no_grad():
+        _ORDERS[order](job)
+    reports = tuple(
+        LayerReport(
+            name,
+            layer.weight.numel() - int(torch.count_nonzero(layer.weight)),
+            layer.weight.numel(),
+        )
+        for name, layer in layers.items()
+    )
+    return PruneReport(reports, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What every order of pruning needs."""
+
+    model: nn.Module
+    layers: Mapping[str, LinearLayer]
+    recipe: Recipe
+    score: ScoreKernel
+    tokens: Tensor
+    progress: Progress | None
+
+    def prune(self, layer: LinearLayer, statistics: LayerStatistics | None) -> None:
+        mask = layer_mask(layer, self.score, statistics, self.recipe.sparsity, self.recipe.shape)
+        layer.weight.masked_fill_(mask, 0)
+
+    def report(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress("pruning", done, total)
+
+    def dense_statistics(self) -> dict[str, LayerStatistics]:
+        """What one pass over the dense model measures, if the metric reads any of it."""
+        if self.score.terminals <= {"W"}:
+            return {}
+        return calibrate(self.model, self.tokens, "G" in self.score.terminals, self.progress)
+
+
+def _prune_dense(job: _Job) -> None:
+    """Every layer on the statistics of the dense model."""
+    statistics = job.dense_statistics()
+    for done, (name, layer) in enumerate(job.layers.items(), start=1):
+        job.prune(layer, statistics.pop(name, None))
+        job.report(done, len(job.layers))
+
+
+def _prune_sequential(job: _Job) -> None:
+    """Each block on the output of the already pruned blocks before it."""
+    if not job.score.terminals & {"X", "Y"}:
+        _prune_dense(job)  # nothing that is measured changes as blocks are pruned
+        return
+    dense = job.dense_statistics() if "G" in job.score.terminals else {}
+    runner = BlockRunner(job.model, job.tokens, job.progress)
+    for index in range(len(runner)):
+        block_layers = [layer for layer in job.layers.values() if layer.block == index]
+        sums = ActivationSums(block_layers)
+        with sums.watching():
+            runner.forward(index, keep=False)
+        for layer in block_layers:
+            x, y = sums.norms(layer.name, len(job.tokens))
+            before = dense.pop(layer.name, None)
+            gradient = before.G if before is not None else None
+            job.prune(layer, LayerStatistics(x, y, gradient))
+        if index + 1 < len(runner):
+            runner.forward(index, keep=True)
+        job.report(index + 1, len(runner))
+
+
+_ORDERS: dict[str, Callable[[_Job], None]] = {
+    "sequential": _prune_sequential,
+    "dense": _prune_dense,
+}

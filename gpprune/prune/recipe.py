@@ -1,0 +1,150 @@
+"""The recipe: everything that says how to prune a model, as one JSON artefact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from gpprune.errors import UsageError
+from gpprune.primitives import METRIC, Formula, parse, published
+from gpprune.prune.masks import Pattern, parse_pattern
+
+ALLOCATIONS: tuple[str, ...] = ("uniform",)
+UPDATES: tuple[str, ...] = ("none",)
+
+
+class Recipe(BaseModel):
+    """How to prune: metric, allocation, sparsity, pattern and weight update.
+
+    A recipe holds no model and applies to any. It is immutable, and a wrong value is a
+    :class:`gpprune.errors.UsageError` that names it.
+
+    Attributes:
+        metric: the name of a published formula, or a formula's text.
+        allocation: how the sparsity is shared out over layers; ``"uniform"``: all the same.
+        sparsity: the share of weights to prune, in ``[0, 1)``; left out, it is what the pattern
+            implies (``"2:4"`` is 0.5).
+        pattern: ``"row"``, ``"layer"`` or ``"N:M"``.
+        update: what happens to the weights that stay; ``"none"``: nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    metric: str = "wanda"
+    allocation: str = "uniform"
+    sparsity: float = 0.0
+    pattern: str = "row"
+    update: str = "none"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError(_sentence(error)) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imply_sparsity(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("sparsity") is None:
+            pattern = values.get("pattern", "row")
+            if isinstance(pattern, str):
+                values = {**values, "sparsity": parse_pattern(pattern).target(None)}
+        return values
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: str) -> str:
+        _formula(metric)
+        return metric
+
+    @field_validator("allocation")
+    @classmethod
+    def _check_allocation(cls, allocation: str) -> str:
+        return _one_of("allocation", allocation, ALLOCATIONS)
+
+    @field_validator("update")
+    @classmethod
+    def _check_update(cls, update: str) -> str:
+        return _one_of("weight update", update, UPDATES)
+
+    @model_validator(mode="after")
+    def _check_pattern(self) -> Recipe:
+        parse_pattern(self.pattern).target(self.sparsity)
+        return self
+
+    @classmethod
+    def make(cls, **values: Any) -> Recipe:
+        """A recipe from keyword arguments in which None stands for "not given".
+
+        Raises:
+            UsageError: naming the value that is wrong.
+        """
+        return cls(**{name: value for name, value in values.items() if value is not None})
+
+    @property
+    def formula(self) -> Formula:
+        """The metric as a formula."""
+        return _formula(self.metric)
+
+    @property
+    def shape(self) -> Pattern:
+        """The pattern, parsed."""
+        return parse_pattern(self.pattern)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Read a recipe's JSON, alone or as the ``gpprune_recipe.json`` of a checkpoint.
+
+        Raises:
+            UsageError: the file cannot be read, or is no recipe.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"the recipe {str(path)!r} is not JSON: {error}") from error
+        if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
+            data = data["recipe"]
+        if not isinstance(data, dict):
+            raise UsageError(f"the recipe {str(path)!r} is not a JSON object")
+        try:
+            return cls(**data)
+        except UsageError as error:
+            raise UsageError(f"the recipe {str(path)!r}: {error}") from error
+
+    def write(self, path: str | Path) -> None:
+        """Write the recipe as JSON.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        try:
+            Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the recipe {str(path)!r}: {error.strerror}") from error
+
+
+def _formula(metric: str) -> Formula:
+    """A published formula by name, else the formula that the text says."""
+    return published[metric] if metric in published else parse(metric, METRIC)
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"there is no {what} {value!r}: choose from {', '.join(known)}")
+    return value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first complaint of pydantic as one sentence that names the field and the value."""
+    first = error.errors(include_url=False)[0]
+    if cause := first.get("ctx", {}).get("error"):
+        return str(cause)
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"a recipe has no {field!r}: it has {', '.join(Recipe.model_fields)}"
+    return f"the recipe's {field} is {first['input']!r}: {first['msg'].lower()}"

@@ -1,0 +1,152 @@
+"""Decoder blocks and their linear layers, found by structure and not by a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from gpprune.errors import GppruneError
+
+
+@cache
+def _transposed_class() -> type[nn.Module]:
+    """GPT-2's ``Conv1D``: a linear layer whose weight lies ``[in, out]``."""
+    # Imported late: transformers takes a second to load, and most of gpprune does not need it.
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D  # type: ignore[no-any-return, unused-ignore]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | _transposed_class())
+
+
+@dataclass(frozen=True, eq=False)
+class LinearLayer:
+    """One linear layer of a decoder block, read the same way whatever its storage.
+
+    Attributes:
+        name: the module's name in the model, as in ``model.get_submodule(name)``.
+        block: the index of the decoder block it belongs to.
+        module: the ``nn.Linear`` or the ``Conv1D``.
+    """
+
+    name: str
+    block: int
+    module: nn.Module
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The stored parameter: ``[out, in]``, or ``[in, out]`` of a ``Conv1D``."""
+        parameter = self.module.weight
+        if not isinstance(parameter, nn.Parameter):
+            raise GppruneError(
+                f"the layer {self.name!r} keeps its weight in a form gpprune cannot prune"
+            )
+        return parameter
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the stored parameter lies ``[in, out]``."""
+        return isinstance(self.module, _transposed_class())
+
+    def oriented(self, stored: Tensor) -> Tensor:
+        """A tensor laid out like the stored parameter, as a view of shape ``[out, in]``."""
+        return stored.t() if self.transposed else stored
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as a detached view of shape ``[out, in]``: writing to it writes the model."""
+        return self.oriented(self.parameter.detach())
+
+    def write(self, weight: Tensor) -> None:
+        """Copy ``weight``, ``[out, in]``, into the model in the model's own dtype."""
+        self.weight.copy_(weight)
+
+    @property
+    def in_features(self) -> int:
+        """How many input features the layer reads."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """How many output neurons the layer has."""
+        return self.weight.shape[0]
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether a module is a list of modules of one class, each with linear layers."""
+    return (
+        isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and len({type(item) for item in module}) == 1
+        and all(any(_is_linear(part) for part in item.modules()) for item in module)
+    )
+
+
+def _outer_stacks(module: nn.Module) -> Iterator[nn.ModuleList]:
+    """The stacks of a model that lie in no other stack: a block's experts are not blocks."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and _is_stack(child):
+            yield child
+        else:
+            yield from _outer_stacks(child)
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's decoder blocks.
+
+    They are the longest ``nn.ModuleList`` whose items are of one class and contain linear
+    layers; a list inside another such list (a block's experts) does not count.
+
+    Raises:
+        GppruneError: the model has no such list.
+    """
+    stacks = list(_outer_stacks(model))
+    if not stacks:
+        raise GppruneError(
+            f"{type(model).__name__} has no decoder blocks with linear layers, so there is "
+            "nothing to prune: give a decoder language model"
+        )
+    return max(stacks, key=len)
+
+
+def linear_layers(model: nn.Module) -> dict[str, LinearLayer]:
+    """The linear layers inside the decoder blocks, by name, in the model's order.
+
+    Embeddings and the output head lie outside the blocks and are left alone.
+
+    Raises:
+        GppruneError: the model has no decoder blocks with linear layers.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    return {
+        names[id(module)]: LinearLayer(names[id(module)], index, module)
+        for index, block in enumerate(blocks(model))
+        for module in block.modules()
+        if _is_linear(module)
+    }
+
+
+def check_weights(layers: dict[str, LinearLayer]) -> None:
+    """See that every weight is a matrix of finite real numbers.
+
+    Raises:
+        GppruneError: naming the first layer that is quantised or holds NaN or infinity.
+    """
+    for layer in layers.values():
+        weight = layer.parameter.detach()
+        if weight.ndim != 2 or not weight.is_floating_point():
+            raise GppruneError(
+                f"the weight of {layer.name!r} is a {weight.dtype} tensor of shape "
+                f"{list(weight.shape)}: give an unquantised checkpoint"
+            )
+        # The extremes of a matrix are finite exactly when all of it is; NaN passes through both.
+        if not all(torch.isfinite(extreme) for extreme in torch.aminmax(weight)):
+            raise GppruneError(
+                f"the weight of {layer.name!r} holds NaN or infinity: the checkpoint is damaged"
+            )

@@ -1,0 +1,164 @@
+"""Kernels: every backend computes what the primitives say, in float64 NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy_reference import evaluate, float32_tolerance
+from random_formulas import formulas, layer
+
+from gpprune.compile import choose, kernel, lower
+from gpprune.errors import UsageError
+from gpprune.primitives import PRIMITIVES, Formula, parse, published
+
+SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9))
+# Formulas that between them use every primitive; compiling takes a second or more each.
+COMPILED = [
+    *(f.text for f in published.values()),
+    "zscore(log(mul(W, exp(tanh(G)))))",
+    "max(sqr(W), min(sqrt(X), sigmoid(Y)))",
+    "sub(rowmean(W), colmean(pow(W, 1.5)))",
+    "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
+    "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
+]
+
+
+def agrees(formula: Formula, terminals: dict[str, torch.Tensor], backend: str) -> bool:
+    wanted = evaluate(formula, terminals)
+    slack = float32_tolerance(formula, terminals)
+    found = kernel(formula, backend)(**terminals).double().numpy()
+    return bool(np.all((np.abs(found - wanted) <= slack) | (np.abs(wanted) > 1e30)))
+
+
+@given(formulas(), SHAPES, st.integers(0, 99))
+def test_reference_agrees_with_numpy(formula: Formula, shape: tuple[int, int], seed: int) -> None:
+    terminals = layer(seed, *shape)
+    assert agrees(formula, terminals, "reference")
+
+
+@given(formulas(), SHAPES, st.integers(0, 99))
+def test_blocked_agrees_with_numpy(formula: Formula, shape: tuple[int, int], seed: int) -> None:
+    terminals = layer(seed, *shape)
+    assert agrees(formula, terminals, "blocked")
+
+
+@pytest.mark.parametrize("text", COMPILED)
+def test_inductor_agrees_and_serves_every_shape(text: str) -> None:
+    for seed, shape in enumerate([(6, 9), (13, 4), (32, 96)]):
+        assert agrees(parse(text), layer(seed, *shape), "inductor")
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(formulas(), st.integers(0, 99))
+def test_inductor_agrees_on_random_formulas(formula: Formula, seed: int) -> None:
+    assert agrees(formula, layer(seed), "inductor")
+
+
+def test_those_formulas_use_every_primitive() -> None:
+    used = {n.name for t in COMPILED for n in parse(t).tree if n.arity}
+    assert used == set(PRIMITIVES)
+
+
+@pytest.mark.parametrize("text", COMPILED)
+def test_blocks_of_rows_do_not_show(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminals = layer(3, 50, 9)
+    whole = kernel(parse(text), "blocked")(**terminals)
+    monkeypatch.setattr("gpprune.compile.backends.BLOCK", 64)
+    torch.testing.assert_close(kernel(parse(text), "blocked")(**terminals), whole)
+
+
+EXTREMES = st.sampled_from(
+    [0.0, 1.0, -1.0, 3.4e38, -3.4e38, 1e-45, -1e-45, 1.2e-38, 1e19, -1e20, 88.8, 65504.0, 1e5]
+)
+
+
+@given(formulas(depth=3), st.lists(EXTREMES, min_size=12, max_size=12))
+def test_finite_inputs_give_finite_scores(formula: Formula, values: list[float]) -> None:
+    grid = torch.tensor(values).reshape(3, 4)
+    terminals = {"W": grid, "X": grid[0].abs(), "Y": grid[:, 0].abs(), "G": grid.abs()}
+    for backend in ("blocked", "reference"):
+        assert torch.isfinite(kernel(formula, backend)(**terminals)).all()
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_the_sympy_form_is_the_same_function(name: str) -> None:
+    """Elementwise primitives, over their whole range, zeros and both signs included."""
+    entry = PRIMITIVES[name]
+    if entry.lowering.reductions or entry.lowering.apply is None or name == "pz_half":
+        pytest.skip("its sympy form names a reduction or float16, which sympy does not compute")
+    points = [-90.0, -2.0, -0.3, 0.0, 1e-3, 0.7, 5.0, 90.0]
+    pairs = [(x, y) for x in points for y in (points if name != "pow" else [-1.5, 0.5, 2.0])]
+    for pair in pairs:
+        arguments = pair[: entry.arity]
+        exact = float(entry.symbolic(*map(_number, arguments)))
+        tensors = [torch.tensor(v, dtype=torch.float64) for v in arguments]
+        found = float(entry.lowering.apply(*tensors))
+        largest = torch.finfo(torch.float32).max
+        assert math.isclose(found, max(-largest, min(largest, exact)), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _number(value: float) -> object:
+    import sympy
+
+    return sympy.Rational(repr(value))
+
+
+def test_equal_subexpressions_are_computed_once() -> None:
+    program = lower(published["ria"])
+    assert sum(getattr(i, "name", "") == "abs" for i in program.instructions) == 1
+
+
+def test_a_prepared_buffer_is_filled_and_returned() -> None:
+    terminals = layer(0)
+    out = torch.empty(6, 9)
+    assert kernel(published["wanda"])(**terminals, out=out) is out
+    torch.testing.assert_close(out, terminals["W"].abs() * terminals["X"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
+    terminals = {name: value.to(dtype) for name, value in layer(1).items()}
+    wide = {name: value.float() for name, value in terminals.items()}
+    assert torch.equal(kernel(published["ria"])(**terminals), kernel(published["ria"])(**wide))
+
+
+def test_pruner_zeros_winner_is_its_codes_arithmetic_bit_for_bit() -> None:
+    terminals = layer(5, 40, 60)
+    size = terminals["W"].abs()
+    gradient = (terminals["G"] * 100).half().float()
+    scaled = (gradient - gradient.min()) / (gradient.max() - gradient.min())
+    formula = published["pruner-zero"]
+    for form in (formula, formula.canonical("row")):
+        assert torch.equal(kernel(form)(**terminals), (size * size).abs() * scaled)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"X": None}, "needs X"),
+        ({"X": torch.ones(5)}, "X has shape (5,)"),
+        ({"W": torch.ones(3), "G": None}, "pass W or G of shape"),
+        ({"out": torch.ones(6, 9, dtype=torch.float64)}, "out has dtype torch.float64"),
+    ],
+)
+def test_wrong_tensors_are_named(change: dict[str, torch.Tensor | None], says: str) -> None:
+    given = {k: v for k, v in {**layer(0), **change}.items() if v is not None}
+    with pytest.raises(UsageError) as caught:
+        kernel(published["wanda"])(**given)
+    assert says in str(caught.value)
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(UsageError, match="unknown backend 'cuda'; there are auto, reference"):
+        kernel(published["wanda"], "cuda")
+
+
+def test_compiling_is_chosen_where_it_pays() -> None:
+    assert choose(1_000_000) == "blocked"
+    assert choose(10**14) in ("inductor", "blocked")  # blocked where there is no C++ compiler

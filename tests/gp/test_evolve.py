@@ -1,0 +1,254 @@
+"""The search as a whole, on a toy problem: what it finds, records, repeats and survives."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpprune.errors import UsageError
+from gpprune.gp import FunctionFitness, SearchEvent, SearchSettings, Unfit, evolve
+from gpprune.primitives import METRIC, Formula, parse
+
+WRECK = "mul(abs(W), sqr(X))"
+
+
+def search(toy: ModuleType, fitness: Any = None, **changes: Any) -> Any:
+    return evolve(
+        METRIC,
+        toy.Words() if fitness is None else fitness,
+        seeds=toy.SEEDS,
+        settings=toy.SETTINGS.replaced(**changes),
+    )
+
+
+def test_it_improves_on_its_seeds(toy: ModuleType) -> None:
+    result = search(toy, generations=15)
+    seeds = [o for o in result.outcomes if o.origin.startswith("seed")]
+    assert [o.origin for o in seeds] == ["seed magnitude", "seed wanda", "seed ria"]
+    assert all(o.full for o in seeds)
+    assert result.best(1)[0].fitness < min(o.fitness for o in seeds)
+    assert result.generations == 15
+    assert result.stopped is None
+
+
+def test_one_seed_gives_one_search_whatever_the_hash_seed(toy: ModuleType, tmp_path: Path) -> None:
+    here = toy.facts(search(toy))
+    program = str(Path(toy.__file__))
+    for hash_seed in ("0", "4711"):
+        run = subprocess.run(
+            [sys.executable, program, str(tmp_path / hash_seed)],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert toy.json.loads(run.stdout.splitlines()[-1]) == here
+
+
+def test_another_seed_gives_another_search(toy: ModuleType) -> None:
+    first = {o.key for o in search(toy).outcomes}
+    assert first != {o.key for o in search(toy, seed=4).outcomes}
+
+
+def test_the_global_random_state_is_left_alone(toy: ModuleType) -> None:
+    random.seed(11)
+    before = random.getstate()
+    search(toy)
+    assert random.getstate() == before
+    random.seed(99)
+    assert toy.facts(search(toy)) == toy.facts(search(toy))
+
+
+def test_no_key_is_evaluated_twice(toy: ModuleType) -> None:
+    fitness = toy.Words()
+    result = search(toy, fitness, generations=12)
+    assert len(fitness.prepared) == len(set(fitness.prepared)) == result.evaluated
+    assert len({o.key for o in result.outcomes}) == result.evaluated
+    assert all(parse(o.text).canonical().digest == o.key for o in result.outcomes)
+    assert result.archive_hits > 0
+
+
+def test_parents_come_from_earlier_generations(toy: ModuleType) -> None:
+    outcomes = {o.key: o for o in search(toy).outcomes}
+    children = [o for o in outcomes.values() if o.parents]
+    assert children
+    for child in children:
+        assert all(outcomes[key].generation < child.generation for key in child.parents)
+
+
+def test_seeds_that_mean_the_same_are_one_candidate(toy: ModuleType) -> None:
+    seeds = {"wanda": parse("mul(abs(W), X)"), "again": parse("mul(X, abs(neg(W)))")}
+    result = evolve(
+        METRIC, toy.Words(), seeds=seeds, settings=SearchSettings(population=1, generations=0)
+    )
+    assert [o.origin for o in result.outcomes] == ["seed wanda"]
+    assert result.archive_hits == 1
+
+
+class Wrecked:
+    """The toy fitness, but one seed fails in a way of the test's choosing."""
+
+    def __init__(self, toy: ModuleType, loss: Any, while_preparing: bool) -> None:
+        self.inner = toy.Words()
+        self.cases = self.inner.cases
+        self.loss = loss
+        self.while_preparing = while_preparing
+
+    def prepare(self, formula: Formula) -> Any:
+        trial = self.inner.prepare(formula)
+        if formula != parse(WRECK).canonical():
+            return trial
+        if self.while_preparing:
+            self.fail()
+        return lambda start, stop: [self.fail() for _ in range(start, stop)]
+
+    def fail(self) -> Any:
+        if isinstance(self.loss, BaseException):
+            raise self.loss
+        return self.loss
+
+
+EXCEPTIONS = [
+    (Unfit("the scores of layer 3 are constant"), "the scores of layer 3 are constant"),
+    (RuntimeError("out of\n  luck"), "RuntimeError: out of luck"),
+    (ZeroDivisionError(), "ZeroDivisionError:"),
+    (UsageError("a flag"), "UsageError: a flag"),
+    (ValueError("x" * 9999), "ValueError: xxx"),
+]
+VALUES = [
+    (math.nan, "the loss of case 0 is nan"),
+    (math.inf, "the loss of case 0 is inf"),
+    ("text", "ValueError: could not convert"),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason", "while_preparing"),
+    [(*pair, True) for pair in EXCEPTIONS] + [(*pair, False) for pair in EXCEPTIONS + VALUES],
+)
+def test_a_failure_is_recorded_and_the_search_goes_on(
+    toy: ModuleType, loss: Any, reason: str, while_preparing: bool
+) -> None:
+    fitness = Wrecked(toy, loss, while_preparing)
+    seeds = {"wreck": parse(WRECK), **toy.SEEDS}
+    result = evolve(METRIC, fitness, seeds=seeds, settings=toy.SETTINGS)
+    wreck = result.outcomes[0]
+    assert wreck.reason is not None and wreck.reason.startswith(reason)
+    assert len(wreck.reason) <= 300
+    assert wreck.fitness == math.inf
+    assert not wreck.full and not wreck.dropped
+    assert wreck.key not in {o.key for o in result.best(len(result.outcomes))}
+    assert all(wreck.key not in o.parents for o in result.outcomes)
+    assert result.generations == toy.SETTINGS.generations
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_must_stop_the_search_passes_through(
+    toy: ModuleType, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        evolve(METRIC, Wrecked(toy, error(), True), seeds={"wreck": parse(WRECK)})
+
+
+def test_a_search_in_which_all_fail_ends_without_a_winner() -> None:
+    def fail(formula: Formula) -> float:
+        raise ArithmeticError("no")
+
+    result = evolve(
+        METRIC, FunctionFitness(fail), settings=SearchSettings(population=4, generations=2)
+    )
+    assert result.best(3) == []
+    assert {o.reason for o in result.outcomes} == {"ArithmeticError: no"}
+    assert result.generations == 2
+
+
+def test_a_fitness_that_breaks_its_protocol_is_told_so(toy: ModuleType) -> None:
+    fitness = toy.Words()
+    fitness.prepare = lambda formula: lambda start, stop: [1.0]
+    with pytest.raises(UsageError, match="1 losses for the 2 cases"):
+        evolve(METRIC, fitness)
+    fitness.cases = 0
+    with pytest.raises(UsageError, match="0 cases"):
+        evolve(METRIC, fitness)
+
+
+def test_a_plain_function_is_a_fitness() -> None:
+    result = evolve(
+        METRIC,
+        FunctionFitness(lambda formula: abs(formula.complexity - 7) + formula.depth / 64),
+        settings=SearchSettings(population=10, generations=10),
+    )
+    assert result.best(1)[0].fitness < 1
+    assert all(o.cases == 1 for o in result.outcomes)
+
+
+def test_a_candidate_past_its_time_is_recorded(toy: ModuleType) -> None:
+    result = search(toy, toy.Words(pause=0.002), candidate_time_limit=0.001, generations=0)
+    assert {o.reason for o in result.outcomes} <= {"ran past 0.001 s", "no terminal"}
+
+
+def test_the_time_limit_ends_a_search_cleanly(toy: ModuleType) -> None:
+    result = search(toy, time_limit=1e-9)
+    assert result.stopped == "time limit"
+    assert result.evaluated == 1
+    assert result.generations == 0
+    assert [o.origin for o in result.best(3)] == ["seed magnitude"]
+
+
+def test_random_search_breeds_nothing(toy: ModuleType) -> None:
+    result = search(toy, strategy="random")
+    assert {o.origin.split()[0] for o in result.outcomes} == {"seed", "random"}
+
+
+def test_events_count_what_the_result_holds(toy: ModuleType) -> None:
+    events: list[SearchEvent] = []
+    result = evolve(
+        METRIC, toy.Words(), seeds=toy.SEEDS, settings=toy.SETTINGS, observer=events.append
+    )
+    assert sum(event.outcome is not None for event in events) == result.evaluated
+    assert [event.outcome for event in events if event.outcome] == result.outcomes
+    last = events[-1]
+    assert last.evaluated == result.evaluated
+    assert last.index == last.total
+    assert last.generation == last.generations == result.generations
+    assert last.archive_hits == result.archive_hits
+    assert last.failed == sum(o.reason is not None for o in result.outcomes)
+    assert last.dropped == sum(o.dropped for o in result.outcomes)
+    assert last.best is not None and last.best.fitness == result.best(1)[0].fitness
+
+
+def test_a_language_used_up_ends_in_smaller_generations() -> None:
+    few = SearchSettings(
+        population=5, generations=3, max_depth=1, depth_limit=1, size_limit=2, offspring=40
+    )
+    result = evolve(METRIC, FunctionFitness(lambda formula: float(len(formula.text))), settings=few)
+    assert result.generations == 3
+    assert len({o.key for o in result.outcomes}) == result.evaluated < 125
+
+
+def test_a_seed_of_another_language_is_refused(toy: ModuleType) -> None:
+    other = type(METRIC)("other", METRIC.root, METRIC.terminals, METRIC.primitives)
+    with pytest.raises(UsageError, match="'wanda' is a metric formula"):
+        evolve(other, toy.Words(), seeds={"wanda": parse("mul(abs(W), X)")})
+
+
+def test_the_canonical_form_decides_what_is_one_candidate(toy: ModuleType) -> None:
+    seeds = {"one": parse("abs(W)"), "other": parse("exp(abs(W))")}
+    settings = SearchSettings(population=1, generations=0)
+    same = evolve(METRIC, toy.Words(), seeds=seeds, settings=settings)
+    apart = evolve(
+        METRIC, toy.Words(), seeds=seeds, settings=settings, canonical=lambda f: f.canonical(None)
+    )
+    assert [len(result.outcomes) for result in (same, apart)] == [1, 2]

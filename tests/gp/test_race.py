@@ -1,0 +1,149 @@
+"""The race: what it drops, what it must not drop, and what it says of the dropped."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpprune.gp import SearchSettings, evolve
+from gpprune.gp.fidelity import behind, judge, rungs
+from gpprune.primitives import METRIC, parse
+
+numbers = st.floats(-100, 100).map(lambda value: round(value * 256) / 256)
+
+
+class Fixed:
+    """A fitness that gives given losses, and counts the cases it was asked for."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses = losses
+        self.cases = len(losses)
+        self.asked = 0
+
+    def prepare(self, formula: Any) -> Any:
+        def trial(start: int, stop: int) -> list[float]:
+            assert start == self.asked
+            self.asked = stop
+            return self.losses[start:stop]
+
+        return trial
+
+
+def verdict(losses: list[float], reference: list[float] | None, **changes: Any) -> Any:
+    return judge(Fixed(losses), parse("abs(W)"), SearchSettings(**changes), reference)
+
+
+@given(st.integers(1, 300), st.integers(2, 20))
+def test_rungs_double_up_to_all(cases: int, first: int) -> None:
+    stops = rungs(cases, first)
+    assert stops[-1] == cases
+    assert all(stop == first * 2**i for i, stop in enumerate(stops[:-1]))
+    assert stops == sorted(set(stops))
+
+
+@given(st.lists(numbers, min_size=1, max_size=40), st.floats(0, 4))
+def test_nothing_is_behind_itself(losses: list[float], z: float) -> None:
+    assert verdict(losses, losses, race_z=z).full
+
+
+@given(st.lists(numbers, min_size=1, max_size=40), numbers.filter(lambda x: x <= 0))
+def test_a_better_one_is_never_dropped_without_noise(losses: list[float], shift: float) -> None:
+    found = verdict([loss + shift for loss in losses], losses, race_z=0)
+    assert found.full
+    assert found.reason is None
+
+
+@given(st.lists(numbers, min_size=3, max_size=40), numbers.filter(lambda x: x > 0))
+def test_a_worse_one_is_dropped_at_once_without_noise(losses: list[float], shift: float) -> None:
+    found = verdict([loss + shift for loss in losses], losses, race_z=3)
+    assert not found.full
+    assert len(found.losses) == 2
+    # Without noise the estimate over all cases is the truth.
+    assert math.isclose(found.fitness, math.fsum(losses) / len(losses) + shift, abs_tol=1e-9)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40))
+def test_no_reference_and_infinite_z_judge_on_all_cases(
+    pairs: list[tuple[float, float]],
+) -> None:
+    losses, reference = [mine for mine, _ in pairs], [other for _, other in pairs]
+    alone = verdict(losses, None)
+    assert alone.full
+    assert alone.fitness == verdict(losses, reference, race_z=math.inf).fitness
+    assert alone.losses == tuple(losses)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=40), st.floats(0, 4))
+def test_the_test_is_the_paired_one(pairs: list[tuple[float, float]], z: float) -> None:
+    differences = [mine - other for mine, other in pairs]
+    n = len(differences)
+    mean = sum(differences) / n
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
+    margin = mean - z * spread / math.sqrt(n)
+    if abs(margin) > 1e-6:
+        losses, reference = [mine for mine, _ in pairs], [other for _, other in pairs]
+        assert behind(losses, reference, z) == (margin > 0)
+
+
+def test_a_race_asks_for_no_case_twice() -> None:
+    fitness = Fixed([float(i % 3) for i in range(37)])
+    judge(fitness, parse("abs(W)"), SearchSettings(), fitness.losses)
+    assert fitness.asked == 37
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), top_k=st.integers(1, 12))
+def test_without_noise_the_best_of_all_seen_wins(toy: ModuleType, seed: int, top_k: int) -> None:
+    fitness = toy.Words(spread=0.0)
+    result = evolve(
+        METRIC,
+        fitness,
+        seeds=toy.SEEDS,
+        settings=toy.SETTINGS.replaced(seed=seed, top_k=top_k, generations=3),
+    )
+    truth = min(fitness.true_loss(o.text) for o in result.outcomes if o.reason is None)
+    (winner,) = result.best(1)
+    assert winner.full
+    assert fitness.true_loss(winner.text) == truth
+
+
+def test_only_fully_judged_candidates_win(toy: ModuleType) -> None:
+    result = evolve(
+        METRIC,
+        toy.Words(spread=8.0),
+        seeds=toy.SEEDS,
+        settings=toy.SETTINGS.replaced(race_z=0.5, generations=6),
+    )
+    assert any(o.dropped for o in result.outcomes)
+    winners = result.best(1000)
+    assert all(o.full and o.cases == 16 for o in winners)
+    assert [o.fitness for o in winners] == sorted(o.fitness for o in winners)
+    full = [o for o in result.outcomes if o.full]
+    assert winners[0].fitness == min(o.fitness for o in full)
+
+
+def test_candidates_that_behave_alike_stand_once_among_the_best() -> None:
+    seeds = {text: parse(text) for text in ("abs(W)", "mul(abs(W), X)", "mul(abs(W), sqrt(Y))")}
+
+    class Alike(Fixed):
+        def prepare(self, formula: Any) -> Any:
+            return lambda start, stop: [1.0] * (stop - start)
+
+    result = evolve(
+        METRIC,
+        Alike([1.0] * 4),
+        seeds=seeds,
+        settings=SearchSettings(population=3, generations=0),
+    )
+    assert result.evaluated == 3
+    assert len(result.best(3)) == 1
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3])
+def test_few_cases_need_no_rungs(cases: int) -> None:
+    assert verdict([1.0] * cases, [0.0] * cases, first_rung=4).full

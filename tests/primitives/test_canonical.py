@@ -1,0 +1,139 @@
+"""The canonical form: what it merges, what it must not, and that it is a form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy_reference import evaluate, float32_tolerance
+from random_formulas import formulas, layer
+
+from gpprune.primitives import Formula, parse
+
+SAME_VALUE = [
+    ("mul(X, W)", "mul(W, X)"),
+    ("sub(W, neg(X))", "add(X, W)"),
+    ("sqrt(sqr(W))", "abs(W)"),
+    ("sqr(sqrt(W))", "abs(W)"),
+    ("neg(neg(W))", "W"),
+    ("log(exp(W))", "W"),
+    ("exp(log(W))", "abs(W)"),
+    ("mul(W, W)", "sqr(W)"),
+    ("pow(W, 2)", "sqr(W)"),
+    ("add(W, W)", "mul(2, W)"),
+    ("sub(mul(W, X), mul(W, X))", "0"),
+    ("div(mul(W, exp(X)), exp(X))", "W"),
+    ("mul(add(W, G), X)", "add(mul(X, G), mul(W, X))"),
+    ("max(W, max(X, W))", "max(X, W)"),
+    ("minmax(zscore(mul(3, add(W, 1))))", "minmax(W)"),
+    ("rownorm(mul(Y, W))", "mul(Y, rownorm(W))"),
+    ("rowmean(Y)", "Y"),
+    ("add(1, 2)", "3"),
+    ("div(W, 0)", "0"),
+]
+DIFFERENT_VALUE = [
+    ("div(W, W)", "1"),  # 0 where W is
+    ("div(X, X)", "div(W, W)"),
+    ("sqrt(sqr(W))", "W"),
+    ("pow(W, 3)", "mul(W, sqr(W))"),  # the first is never negative
+    ("minmax(W)", "minmax(neg(W))"),
+    ("zscore(W)", "zscore(abs(W))"),
+    ("rowmean(X)", "X"),
+    ("pz_log(W)", "log(W)"),
+]
+SAME_ORDER = [
+    ("exp(mul(abs(W), X))", "mul(abs(W), X)"),
+    ("sqr(mul(W, X))", "mul(abs(W), X)"),
+    ("tanh(minmax(W))", "W"),
+    ("log(mul(W, X))", "mul(abs(W), X)"),
+    ("pz_log(W)", "abs(W)"),
+    ("pz_div(mul(W, X), G)", "mul(W, X)"),
+    ("add(3, mul(0.5, W))", "W"),
+    ("mul(minmax(X), 7)", "X"),
+]
+SAME_ORDER_IN_A_ROW = [
+    ("mul(mul(abs(W), X), rownorm(G))", "mul(abs(W), X)"),
+    ("add(mul(abs(W), X), rowsum(W))", "mul(abs(W), X)"),
+    ("div(abs(W), rowsum(abs(W)))", "abs(W)"),
+]
+DIFFERENT_ORDER = [
+    ("W", "abs(W)"),
+    ("neg(abs(W))", "abs(W)"),
+    ("mul(rowsum(W), X)", "X"),  # a factor that may be negative turns the order round
+    ("div(1, X)", "X"),
+    ("zscore(abs(W))", "abs(zscore(abs(W)))"),
+]
+
+
+def value(text: str) -> str:
+    return parse(text).canonical(None).text
+
+
+@pytest.mark.parametrize(("a", "b"), SAME_VALUE)
+def test_equal_values_have_one_form(a: str, b: str) -> None:
+    assert value(a) == value(b)
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT_VALUE)
+def test_unequal_values_keep_their_forms(a: str, b: str) -> None:
+    assert value(a) != value(b)
+
+
+@pytest.mark.parametrize(("a", "b"), SAME_ORDER)
+def test_equal_orders_have_one_key(a: str, b: str) -> None:
+    assert parse(a).key == parse(b).key
+    assert parse(a).canonical("row") == parse(b).canonical("row")
+
+
+@pytest.mark.parametrize(("a", "b"), SAME_ORDER_IN_A_ROW)
+def test_equal_orders_inside_a_row_merge_there_only(a: str, b: str) -> None:
+    assert parse(a).canonical("row") == parse(b).canonical("row")
+    assert parse(a).key != parse(b).key
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT_ORDER)
+@pytest.mark.parametrize("group", ["row", "layer"])
+def test_unequal_orders_stay_apart(a: str, b: str, group: str) -> None:
+    assert parse(a).canonical(group) != parse(b).canonical(group)
+
+
+@given(formulas(), st.sampled_from([None, "row", "layer"]))
+def test_the_form_of_a_form_is_itself(formula: Formula, group: str | None) -> None:
+    once = formula.canonical(group)
+    assert once.canonical(group) == once
+
+
+@given(formulas(pruner_zero=False), st.integers(0, 99))
+def test_the_value_form_keeps_the_value(formula: Formula, seed: int) -> None:
+    terminals = layer(seed)
+    wanted = evaluate(formula, terminals)
+    slack = float32_tolerance(formula, terminals)
+    found = evaluate(formula.canonical(None), terminals)
+    saturated = np.abs(wanted) > 1e30
+    assert np.all((np.abs(found - wanted) <= slack) | saturated)
+
+
+@given(formulas(pruner_zero=False), st.sampled_from(["row", "layer"]), st.integers(0, 99))
+def test_the_rank_form_keeps_every_decided_order(formula: Formula, group: str, seed: int) -> None:
+    """Wherever float64 tells two scores of a group apart, their order stays."""
+    terminals = layer(seed)
+    before = evaluate(formula, terminals)
+    ranked = formula.canonical(group)
+    after = evaluate(ranked, terminals)
+    slack = float32_tolerance(formula, terminals) + 1e-9 * np.abs(before)
+    slack_after = float32_tolerance(ranked, terminals)
+    if np.abs(before).max() > 1e30:  # saturated scores are no longer ordered
+        return
+    groups = [...] if group == "layer" else list(range(len(before)))
+    for g in groups:
+        a, b = before[g].ravel(), after[g].ravel()
+        s, t = slack[g].ravel(), slack_after[g].ravel()
+        decided = a[:, None] - a[None, :] > s[:, None] + s[None, :]
+        kept = b[:, None] - b[None, :] >= -(t[:, None] + t[None, :])
+        assert np.all(kept | ~decided)
+
+
+def test_an_unknown_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown comparison group 'block'"):
+        parse("W").canonical("block")

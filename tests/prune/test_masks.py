@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune import parse_pattern, prune_mask, pruned_count
+
+LEVELS = [-math.inf, -2.0, -0.0, 0.0, 1e-30, 1.0, 3.5, math.inf]
+
+
+@st.composite
+def matrices(draw: st.DrawFn, multiple: int = 1) -> Tensor:
+    """Score matrices: many ties and infinities, all equal, or nearly all different."""
+    rows = draw(st.integers(1, 7))
+    columns = multiple * draw(st.integers(1, 40))
+    seed = draw(st.integers(0, 2**31))
+    generator = torch.Generator().manual_seed(seed)
+    kind = draw(st.sampled_from(["ties", "constant", "distinct"]))
+    if kind == "distinct":
+        return torch.randn(rows, columns, generator=generator)
+    levels = LEVELS if kind == "ties" else [draw(st.sampled_from(LEVELS))]
+    places = torch.randint(len(levels), (rows, columns), generator=generator)
+    return torch.tensor(levels)[places]
+
+
+def by_sorting(scores: Tensor, count: int) -> Tensor:
+    order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
+    return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, order, True)
+
+
+shares = st.integers(0, 99).map(lambda percent: percent / 100)
+
+
+@settings(deadline=None)
+@given(matrices(), shares)
+def test_a_row_mask_is_the_head_of_a_stable_sort(scores: Tensor, sparsity: float) -> None:
+    count = pruned_count(sparsity, scores.shape[1])
+    assert torch.equal(prune_mask(scores, sparsity, "row"), by_sorting(scores, count))
+
+
+@settings(deadline=None)
+@given(matrices(), shares)
+def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsity: float) -> None:
+    count = pruned_count(sparsity, scores.numel())
+    expected = by_sorting(scores.reshape(1, -1), count).view(scores.shape)
+    assert torch.equal(prune_mask(scores, sparsity, "layer"), expected)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([(2, 4), (1, 4), (4, 8), (3, 5), (4, 4), (12, 24)]))
+def test_an_n_m_mask_is_a_stable_sort_of_each_group(
+    st_data: st.DataObject, nm: tuple[int, int]
+) -> None:
+    kept, size = nm
+    scores = st_data.draw(matrices(multiple=size))
+    groups = by_sorting(scores.reshape(-1, size), size - kept)
+    mask = prune_mask(scores, None, f"{kept}:{size}")
+    assert torch.equal(mask, groups.view(scores.shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_scores_of_any_width_are_ordered_as_they_are(dtype: torch.dtype) -> None:
+    scores = torch.randn(9, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert torch.equal(prune_mask(scores, 0.5, "row"), by_sorting(scores, 32))
+
+
+def test_scores_that_are_a_view_are_ordered_as_the_view_shows_them() -> None:
+    scores = torch.randn(48, 20, generator=torch.Generator().manual_seed(1)).t()
+    assert torch.equal(prune_mask(scores, 0.25, "row"), by_sorting(scores, 12))
+    assert torch.equal(
+        prune_mask(scores, None, "2:4"), prune_mask(scores.contiguous(), None, "2:4")
+    )
+
+
+@given(shares, st.integers(0, 5000))
+def test_the_count_is_that_of_the_decimal_number(sparsity: float, size: int) -> None:
+    assert pruned_count(sparsity, size) == round(sparsity * 100) * size // 100
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 2.0, math.nan, math.inf])
+def test_a_sparsity_outside_its_range_is_named(sparsity: float) -> None:
+    with pytest.raises(UsageError, match=str(sparsity)):
+        prune_mask(torch.ones(2, 4), sparsity, "row")
+
+
+@pytest.mark.parametrize("pattern", ["", "rows", "2:", "0:4", "5:4", "2:4:8", "-1:4", "²:4"])
+def test_an_unknown_pattern_is_named(pattern: str) -> None:
+    with pytest.raises(UsageError, match="pattern"):
+        parse_pattern(pattern)
+
+
+def test_a_pattern_and_a_sparsity_that_disagree_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"'2:4' prunes a share of 0.5, not 0.6"):
+        prune_mask(torch.ones(2, 4), 0.6, "2:4")
+
+
+def test_a_row_pattern_needs_a_sparsity() -> None:
+    with pytest.raises(UsageError, match="needs a sparsity"):
+        prune_mask(torch.ones(2, 4), None, "row")
+
+
+def test_features_that_do_not_divide_into_groups_are_refused() -> None:
+    with pytest.raises(UsageError, match="6 input features are not divisible by 4"):
+        prune_mask(torch.ones(2, 6), None, "2:4")
+
+
+@pytest.mark.parametrize("pattern", ["row", "layer", "2:4"])
+def test_nan_scores_are_refused(pattern: str) -> None:
+    scores = torch.ones(3, 8)
+    scores[1, 2] = math.nan
+    with pytest.raises(GppruneError, match="NaN"):
+        prune_mask(scores, 0.5, pattern)
+
+
+def test_groups_say_what_scores_compete_with() -> None:
+    assert [parse_pattern(p).group for p in ("row", "layer", "2:4")] == ["row", "layer", "row"]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpprune.errors import UsageError
+from gpprune.primitives import parse, published
+from gpprune.prune import Recipe
+
+METRICS = [*published, "mul(abs(W), sqrt(X))", "abs(W)"]
+
+
+@given(
+    st.sampled_from(METRICS),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(["row", "layer"]),
+)
+def test_a_recipe_survives_json(metric: str, sparsity: float, pattern: str) -> None:
+    recipe = Recipe(metric=metric, sparsity=sparsity, pattern=pattern)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_survives_a_file(tmp_path: Path) -> None:
+    recipe = Recipe(metric="mul(abs(W), X)", pattern="1:4")
+    recipe.write(tmp_path / "recipe.json")
+    assert Recipe.read(tmp_path / "recipe.json") == recipe
+
+
+def test_a_metric_is_a_name_or_a_text() -> None:
+    assert Recipe(metric="wanda", sparsity=0.5).formula == published["wanda"]
+    assert Recipe(metric="abs(W)", sparsity=0.5).formula == parse("abs(W)")
+
+
+def test_a_pattern_implies_its_sparsity() -> None:
+    assert Recipe.make(pattern="2:4").sparsity == 0.5
+    assert Recipe.make(pattern="1:4", sparsity=None).sparsity == 0.75
+
+
+def test_a_recipe_is_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe(sparsity=0.5).sparsity = 0.6  # type: ignore[misc]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"sparsity": 1.0}, "1.0"),
+    ({"sparsity": -0.5}, "-0.5"),
+    ({"sparsity": math.nan}, "nan"),
+    ({"sparsity": "much"}, "'much'"),
+    ({}, "needs a sparsity"),
+    ({"sparsity": 0.5, "pattern": "column"}, "'column'"),
+    ({"sparsity": 0.5, "pattern": 7}, "pattern is 7"),
+    ({"sparsity": 0.4, "pattern": "2:4"}, "not 0.4"),
+    ({"sparsity": 0.5, "metric": "wandaa"}, "wandaa"),
+    ({"sparsity": 0.5, "metric": "mul(abs(W)"}, "."),
+    ({"sparsity": 0.5, "allocation": "owl"}, "'owl'.*uniform"),
+    ({"sparsity": 0.5, "update": "sparsegpt"}, "'sparsegpt'.*none"),
+    ({"sparsity": 0.5, "colour": "red"}, "'colour'"),
+]
+
+
+@pytest.mark.parametrize(("values", "named"), WRONG)
+def test_a_wrong_value_is_one_sentence_that_names_it(values: dict[str, Any], named: str) -> None:
+    for make in (Recipe, Recipe.make):
+        with pytest.raises(UsageError, match=named) as caught:
+            make(**values)
+        assert "\n" not in str(caught.value)
+        assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", '{"recipe": 5}', "[" * 100_000, '{"sparsity": 2}']
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"broken\.json"):
+        Recipe.read(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.json"):
+        Recipe.read(tmp_path / "absent.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"binary\.json"):
+        Recipe.read(tmp_path / "binary.json")
+    with pytest.raises(UsageError, match="cannot write"):
+        Recipe(sparsity=0.5).write(tmp_path / "no" / "such" / "folder.json")

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gpprune.errors import GppruneError
+from gpprune.prune import blocks, check_weights, linear_layers, load_model
+
+
+def test_a_llama_has_seven_layers_a_block_in_model_order(tiny_model_dir: Path) -> None:
+    model = load_model(str(tiny_model_dir)).model
+    layers = linear_layers(model)
+    assert len(blocks(model)) == 2
+    assert len(layers) == 14
+    assert [layer.block for layer in layers.values()] == [0] * 7 + [1] * 7
+    assert all(name == layer.name for name, layer in layers.items())
+    assert not any("embed" in name or "head" in name for name in layers)
+    names = [name for name, _ in model.named_modules() if name in layers]
+    assert names == list(layers)
+
+
+def test_a_gpt2_weight_is_read_and_written_as_out_by_in(tiny_gpt2_dir: Path) -> None:
+    model = load_model(str(tiny_gpt2_dir)).model
+    layer = linear_layers(model)["transformer.h.1.mlp.c_fc"]
+    assert (layer.out_features, layer.in_features) == (96, 48)
+    x = torch.randn(3, 48)
+    expected = x @ layer.weight.t() + layer.module.bias
+    assert torch.allclose(layer.module(x), expected, atol=1e-6)
+    layer.write(torch.eye(96, 48))
+    assert torch.equal(layer.module(x)[:, :48], x + layer.module.bias[:48])
+
+
+class _Block(nn.Module):
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(4, experts)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(experts))
+
+
+def test_a_blocks_experts_are_layers_and_not_blocks() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.ModuleList(_Block(9) for _ in range(3)))
+    assert [type(block) for block in blocks(model)] == [_Block] * 3
+    assert len(linear_layers(model)) == 30
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Embedding(5, 4),
+        nn.Linear(4, 4),
+        nn.ModuleDict({"norms": nn.ModuleList(nn.LayerNorm(4) for _ in range(6))}),
+    ],
+)
+def test_a_model_with_nothing_to_prune_is_named(model: nn.Module) -> None:
+    with pytest.raises(GppruneError, match=type(model).__name__):
+        linear_layers(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_damaged_weight_is_named(tiny_model_dir: Path, value: float) -> None:
+    layers = linear_layers(load_model(str(tiny_model_dir)).model)
+    check_weights(layers)
+    name = "model.layers.1.mlp.up_proj"
+    layers[name].weight[3, 5] = value
+    with pytest.raises(GppruneError, match=name):
+        check_weights(layers)
+
+
+def test_a_quantised_weight_is_refused(tiny_model_dir: Path) -> None:
+    layers = linear_layers(load_model(str(tiny_model_dir)).model)
+    layer = layers["model.layers.0.mlp.up_proj"]
+    layer.module.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(GppruneError, match="unquantised"):
+        check_weights(layers)

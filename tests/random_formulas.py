@@ -1,0 +1,46 @@
+"""Random typed formulas and the data they are scored on, for property tests."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpprune.primitives import METRIC, PRIMITIVES, Formula
+
+
+@st.composite
+def formulas(draw: st.DrawFn, depth: int = 4, *, pruner_zero: bool = True) -> Formula:
+    """A typed METRIC formula of at most `depth`, with Pruner-Zero's own operators among it."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    names = [n for n, p in PRIMITIVES.items() if pruner_zero or p.searched]
+    return Formula(_grow(rng, names, METRIC.root, depth), METRIC)
+
+
+def _grow(rng: random.Random, names: list[str], wanted: type, depth: int) -> list[object]:
+    fitting = [n for n in names if issubclass(PRIMITIVES[n].result, wanted)]
+    if depth > 0 and fitting and rng.random() < 0.8:
+        node = METRIC.nodes[rng.choice(fitting)]
+        below = [_grow(rng, names, type_, depth - 1) for type_ in node.args]
+        return [node, *(inner for branch in below for inner in branch)]
+    terminals = [METRIC.nodes[n] for n, t in METRIC.terminals.items() if issubclass(t, wanted)]
+    if not terminals or rng.random() < 0.2:
+        return [METRIC.constant(round(rng.choice([-1, 1]) * 10 ** rng.uniform(-2, 1), 2))]
+    return [rng.choice(terminals)]
+
+
+def layer(seed: int, out_features: int = 6, in_features: int = 9) -> dict[str, Tensor]:
+    """Terminals of one layer with nothing degenerate about them, float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "W": normal(out_features, in_features) * 0.1,
+        "X": normal(in_features).exp() * 3,
+        "Y": normal(out_features).exp() * 3,
+        "G": normal(out_features, in_features).exp() * 1e-2,
+    }

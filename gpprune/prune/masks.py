@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
 
-import torch
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.selection import lowest
+from gpprune.prune.selection import has_nan, lowest
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -156,7 +155,6 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     if scores.ndim != 2:
         raise UsageError(f"scores have shape {list(scores.shape)}: a layer's are [out, in]")
     shape.check_layer("this layer", scores.shape[1])
-    # A minimum hands NaN through, at a twentieth of the time of looking for it.
-    if scores.numel() and torch.isnan(scores.amin()):
+    if has_nan(scores):
         raise GppruneError("the scores hold NaN, so they have no order: change the formula")
     return shape.choose(scores, target)

@@ -1,0 +1,1 @@
+"""Measured ratios: each benchmark times ours and a named rival in the same run."""

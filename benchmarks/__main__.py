@@ -1,0 +1,14 @@
+"""All benchmarks: `python -m benchmarks` or `make bench`."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from . import candidates, kernels
+
+print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+kernels.main()
+print()
+candidates.main()

@@ -1,0 +1,205 @@
+"""The command line on a tiny model, as a person meets it: outputs, exit codes, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gpprune.cli.main import run
+from gpprune.prune import linear_layers
+
+
+@pytest.fixture(scope="session")
+def text_file(tiny_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text(tiny_text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small(tiny_model_dir: Path, text_file: Path) -> list[str]:
+    """Flags that make a command take a second."""
+    return [
+        *("--model", str(tiny_model_dir)),
+        *("--calibration-text", str(text_file)),
+        *("--window-length", "32"),
+        *("--calibration-samples", "4"),
+    ]
+
+
+@pytest.fixture
+def judged(text_file: Path) -> list[str]:
+    return ["--text", str(text_file), "--windows", "4"]
+
+
+def test_prune_writes_what_plain_transformers_loads(
+    small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pruned"
+    assert run(["prune", *small, "--metric", "wanda", "--sparsity", "0.5", "--out", str(out)]) == 0
+    assert "0.5000" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(out)
+    for layer in linear_layers(model).values():
+        zeros = (layer.weight == 0).sum(dim=1)
+        assert torch.all(zeros == layer.in_features // 2)
+    recipe = json.loads((out / "gpprune_recipe.json").read_text())["recipe"]
+    assert (recipe["metric"], recipe["sparsity"], recipe["pattern"]) == ("wanda", 0.5, "row")
+
+
+def test_a_saved_model_is_judged_as_before_saving(
+    small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pruned"
+    flags = [*small, *judged, "--order", "sequential", "--dtype", "float32", "--json"]
+    assert run(["score", "metrics", "wanda", *flags]) == 0
+    before = json.loads(capsys.readouterr().out)[1]["nll"]
+    assert run(["prune", *small, "--metric", "wanda", "--out", str(out)]) == 0
+    capsys.readouterr()
+    flags = ["--window-length", "32", *judged, "--dtype", "float32", "--json"]
+    assert run(["eval", "--model", str(out), *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["nll"] == before
+
+
+def test_score_prints_one_json_document(
+    small: list[str], judged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--sparsity", "0.3,0.5", "--pattern", "row", "--json"]
+    assert run(["score", "metrics", "wanda", "mul(W, W)", *small, *judged, *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["dense"] + ["wanda", "mul(W, W)"] * 2
+    assert {"name", "formula", "key", "sparsity", "pattern", "perplexity", "nll", "windows"} < set(
+        rows[1]
+    )
+    assert all(row["perplexity"] > 1 for row in rows)
+
+
+def test_evolve_repeats_with_its_seed_and_resumes_and_simplifies(
+    small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*small, *judged, "--generations", "2", "--population", "8", "--json"]
+    documents = []
+    for name in ("a", "b"):
+        assert run(["evolve", "metric", *flags, "--out", str(tmp_path / name)]) == 0
+        documents.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert documents[0] == documents[1]
+    names = [row["name"] for row in documents[0]]
+    assert names[:2] == ["magnitude", "wanda"]
+    assert names[-3:] == ["evolved 1", "evolved 2", "evolved 3"]
+    best = documents[0][-3]
+
+    assert run(["resume", str(tmp_path / "a"), "--generations", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["generations"] == 3
+
+    assert run(["simplify", str(tmp_path / "b"), "--top", "40", "--format", "json"]) == 0
+    told = {row["formula"]: row["perplexity"] for row in json.loads(capsys.readouterr().out)}
+    assert told[best["formula"]] == pytest.approx(best["validation_perplexity"], rel=1e-6)
+
+    recipe = tmp_path / "b" / "recipe.json"
+    out = tmp_path / "pruned"
+    assert run(["prune", *small, "--recipe", str(recipe), "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize("format", ["unicode", "latex", "python", "json"])
+def test_simplify_prints_every_format(format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simplify", "wanda", "--format", format]) == 0
+    assert "W" in capsys.readouterr().out
+
+
+def test_simplify_reads_a_pruner_zero_tree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tmp_path / "best_tree.json"
+    tree.write_text('{"data": "mul", "left": {"data": "W"}, "right": {"data": "X"}}')
+    assert run(["simplify", str(tree)]) == 0
+    assert "mul(abs(W), sqr(X))" in capsys.readouterr().out
+
+
+def test_primitives_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["primitives", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name": "W", "arguments": [], "result": "Elements"}.items() <= rows[0].items()
+    assert {"mul", "rowsum", "pz_div"} <= {row["name"] for row in rows}
+
+
+BAD = [
+    (["simplify", "nosuch(W)"], 2, "unknown name 'nosuch'"),
+    (["simplify", "mul(W"], 2, "is missing"),
+    (["simplify", "abs(" * 10_000], 2, "nested more than 64 deep"),
+    (["simplify", "missing.json"], 2, "cannot read the tree 'missing.json'"),
+    (["simplify", "wanda", "--format", "html"], 2, "html"),
+    (["frobnicate"], 2, "frobnicate"),
+    (["prune", "--sparsity", "half", "--out", "x"], 2, "--sparsity"),
+    (["prune", "--sparsity", "1.0", "--out", "x"], 2, "1.0 lies outside [0, 1)"),
+    (["prune", "--sparsity", "-0.1", "--out", "x"], 2, "-0.1 lies outside [0, 1)"),
+    (["prune", "--metric", "wander", "--out", "x"], 2, "wander"),
+    (["prune", "--model", "./no/such/dir", "--out", "x"], 2, "./no/such/dir"),
+    (["prune", "--out", "."], 2, "exists"),
+    (["prune", "--recipe", "no.json", "--out", "x"], 2, "no.json"),
+    (["prune", "--recipe", "no.json", "--metric", "wanda", "--out", "x"], 2, "exclude"),
+    (["prune", "--pattern", "2:0", "--out", "x"], 2, "2:0"),
+    (["evolve", "metric", "--out", "."], 2, "exists"),
+    (["evolve", "metric", "--out", "x", "--preset", "fast"], 2, "fast"),
+    (["evolve", "metric", "--out", "x", "--time-limit", "soon"], 2, "soon"),
+    (["evolve", "metric", "--out", "x", "--population", "0"], 2, "0"),
+    (["resume", "no-such-run"], 2, "no-such-run"),
+    (["score", "metrics", "--sparsity", "0.5,x"], 2, "'x' is not a number"),
+    (["score", "metrics", "frob(W)"], 2, "frob"),
+    (["eval", "--text", "./no-such.txt"], 2, "no-such.txt"),
+    (["primitives", "--language", "french"], 2, "french"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), BAD)
+def test_bad_input_is_one_sentence_and_an_exit_code(
+    arguments: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == code
+    printed = capsys.readouterr()
+    assert says in " ".join(printed.err.split())
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_too_short_for_a_window_is_said_with_its_size(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("The river flows .")
+    assert run(["score", "metrics", *small, "--text", str(short)]) == 2
+    assert "tokens" in capsys.readouterr().err
+
+
+def test_empty_text_is_refused(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n ")
+    assert run(["score", "metrics", *small, "--text", str(empty)]) == 2
+    assert "is empty" in capsys.readouterr().err
+
+
+def test_nan_in_weights_names_the_layer_and_writes_nothing(
+    small: list[str], tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    broken = tmp_path / "broken"
+    model.save_pretrained(broken)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (broken / name).write_bytes((tiny_model_dir / name).read_bytes())
+    out = tmp_path / "out"
+    flags = ["--model", str(broken), *small[2:]]
+    assert run(["prune", *flags, "--out", str(out)]) == 1
+    assert "layers.1.mlp.up_proj" in capsys.readouterr().err
+    assert not out.exists()

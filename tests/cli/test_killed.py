@@ -1,0 +1,87 @@
+"""A killed, interrupted or terminated search loses nothing and resumes to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+FLAGS = [
+    *("--window-length", "32"),
+    *("--calibration-samples", "4"),
+    *("--windows", "4"),
+    *("--generations", "3"),
+    *("--population", "8"),
+    *("--seed", "3"),
+    "--json",
+]
+
+
+def command(*arguments: str) -> list[str]:
+    program = "import sys; from gpprune.cli import main; main()"
+    return [sys.executable, "-c", program, *arguments]
+
+
+@pytest.fixture(scope="module")
+def problem(
+    tiny_model_dir: Path, tiny_text: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    text = tmp_path_factory.mktemp("text") / "tiny.txt"
+    text.write_text(tiny_text, encoding="utf-8")
+    named = ["--model", tiny_model_dir, "--text", text, "--calibration-text", text]
+    return ["evolve", "metric", *map(str, named), *FLAGS]
+
+
+@pytest.fixture(scope="module")
+def unbroken(problem: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    return result(subprocess.run(command(*problem, "--out", str(out)), capture_output=True))
+
+
+def result(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:
+    assert done.returncode == 0, done.stderr.decode()
+    document: dict[str, object] = json.loads(done.stdout)
+    return {key: document[key] for key in ("metrics", "evaluated", "archive_hits")}
+
+
+def candidates(out: Path) -> int:
+    if not (out / "run.db").exists():
+        return 0
+    with closing(sqlite3.connect(out / "run.db")) as database:
+        return int(database.execute("SELECT count(*) FROM candidates").fetchone()[0])
+
+
+def broken_off(problem: list[str], out: Path, after: int, how: signal.Signals) -> int:
+    """Start a search, send it a signal once it has judged so many candidates."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(*problem, "--out", str(out)), **quiet) as process:  # type: ignore[call-overload]
+        while candidates(out) < after:
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.kill(process.pid, how)
+        return int(process.wait())
+
+
+@pytest.mark.parametrize("after", [1, 7, 15, 24, 33])
+def test_a_killed_search_resumes_to_the_same_end(
+    problem: list[str], unbroken: dict[str, object], tmp_path: Path, after: int
+) -> None:
+    out = tmp_path / "run"
+    assert broken_off(problem, out, after, signal.SIGKILL) == -signal.SIGKILL
+    resumed = subprocess.run(command("resume", str(out), "--json"), capture_output=True)
+    assert result(resumed) == unbroken
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_search_says_so_with_its_exit_code(
+    problem: list[str], tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    assert broken_off(problem, tmp_path / "run", 3, how) == code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,8 @@ def simplify(
     format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.unicode,
 ) -> None:
     """Print closed forms: the best of a run, or one formula brought to its canonical form."""
-    rows = _of_run(Path(what), top) if Path(what).is_dir() else [_of_formula(what)]
+    # os.path, for a formula may be longer than any path can be
+    rows = _of_run(Path(what), top) if os.path.isdir(what) else [_of_formula(what)]
     if format == Format.json:
         print_json([{k: v for k, v in row.items() if k != "simplified"} for row in rows])
         return
@@ -82,9 +84,9 @@ def _described(name: str, formula: Formula) -> dict[str, Any]:
 
 
 def _of_formula(text: str) -> dict[str, Any]:
-    path = Path(text)
-    if path.suffix != ".json":
+    if not text.endswith(".json"):
         return _described(text, named_formula(text))
+    path = Path(text)
     try:
         tree = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -153,7 +153,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), BAD)
+@pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=range(len(BAD)))
 def test_bad_input_is_one_sentence_and_an_exit_code(
     arguments: list[str],
     code: int,

@@ -60,6 +60,7 @@ def test_constants_print_shortest(text: str, printed: str) -> None:
         ("W" * 1_000_000, "1,000,000 characters is too long"),
         ("add(" + ", ".join(["W"] * 9000), "add takes 2 arguments"),
     ],
+    ids=range(17),
 )
 def test_what_is_not_a_formula_is_refused_in_one_sentence(text: str, says: str) -> None:
     with pytest.raises(FormulaError) as caught:
@@ -134,6 +135,7 @@ def test_every_operator_of_pruner_zero_is_read() -> None:
         ('{"data": "abs", "left": ' * 5000 + "0" + "}" * 5000, "does not read"),
         ('{"data": "abs", "left": ' * 200 + '{"data": "W"}' + "}" * 200, "nested more than 64"),
     ],
+    ids=range(6),
 )
 def test_what_is_not_a_pruner_zero_tree_is_refused(tree: str, says: str) -> None:
     with pytest.raises(FormulaError, match=says):

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import GppruneError, UsageError
 from ..evals import (
-    Judgement,
     MetricFitness,
     calibration_samples,
     compute_dtype,
@@ -150,12 +149,6 @@ class Workbench:
             pattern=pattern,
             dtype=self.dtype,
         )
-
-
-def judge(fitness: MetricFitness, formula: Formula, group: str) -> Judgement:
-    """Prune by a formula, judge on all windows of the fitness."""
-    trial = fitness.prepare(formula.canonical(group))
-    return Judgement(torch.tensor(trial(0, fitness.cases), dtype=torch.float64))
 
 
 def formulas(given: Iterable[str] | None) -> dict[str, Formula]:

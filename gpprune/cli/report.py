@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..compile import render
-from ..evals import MetricFitness
 from ..gp import SearchResult
-from ..primitives import METRICS, Formula, parse, published
+from ..primitives import METRICS, parse, published
 from ..prune import Recipe, parse_pattern
 from .console import err, print_table
-from .problem import MetricProblem, Workbench, judge
+from .problem import MetricProblem, Workbench
 
 REPORT_FILE = "report.json"
 RECIPE_FILE = "recipe.json"
@@ -41,9 +40,27 @@ def describe(
     ]
     rows = []
     report = bench.report or (lambda label, done, total: None)
+    texts = bench.windows("validation"), bench.test_windows()
+    judges = {
+        pattern: bench.fitness(texts[0], problem.sparsity, pattern)
+        for pattern in {pattern for *_, pattern in entries}
+    }
     for done, (name, origin, formula, pattern) in enumerate(entries):
         report("judging on test text", done, len(entries))
-        rows.append(_row(name, origin, formula, pattern, problem, bench))
+        form = formula.canonical(parse_pattern(pattern).group)
+        found = [_finite(j.perplexity) for j in judges[pattern].judge(form, *texts)]
+        rows.append(
+            {
+                "name": name,
+                "origin": origin,
+                "formula": formula.text,
+                "key": formula.key,
+                "pattern": pattern,
+                "validation_perplexity": found[0],
+                "test_perplexity": found[1],
+                "closed_form": render(formula, "line"),
+            }
+        )
     report("judging on test text", len(entries), len(entries))
     return {
         "run": str(run),
@@ -58,34 +75,9 @@ def describe(
     }
 
 
-def _row(
-    name: str,
-    origin: str,
-    formula: Formula,
-    pattern: str,
-    problem: MetricProblem,
-    bench: Workbench,
-) -> dict[str, Any]:
-    group = parse_pattern(pattern).group
-    perplexity = {}
-    for split, windows in (
-        ("validation", bench.windows("validation")),
-        ("test", bench.test_windows()),
-    ):
-        fitness: MetricFitness = bench.fitness(windows, problem.sparsity, pattern)
-        judged = judge(fitness, formula, group).perplexity
-        perplexity[split] = judged if math.isfinite(judged) else None
-        fitness.restore()
-    return {
-        "name": name,
-        "origin": origin,
-        "formula": formula.text,
-        "key": formula.key,
-        "pattern": pattern,
-        "validation_perplexity": perplexity["validation"],
-        "test_perplexity": perplexity["test"],
-        "closed_form": render(formula, "line"),
-    }
+def _finite(perplexity: float) -> float | None:
+    """A perplexity as JSON can hold it: nothing for infinity and NaN."""
+    return perplexity if math.isfinite(perplexity) else None
 
 
 def print_report(document: dict[str, Any]) -> None:

@@ -6,9 +6,10 @@ import time
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from ..compile import render
-from ..evals import Judgement, window_losses
+from ..evals import Judgement, MetricFitness, window_losses
 from ..primitives import Formula
 from ..prune import Recipe, load_model, parse_pattern, prune_model
 from .console import Report, print_json, print_table, progress
@@ -34,7 +35,6 @@ from .problem import (
     Texts,
     Workbench,
     formulas,
-    judge,
     pattern_of,
     sparsities,
 )
@@ -78,13 +78,19 @@ def score_metrics(
         tokens = bench.windows(split)
         rows = [_dense(bench, tokens)]
         for level in levels:
+            judges: dict[str, MetricFitness] = {}
             for done, (name, formula) in enumerate(chosen.items()):
                 report(f"scoring at {level:g}", done, len(chosen))
                 way = pattern_of(name, pattern)
-                if order == Order.dense:
-                    rows.append(_one_shot(bench, tokens, name, formula, level, way))
+                start = time.perf_counter()
+                if order == Order.sequential:
+                    judgement = _sequential(bench, tokens, formula, level, way, report)
                 else:
-                    rows.append(_sequential(bench, tokens, name, formula, level, way, report))
+                    if way not in judges:
+                        judges[way] = bench.fitness(tokens, level, way)
+                    form = formula.canonical(parse_pattern(way).group)
+                    (judgement,) = judges[way].judge(form, tokens)
+                rows.append(_row(name, formula, level, way, judgement, start))
             report(f"scoring at {level:g}", len(chosen), len(chosen))
     if json:
         print_json(rows)
@@ -126,34 +132,22 @@ def _row(
     }
 
 
-def _dense(bench: Workbench, tokens: Any) -> dict[str, Any]:
+def _dense(bench: Workbench, tokens: Tensor) -> dict[str, Any]:
     start = time.perf_counter()
     judgement = Judgement(window_losses(bench.judged, tokens, bench.report))
     return _row("dense", None, 0.0, None, judgement, start)
 
 
-def _one_shot(
-    bench: Workbench, tokens: Any, name: str, formula: Formula, sparsity: float, pattern: str
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    fitness = bench.fitness(tokens, sparsity, pattern)
-    judgement = judge(fitness, formula, parse_pattern(pattern).group)
-    fitness.restore()
-    return _row(name, formula, sparsity, pattern, judgement, start)
-
-
 def _sequential(
     bench: Workbench,
-    tokens: Any,
-    name: str,
+    tokens: Tensor,
     formula: Formula,
     sparsity: float,
     pattern: str,
     report: Report,
-) -> dict[str, Any]:
-    start = time.perf_counter()
+) -> Judgement:
+    """Prune a fresh model block by block, judge it."""
     recipe = Recipe(metric=formula.text, sparsity=sparsity, pattern=pattern)
     fresh = load_model(bench.loaded.name).model
     prune_model(fresh, recipe, bench.calibration(), progress=report)
-    judgement = Judgement(window_losses(fresh.to(bench.dtype), tokens, report))
-    return _row(name, formula, sparsity, pattern, judgement, start)
+    return Judgement(window_losses(fresh.to(bench.dtype), tokens, report))

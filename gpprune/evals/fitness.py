@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gpprune.compile import Kernel, kernel
 from gpprune.errors import GppruneError, Unfit
-from gpprune.evals.perplexity import WindowLoss, check_windows
+from gpprune.evals.perplexity import Judgement, WindowLoss, check_windows
 from gpprune.primitives import Formula
 from gpprune.prune import (
     LayerStatistics,
@@ -122,6 +122,22 @@ class MetricFitness:
             return self._losses(start, stop)
 
         return trial
+
+    def judge(self, formula: Formula, *texts: Tensor) -> list[Judgement]:
+        """Prune the copy once and judge it on windows that need not be those of the fitness.
+
+        Args:
+            formula: the metric, as for `prepare`.
+            *texts: each `[windows, length]`, int64.
+
+        Returns:
+            One judgement a text.
+        """
+        self.prepare(formula)
+        return [
+            Judgement(torch.tensor([self._loss(window) for window in text], dtype=torch.float64))
+            for text in texts
+        ]
 
     def dense_losses(self) -> list[float]:
         """The loss of each window under the dense model; ends the last trial."""

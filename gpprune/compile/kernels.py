@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..primitives import TERMINALS, Formula
-from ..primitives.canonical import axes_of
+from ..primitives import TERMINALS, Formula, axes_of
 from .backends import BACKENDS, Runner
 from .program import MATRIX, lower
 

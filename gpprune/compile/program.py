@@ -15,8 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..primitives import Formula, Primitive, fold
-from ..primitives.canonical import axes_of
+from ..primitives import Formula, Primitive, axes_of, fold
 from ..primitives.lowering import Reduction
 
 MATRIX = frozenset({"out", "in"})

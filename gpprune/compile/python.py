@@ -7,8 +7,7 @@ from collections import Counter
 
 import torch
 
-from ..primitives import Formula, lowering
-from ..primitives.formula import number_text
+from ..primitives import Formula, lowering, number_text
 from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce, lower
 
 _REDUCE = '''

@@ -12,9 +12,8 @@ from typing import Any
 import sympy
 
 from ..errors import UsageError
-from ..primitives import PRIMITIVES, Formula, fold
+from ..primitives import PRIMITIVES, Formula, fold, number_text
 from ..primitives import symbolic as sym
-from ..primitives.formula import number_text
 from .python import python_source
 
 minmax = sym.reduction("minmax", r"\operatorname{minmax}\left(%s\right)", nonnegative=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
-from .formula import number_text, quantise
 from .lowering import TINY
+from .nodes import number_text, quantise
 
 LARGEST = 3.4e38  # of a constant: float32's largest, rounded down to what prints exactly
 MAX_TERMS = 24  # past this a product of sums is left as a product

@@ -11,9 +11,9 @@ scores that are all equal carry no order to lose.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -35,28 +35,19 @@ from .algebra import (
     scale,
     single,
 )
-from .formula import fold
+from .nodes import Node, fold
 from .table import PRIMITIVES, Primitive
-from .types import ValueType
-
-if TYPE_CHECKING:
-    from .formula import Formula
+from .types import axes_of
 
 _GROUPS: dict[str, frozenset[str]] = {"layer": frozenset(), "row": frozenset({"out"})}
-_AXES = {"Elements": {"in", "out"}, "Inputs": {"in"}, "Outputs": {"out"}, "Constant": set[str]()}
 
 
-def canonical_text(formula: Formula, group: str | None) -> str:
-    """Formula text of the canonical form; see `Formula.canonical`."""
+def canonical_text(nodes: Sequence[Node], group: str | None) -> str:
+    """Formula text of the canonical form of a tree; see `Formula.canonical`."""
     if group is not None and group not in _GROUPS:
         raise ValueError(f"unknown comparison group {group!r}; there are {sorted(_GROUPS)}")
-    value = fold(formula._nodes, lambda node, arguments: _normal(node, arguments))
+    value = fold(nodes, lambda node, arguments: _normal(node, arguments))
     return (value if group is None else _ranked(value, _GROUPS[group])).text
-
-
-def axes_of(type_: ValueType) -> frozenset[str]:
-    """The axes along which a value of this type varies."""
-    return frozenset(_AXES[type_.__name__])
 
 
 def _normal(node: Any, arguments: list[Sum]) -> Sum:

@@ -1,106 +1,20 @@
-"""Formulas and the languages they are written in."""
+"""Formulas: immutable typed expressions with a text, a meaning and a canonical form."""
 
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import sympy
 from deap import gp
 
-from ..errors import UsageError
 from . import symbolic
-from .table import PRIMITIVES, TERMINALS, Primitive
-from .types import Constant, Elements, ValueType
-
-T = TypeVar("T")
-Node: TypeAlias = Any  # a deap.gp.Primitive or Terminal; DEAP is untyped
-
-MAX_DEPTH = 64
-MAX_NODES = 1000
-
-
-class FormulaError(UsageError):
-    """Formula text or a tree that is not a formula of its language."""
-
-
-def fold(nodes: Sequence[Any], visit: Callable[[Any, list[T]], T]) -> T:
-    """Evaluate a prefix list of DEAP nodes bottom up: `visit(node, values of its arguments)`.
-
-    Without recursion, so that a deep tree cannot exhaust the stack.
-    """
-    stack: list[T] = []
-    for node in reversed(nodes):
-        arguments = [stack.pop() for _ in range(node.arity)]
-        stack.append(visit(node, arguments))
-    return stack.pop()
-
-
-def quantise(value: float) -> float:
-    """Round to 12 significant digits, so that equal constants print and hash alike."""
-    return float(f"{value:.12g}")
-
-
-def number_text(value: float) -> str:
-    """The shortest text of a constant: `2` for 2.0, `0.5`, `1e-05`."""
-    return f"{value:.12g}"
-
-
-def draw_constant() -> float:
-    """A constant for a random tree: two significant digits, log-uniform in [0.01, 10]."""
-    return float(f"{10 ** random.uniform(-2, 1):.1e}")
-
-
-@dataclass(frozen=True, eq=False)
-class Language:
-    """The primitives, terminals and root type of one kind of formula.
-
-    `pset` is the DEAP set that a search generates from; a formula's text may also use the
-    primitives that are not searched (Pruner-Zero's own operators).
-    """
-
-    name: str
-    root: ValueType
-    terminals: Mapping[str, ValueType]
-    primitives: Mapping[str, Primitive]
-
-    @cached_property
-    def pset(self) -> gp.PrimitiveSetTyped:
-        """DEAP's primitive set; its one ephemeral constant is called `constant`."""
-        pset = gp.PrimitiveSetTyped(self.name, [], self.root)
-        for name, type_ in self.terminals.items():
-            pset.addTerminal(None, type_, name=name)
-        pset.addEphemeralConstant("constant", draw_constant, Constant)
-        for entry in self.primitives.values():
-            if entry.searched:
-                pset.addPrimitive(entry.lowering, list(entry.arguments), entry.result, entry.name)
-        return pset
-
-    @cached_property
-    def nodes(self) -> Mapping[str, Node]:
-        """Name -> DEAP node, for every terminal and primitive (searched or not)."""
-        nodes: dict[str, Node] = {name: self.pset.mapping[name] for name in self.terminals}
-        for name, entry in self.primitives.items():
-            known = self.pset.mapping.get(name)
-            nodes[name] = known or gp.Primitive(name, list(entry.arguments), entry.result)
-        return nodes
-
-    def constant(self, value: float) -> gp.Terminal:
-        """A DEAP ephemeral node that holds `value`; draws no randomness."""
-        node: gp.Terminal = object.__new__(self.pset.mapping["constant"])
-        node.value = quantise(value)
-        return node
-
-
-METRIC = Language(
-    "metric", Elements, {name: type_ for name, (type_, _) in TERMINALS.items()}, PRIMITIVES
-)
-
-LANGUAGES: dict[str, Language] = {METRIC.name: METRIC}
+from .canonical import canonical_text
+from .language import METRIC, Language
+from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text
+from .parser import read
 
 
 class Formula:
@@ -158,7 +72,7 @@ class Formula:
     @cached_property
     def names(self) -> frozenset[str]:
         """The terminals that occur in it."""
-        return frozenset(n.value for n in self._nodes if _kind(n) == "terminal")
+        return frozenset(n.value for n in self._nodes if kind(n) == "terminal")
 
     def canonical(self, group: str | None = "layer") -> Formula:
         """The canonical form: one formula for many that mean the same.
@@ -167,13 +81,10 @@ class Formula:
             group: `None` keeps the value; "layer" or "row" keeps only the order of scores inside
                 the comparison group, which is all that a mask depends on.
         """
-        from .canonical import canonical_text
-        from .parser import parse
-
-        return parse(canonical_text(self, group), self.language)
+        return parse(canonical_text(self._nodes, group), self.language)
 
     def _symbolic(self, node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
-        match _kind(node):
+        match kind(node):
             case "constant":
                 return sympy.Rational(number_text(node.value))
             case "terminal":
@@ -195,17 +106,24 @@ class Formula:
         return self.text
 
 
-def _kind(node: Any) -> str:
-    """Which of "primitive", "constant" or "terminal" a DEAP node is."""
-    if node.arity:
-        return "primitive"
-    return "constant" if isinstance(node.value, float) else "terminal"
-
-
 def _text(node: Any, arguments: list[str]) -> str:
-    match _kind(node):
+    match kind(node):
         case "constant":
             return number_text(node.value)
         case "terminal":
             return str(node.value)
     return f"{node.name}({', '.join(arguments)})"
+
+
+def parse(text: str, language: Language = METRIC) -> Formula:
+    """Read formula text.
+
+    Args:
+        text: for example `mul(abs(W), X)`.
+        language: whose primitives and terminals the text may use.
+
+    Raises:
+        FormulaError: unknown name, wrong number or type of arguments, unbalanced or empty text,
+            a constant out of range, a formula too long, too deep or too large.
+    """
+    return Formula(read(text, language), language)

@@ -10,8 +10,9 @@ import math
 import re
 from typing import Any
 
-from .formula import MAX_DEPTH, MAX_NODES, METRIC, Formula, FormulaError, Language, Node
+from .language import Language
 from .lowering import LARGEST
+from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node
 from .types import Constant, ValueType
 
 MAX_TEXT = 100_000
@@ -22,18 +23,9 @@ _TOKEN = re.compile(
 )
 
 
-def parse(text: str, language: Language = METRIC) -> Formula:
-    """Read formula text.
-
-    Args:
-        text: for example `mul(abs(W), X)`.
-        language: whose primitives and terminals the text may use.
-
-    Raises:
-        FormulaError: unknown name, wrong number or type of arguments, unbalanced or empty text,
-            a constant out of range, a formula too long, too deep or too large.
-    """
-    return Formula(_Reader(text, language).read(), language)
+def read(text: str, language: Language) -> list[Node]:
+    """The nodes of formula text, in prefix order; see `parse` for what it raises."""
+    return _Reader(text, language).read()
 
 
 class _Reader:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .formula import MAX_DEPTH, Formula, FormulaError
-from .parser import parse
+from .formula import Formula, parse
+from .nodes import MAX_DEPTH, FormulaError
 
 _TERMINALS = {"W": "abs(W)", "X": "sqr(X)", "G": "pz_half(G)"}
 _UNARY = {

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .formula import Formula
-from .parser import parse
+from .formula import Formula, parse
 
 
 @dataclass(frozen=True)

@@ -35,3 +35,16 @@ class Outputs(Elements):
 
 class Constant(Inputs, Outputs):
     """One number, the same for every weight."""
+
+
+_AXES: dict[ValueType, frozenset[str]] = {
+    Elements: frozenset({"in", "out"}),
+    Inputs: frozenset({"in"}),
+    Outputs: frozenset({"out"}),
+    Constant: frozenset(),
+}
+
+
+def axes_of(type_: ValueType) -> frozenset[str]:
+    """The axes of the weight matrix along which a value of this type varies."""
+    return _AXES[type_]

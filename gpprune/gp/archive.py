@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from gpprune.primitives import Formula
 
+_ALIKE = 2e-3
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -55,21 +57,27 @@ class Proposal:
 def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Order outcomes from best to worst, failed ones left out, one for each behaviour.
 
-    Two formulas that lose exactly the same on each of two or more cases behave alike, whatever
-    algebra can prove; the shorter stands for both. Without that, neutral variants of the best
-    formula (`max(x, tiny)`) crowd all others out.
+    Two formulas whose losses differ by less than 0.2 % on each of two or more cases behave alike,
+    whatever algebra can prove; the better stands for both, the shorter if they are equal. Without
+    that, near copies of the best formula (`max(x, tiny)`, `tanh(G)` for a small G) crowd out all
+    that it could be combined with.
     """
     usable = [outcome for outcome in outcomes if outcome.reason is None]
     usable.sort(key=lambda outcome: (outcome.fitness, len(outcome.text), outcome.key))
     kept: list[Outcome] = []
-    behaviours: set[tuple[float, ...]] = set()
     for outcome in usable:
-        if outcome.cases > 1:
-            if outcome.losses in behaviours:
-                continue
-            behaviours.add(outcome.losses)
-        kept.append(outcome)
+        if not any(_alike(outcome, other) for other in kept):
+            kept.append(outcome)
     return kept
+
+
+def _alike(a: Outcome, b: Outcome) -> bool:
+    """Whether two outcomes tell of one behaviour, as far as both were judged."""
+    common = min(a.cases, b.cases)
+    return common > 1 and all(
+        math.isclose(x, y, rel_tol=_ALIKE)
+        for x, y in zip(a.losses[:common], b.losses[:common], strict=True)
+    )
 
 
 class Archive:

@@ -5,7 +5,8 @@ untouched; everything here must run inside it.
 
 DEAP's own operators pick a replacement by the type of the node that goes, so that an `X` in
 `mul(abs(W), X)`, an `Inputs`, could never become a `sqrt(G)`, an `Elements`, though `mul` would
-take it. `graft` and `regrow` go by what the parent node takes and so reach every typed tree.
+take it. `graft`, `join` and `regrow` go by what the parent node takes and so reach every typed
+tree.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Mutation: TypeAlias = Callable[[Tree, Language], Tree]
 _NODES_LIMIT = 10_000
 _SIGN_FLIP = 0.1
 _SPREAD = 0.4
+_TEMPER = 0.7
 _GREATEST, _LEAST = 1e6, 1e-6
 
 
@@ -94,11 +96,12 @@ def slots(tree: Tree, language: Language) -> list[type]:
 
 
 def cross(first: Tree, second: Tree, language: Language) -> Tree:
-    """Return a child of two trees: DEAP's one-point crossover or a `graft`, evenly."""
-    if random.random() < 0.5:
+    """Return a child of two trees: DEAP's one-point crossover, a `graft` or a `join`, evenly."""
+    draw = random.randrange(3)
+    if draw == 0:
         child, _ = gp.cxOnePoint(Tree(first), Tree(second))
         return child
-    return graft(Tree(first), second, language)
+    return (graft if draw == 1 else join)(Tree(first), second, language)
 
 
 def graft(tree: Tree, donor: Tree, language: Language) -> Tree:
@@ -108,6 +111,27 @@ def graft(tree: Tree, donor: Tree, language: Language) -> Tree:
     fitting = [i for i, node in enumerate(donor) if issubclass(node.ret, wanted)]
     if fitting:
         tree[tree.searchSubtree(index)] = donor[donor.searchSubtree(random.choice(fitting))]
+    return tree
+
+
+def join(tree: Tree, donor: Tree, language: Language) -> Tree:
+    """Combine the tree, or a random subtree, with a random subtree of `donor` by a primitive.
+
+    Replacement alone must lose a factor to gain one; this is how `|W|*X` and `W^2*G` meet.
+    """
+    index = 0 if random.random() < 0.5 else random.randrange(len(tree))
+    wanted = slots(tree, language)[index]
+    place = tree.searchSubtree(index)
+    part = donor[donor.searchSubtree(random.randrange(len(donor)))]
+    pair = [list(tree[place]), list(part)]
+    random.shuffle(pair)
+    fitting = [
+        p
+        for p in language.pset.primitives.get(wanted, [])
+        if p.arity == 2 and all(issubclass(s[0].ret, a) for s, a in zip(pair, p.args, strict=True))
+    ]
+    if fitting:
+        tree[place] = [random.choice(fitting), *pair[0], *pair[1]]
     return tree
 
 
@@ -168,6 +192,29 @@ def _constant(tree: Tree, language: Language) -> Tree:
     return tree
 
 
+def _temper(tree: Tree, language: Language) -> Tree:
+    """Wrap a random subtree in a primitive with a constant, such as a power near 1."""
+    index = random.randrange(len(tree))
+    place = tree.searchSubtree(index)
+    wrapping = [
+        p
+        for p in language.pset.primitives.get(slots(tree, language)[index], [])
+        if p.arity == 2
+        and issubclass(tree[index].ret, p.args[0])
+        and _is_constant(p.args[1], language)
+    ]
+    if wrapping:
+        value = float(f"{math.exp(random.gauss(0.0, _TEMPER)):.2g}")
+        tree[place] = [random.choice(wrapping), *tree[place], language.constant(value)]
+    return tree
+
+
+def _is_constant(type_: type, language: Language) -> bool:
+    """Whether nothing but ephemeral constants is of a type."""
+    ends = language.pset.terminals.get(type_, [])
+    return bool(ends) and all(isinstance(end, gp.MetaEphemeral) for end in ends)
+
+
 def _constants(tree: Tree) -> list[int]:
     return [i for i, node in enumerate(tree) if isinstance(type(node), gp.MetaEphemeral)]
 
@@ -179,5 +226,6 @@ MUTATIONS: dict[str, Mutation] = {
     "insert": _insert,
     "shrink": _shrink,
     "constant": _constant,
+    "temper": _temper,
 }
 """Every mutation by the name that an outcome's origin shows."""

@@ -10,9 +10,7 @@ scores that are all equal carry no order to lose.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -35,7 +33,7 @@ from .algebra import (
     scale,
     single,
 )
-from .nodes import Node, fold
+from .nodes import Node, fold, quantise
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
 
@@ -252,19 +250,15 @@ def _raised(factor: Power) -> list[Power]:
 
 
 def _primitive_powers(monomial: Monomial) -> Monomial:
-    """Scale the exponents to coprime integers, where they are rational with small terms."""
-    sizes = [Fraction(p.exponent).limit_denominator(64) for p in monomial if p.exponent]
+    """Scale the exponents to the integers 1 and 2 where those do, else to a greatest of 1.
+
+    Larger integers would carry scores out of float32's range.
+    """
+    sizes = [abs(p.exponent) for p in monomial if p.exponent]
     if not sizes:
         return monomial
-    exact = all(
-        abs(float(size) - p.exponent) < 1e-9
-        for size, p in zip(sizes, [p for p in monomial if p.exponent], strict=True)
-    )
-    unit = Fraction(
-        math.gcd(*(size.numerator for size in sizes)),
-        math.lcm(*(size.denominator for size in sizes)),
-    )
-    step = float(unit) if exact else min(abs(p.exponent) for p in monomial if p.exponent)
+    whole = [quantise(2 * size / max(sizes)) for size in sizes]
+    step = max(sizes) / 2 if set(whole) == {1.0, 2.0} else max(sizes)
     return single(from_monomial(Power(p.atom, p.exponent / step, p.odd) for p in monomial))[1]
 
 

@@ -137,3 +137,17 @@ def test_the_rank_form_keeps_every_decided_order(formula: Formula, group: str, s
 def test_an_unknown_group_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown comparison group 'block'"):
         parse("W").canonical("block")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("mul(sqr(W), G)", "mul(G, sqr(W))"),
+        ("mul(abs(W), sqrt(X))", "mul(sqr(W), X)"),
+        ("mul(sqr(W), sqr(X))", "mul(abs(W), X)"),
+        ("mul(abs(W), pow(X, 0.35))", "mul(abs(W), pow(X, 0.35))"),
+        ("mul(pow(W, 20), pow(X, 7))", "mul(abs(W), pow(X, 0.35))"),
+    ],
+)
+def test_powers_stay_small_enough_for_float32(text: str, form: str) -> None:
+    assert parse(text).canonical("row").text == form

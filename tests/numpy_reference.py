@@ -30,8 +30,19 @@ def _std1(x: Array) -> float:
     return float(x.std(ddof=1)) if x.size > 1 else 0.0
 
 
-def _full(x: Array, shape: tuple[int, int]) -> Array:
-    return np.broadcast_to(x, shape)
+def _along(axis: int, reduce: Callable[..., Array]) -> Callable[..., Array]:
+    """A reduction of x as if broadcast; what does not vary along the other axis stays narrow."""
+
+    def reduced(x: Array, shape: tuple[int, int]) -> Array:
+        wide = np.broadcast_to(x, shape)
+        kept = 1 - axis
+        return reduce(wide, axis).take(range(np.shape(x)[kept]), axis=kept)
+
+    return reduced
+
+
+def _norm(x: Array, axis: int) -> Array:
+    return np.sqrt((x**2).sum(axis, keepdims=True))
 
 
 # name -> f(arguments, shape of the weight matrix)
@@ -53,12 +64,12 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "min": lambda x, y, shape: np.minimum(x, y),
     "minmax": lambda x, shape: _divide(x - x.min(), np.array(x.max() - x.min())),
     "zscore": lambda x, shape: _divide(x - x.mean(), np.array(x.std())),
-    "rowsum": lambda x, shape: _full(x, shape).sum(1, keepdims=True),
-    "colsum": lambda x, shape: _full(x, shape).sum(0, keepdims=True),
-    "rowmean": lambda x, shape: _full(x, shape).mean(1, keepdims=True),
-    "colmean": lambda x, shape: _full(x, shape).mean(0, keepdims=True),
-    "rownorm": lambda x, shape: np.sqrt((_full(x, shape) ** 2).sum(1, keepdims=True)),
-    "colnorm": lambda x, shape: np.sqrt((_full(x, shape) ** 2).sum(0, keepdims=True)),
+    "rowsum": _along(1, lambda x, a: x.sum(a, keepdims=True)),
+    "colsum": _along(0, lambda x, a: x.sum(a, keepdims=True)),
+    "rowmean": _along(1, lambda x, a: x.mean(a, keepdims=True)),
+    "colmean": _along(0, lambda x, a: x.mean(a, keepdims=True)),
+    "rownorm": _along(1, _norm),
+    "colnorm": _along(0, _norm),
     "pz_div": lambda x, y, shape: _divide(
         x, np.array(np.sqrt((np.broadcast_arrays(x, y)[1] ** 2).sum()))
     ),
@@ -72,8 +83,6 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
         .astype(np.float64)
     ),
 }
-# Reductions that depend on the shape a narrow value would be broadcast to are natural-shaped here:
-# Pruner-Zero's z-score over a vector is over the vector, as in its code.
 
 
 def evaluate(

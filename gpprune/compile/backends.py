@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce
-from .reductions import Partial, finish, merge, partial
+from .reductions import Partial, finish, merge, partial, quick_partial
 
 Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
 
@@ -181,7 +181,7 @@ class Blocked:
     ) -> None:
         for place in reduced:
             reduce = self._reduce_at(place)
-            part = partial(reduce, block[reduce.arguments[0]])
+            part = quick_partial(reduce, block[reduce.arguments[0]])
             found[place] = merge(reduce, found[place], part) if place in found else part
 
 

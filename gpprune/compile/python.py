@@ -7,7 +7,7 @@ from collections import Counter
 
 import torch
 
-from ..primitives import Formula, lowering, number_text
+from ..primitives import Formula, lowering
 from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce, lower
 
 _REDUCE = '''
@@ -24,10 +24,9 @@ def reduce(x, kind, dims, shape):
         value = x.mean(dims, keepdim=True)
     elif kind == "norm":
         value = x.square().sum(dims, keepdim=True).sqrt()
-    elif kind == "std":
-        value = x.std(dims, unbiased=False, keepdim=True)
-    else:  # unbiased standard deviation, 0 of a single value
-        value = x.std(dims, keepdim=True) if x.numel() > 1 else torch.zeros_like(x)
+    else:  # std, or unbiased std1, which is 0 of a single value
+        value = x.std(dims, correction=int(kind == "std1" and x.numel() > 1), keepdim=True)
+        value = torch.where(value <= 1e-14 * x.mean(dims, keepdim=True).abs(), 0.0, value)
     return saturate(value).float()
 '''
 
@@ -107,7 +106,7 @@ def _expression(instruction: Instruction, text: dict[int, str]) -> str:
         case Load(name):
             return name
         case Literal(value):
-            return f"torch.tensor([[{number_text(value)}]])"
+            return f"torch.full((1, 1), {value!r}, device=W.device)"
         case Reduce(kind, axis, over, (source,)):
             return f'reduce({text[source]}, "{kind}", {_DIMS[axis]}, {_SHAPES[over]})'
         case Apply(_, apply, arguments):

@@ -1,7 +1,7 @@
 """Reductions of a value held at its natural shape `[out or 1, in or 1]`.
 
-A block of rows is summed in the value's own dtype (torch's sums are pairwise, and blocks are
-small); blocks are added up in float64, so that their number and order do not show in float32.
+Sums run in float64, so that neither cancellation nor the number of blocks shows in float32; a
+float32 sum stands in where its result says that it is as good.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..primitives.lowering import saturate
 from .program import Reduce
 
 _DIMENSION = {"out": 0, "in": 1}
+_SMALL_SQUARES = 1e-30  # a float32 sum of squares below this has lost some to underflow
+ROUNDING = 1e-14
 
 
 @dataclass
@@ -28,19 +30,34 @@ class Partial:
 
 
 def partial(reduce: Reduce, value: Tensor) -> Partial:
-    """Reduce one value or one block of rows, shape `[rows or 1, in or 1]`."""
+    """Reduce one value or one block of rows, shape `[rows or 1, in or 1]`, in float64."""
     dims = [0, 1] if reduce.axis == "all" else [_DIMENSION[reduce.axis]]
     count = _product([value.shape[d] for d in dims])
     if reduce.kind in ("min", "max"):
         extremum = value.amin if reduce.kind == "min" else value.amax
         return Partial(count, extremum(dims, keepdim=True))
+    wide = value.double()
     if reduce.kind == "norm":
-        return Partial(count, (value * value).sum(dims, keepdim=True).double())
-    total = value.sum(dims, keepdim=True).double()
+        return Partial(count, (wide * wide).sum(dims, keepdim=True))
+    total = wide.sum(dims, keepdim=True)
     if reduce.kind in ("sum", "mean"):
         return Partial(count, total)
-    centred = value - (total / count).to(value.dtype)
-    return Partial(count, total, (centred * centred).sum(dims, keepdim=True).double())
+    centred = wide - total / count
+    return Partial(count, total, (centred * centred).sum(dims, keepdim=True))
+
+
+def quick_partial(reduce: Reduce, value: Tensor) -> Partial:
+    """As `partial`, with a float32 sum where that is as good: not past or below its range."""
+    if reduce.kind not in ("sum", "norm"):
+        return partial(reduce, value)
+    dims = [0, 1] if reduce.axis == "all" else [_DIMENSION[reduce.axis]]
+    found = (value if reduce.kind == "sum" else value * value).sum(dims, keepdim=True)
+    extremes = torch.aminmax(found) if found.numel() else None
+    if extremes is None or not torch.isfinite(extremes.max - extremes.min):
+        return partial(reduce, value)
+    if reduce.kind == "norm" and extremes.min < _SMALL_SQUARES:
+        return partial(reduce, value)
+    return Partial(_product([value.shape[d] for d in dims]), found.double())
 
 
 def merge(reduce: Reduce, a: Partial, b: Partial) -> Partial:
@@ -82,9 +99,11 @@ def _deviation(kind: str, found: Partial, repeats: float, count: int) -> Tensor:
     if found.second is None:
         raise RuntimeError(f"{kind} was reduced without its second moment")
     squares = found.second * repeats
-    if kind == "std":
-        return (squares / count).sqrt()
-    return (squares / (count - 1)).sqrt() if count > 1 else torch.zeros_like(squares)
+    if kind == "std1" and count == 1:
+        return torch.zeros_like(squares)
+    value = (squares / (count if kind == "std" else count - 1)).sqrt()
+    # what a constant leaves behind is its rounding, not a deviation
+    return torch.where(value <= ROUNDING * (found.first / found.count).abs(), 0.0, value)
 
 
 def _product(sizes: Iterable[int]) -> int:

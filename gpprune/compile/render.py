@@ -14,6 +14,7 @@ import sympy
 from ..errors import UsageError
 from ..primitives import PRIMITIVES, Formula, fold, number_text
 from ..primitives import symbolic as sym
+from ..primitives.formula import folded_number
 from .python import python_source
 
 minmax = sym.reduction("minmax", r"\operatorname{minmax}\left(%s\right)", nonnegative=True)
@@ -22,7 +23,7 @@ sigmoid = sym.reduction("sigmoid", r"\sigma\left(%s\right)", nonnegative=True)
 
 # How a protected or compound primitive is written for a reader; the others as they are declared.
 _READING: dict[str, Callable[..., sympy.Expr]] = {
-    "div": lambda x, y: x / y,
+    "div": lambda x, y: x / y if y != 0 else sympy.Integer(0),
     "log": lambda x: sympy.log(sympy.Abs(x)),
     "sigmoid": sigmoid,
     "pow": lambda x, exponent: sympy.Abs(x) ** exponent,
@@ -39,12 +40,18 @@ def closed_form(formula: Formula) -> sympy.Expr:
 
 
 def _reading(node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
-    if node.arity:
-        form = _READING.get(node.name) or PRIMITIVES[node.name].symbolic
-        return sympy.zoo if sympy.zoo in arguments else form(*arguments)
-    if isinstance(node.value, float):
-        return sympy.Float(node.value, 3) if node.value % 1 else sympy.Integer(int(node.value))
-    return sym.symbol(node.value)
+    if not node.arity:
+        return _number(node.value) if isinstance(node.value, float) else sym.symbol(node.value)
+    known = folded_number(PRIMITIVES[node.name], arguments)
+    if known is not None:
+        return _number(float(known))
+    form = _READING.get(node.name) or PRIMITIVES[node.name].symbolic
+    return form(*arguments)
+
+
+def _number(value: float) -> sympy.Expr:
+    """A constant to three digits."""
+    return sympy.Float(value, 3) if value % 1 else sympy.Integer(int(value))
 
 
 _RENDERERS: dict[str, Callable[[Formula], str]] = {

@@ -18,6 +18,7 @@ from .nodes import number_text, quantise
 
 LARGEST = 3.4e38  # of a constant: float32's largest, rounded down to what prints exactly
 MAX_TERMS = 24  # past this a product of sums is left as a product
+MAX_TEXT = 4_000  # characters; past this likewise, since every term copies its factors
 
 
 class Sign(IntEnum):
@@ -104,7 +105,7 @@ def from_monomial(powers: Iterable[Power], coefficient: float = 1.0) -> Sum:
     collected: dict[Atom, tuple[float, bool]] = {}
     for power in powers:
         exponent, odd = collected.get(power.atom, (0.0, False))
-        collected[power.atom] = (quantise(exponent + power.exponent), odd ^ power.odd)
+        collected[power.atom] = (_limited(exponent + power.exponent), odd ^ power.odd)
     kept = (
         Power(atom, exponent, odd)
         for atom, (exponent, odd) in sorted(collected.items(), key=lambda item: item[0].text)
@@ -135,7 +136,7 @@ def single(value: Sum) -> tuple[float, Monomial]:
 
 def scale(value: Sum, factor: float) -> Sum:
     """`factor * value`."""
-    return Sum({m: quantise(c * factor) for m, c in value.terms.items()} if factor else {})
+    return Sum({m: _bounded(c * factor) for m, c in value.terms.items()} if factor else {})
 
 
 def multiply(x: Sum, y: Sum) -> Sum:
@@ -154,7 +155,7 @@ def power(value: Sum, exponent: float) -> Sum:
         return Sum({})
     coefficient, monomial = single(value)
     return from_monomial(
-        [Power(p.atom, quantise(p.exponent * exponent), False) for p in monomial],
+        [Power(p.atom, _limited(p.exponent * exponent), False) for p in monomial],
         _raised(abs(coefficient), exponent),
     )
 
@@ -179,7 +180,8 @@ def add(*values: Sum) -> Sum:
     total = _collect([term for value in values for term in value.terms.items()])
     while len(total) < MAX_TERMS:
         opened = [term for item in total.items() for term in _opened(item, alone=len(total) == 1)]
-        if len(opened) == len(total) or len(opened) > MAX_TERMS:
+        size = sum(len(p.atom.text) for monomial, _ in opened for p in monomial)
+        if len(opened) == len(total) or len(opened) > MAX_TERMS or size > MAX_TEXT:
             break
         total = _collect(opened)
     return _factored(total)
@@ -244,6 +246,10 @@ def _less(factor: Power, taken: Power | None) -> Power | None:
     return Power(factor.atom, exponent, False) if exponent else None
 
 
+def _limited(exponent: float) -> float:
+    return quantise(max(-LARGEST, min(LARGEST, exponent)))
+
+
 def _bounded(value: float) -> float:
     size = max(TINY, min(LARGEST, abs(value)))
     return quantise(size if value > 0 else -size) if value else 0.0
@@ -291,15 +297,25 @@ def _power_text(p: Power) -> list[str]:
 
 
 def _product(parts: list[str]) -> str:
-    text = parts[0] if parts else ""
+    return chained("mul", parts) if parts else ""
+
+
+def chained(name: str, parts: list[str]) -> str:
+    """Nested calls of a binary primitive; a long chain as a balanced tree, to stay shallow."""
+    if len(parts) > 8:
+        half = len(parts) // 2
+        return f"{name}({chained(name, parts[:half])}, {chained(name, parts[half:])})"
+    text = parts[0]
     for part in parts[1:]:
-        text = f"mul({text}, {part})"
+        text = f"{name}({text}, {part})"
     return text
 
 
 def sum_text(value: Sum) -> str:
     """Formula text of a sum: the terms in order, the first positive one first."""
     terms = value.ordered
+    if len(terms) > 8:
+        return chained("add", [_term_text(*term) for term in terms])
     first = next((n for n, (_, c) in enumerate(terms) if c > 0), 0)
     text = ""
     for monomial, coefficient in [*terms[first : first + 1], *terms[:first], *terms[first + 1 :]]:

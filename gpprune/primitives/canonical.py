@@ -23,6 +23,7 @@ from .algebra import (
     Sum,
     absolute,
     add,
+    chained,
     constant,
     from_atom,
     from_monomial,
@@ -33,6 +34,7 @@ from .algebra import (
     scale,
     single,
 )
+from .lowering import TINY
 from .nodes import Node, fold, quantise
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
@@ -44,8 +46,31 @@ def canonical_text(nodes: Sequence[Node], group: str | None) -> str:
     """Formula text of the canonical form of a tree; see `Formula.canonical`."""
     if group is not None and group not in _GROUPS:
         raise ValueError(f"unknown comparison group {group!r}; there are {sorted(_GROUPS)}")
-    value = fold(nodes, lambda node, arguments: _normal(node, arguments))
+    value, _ = fold(nodes, _typed)
     return (value if group is None else _ranked(value, _GROUPS[group])).text
+
+
+class IrreducibleError(Exception):
+    """The formula means something that its canonical form would not."""
+
+
+def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, frozenset[str]]:
+    """A node's normal form, and the axes that its tree, unsimplified, varies along.
+
+    Pruner-Zero's norms and z-scores are over the shape that their arguments happen to have, so
+    they bar an algebra that changes it: `pz_zsn(add(X, sub(W, W)))` is not `pz_zsn(X)`.
+    """
+    values = [value for value, _ in below]
+    if not node.arity:
+        return _normal(node, values), axes_of(node.ret)
+    axes = frozenset[str]().union(*(found for _, found in below))
+    lowering = PRIMITIVES[node.name].lowering
+    if any(reduction.over == "arguments" for reduction in lowering.reductions):
+        if axes != frozenset[str]().union(*(value.axes for value in values)):
+            raise IrreducibleError
+    elif lowering.apply is None:
+        axes -= {lowering.reductions[0].axis}
+    return _normal(node, values), axes
 
 
 def _normal(node: Any, arguments: list[Sum]) -> Sum:
@@ -92,7 +117,7 @@ def _applied(entry: Primitive, *arguments: Sum) -> Sum:
 
 def _scale_free(entry: Primitive, x: Sum) -> Sum:
     """Normalisations ignore an added constant, a positive factor, and one another."""
-    x = Sum({monomial: c for monomial, c in x.terms.items() if monomial})
+    x = add(Sum({monomial: c for monomial, c in x.terms.items() if monomial}))
     if not x.terms:
         return Sum({})
     lead = x.ordered[0][1]
@@ -123,7 +148,9 @@ def _log(x: Sum) -> Sum:
 def _exp(x: Sum) -> Sum:
     inner = _alone(single(x)[1]) if x.terms else None
     if inner is not None and inner.op == "log" and single(x)[0] == 1:
-        return inner.args[0]
+        size = inner.args[0]  # log made it |.|, and is bounded below
+        least = constant(TINY)
+        return size if size.sign is Sign.POSITIVE else _extremum("max")(size, least)
     return _call(PRIMITIVES["exp"], [x])
 
 
@@ -143,9 +170,7 @@ def _extremum(name: str) -> Callable[[Sum, Sum], Sum]:
         ordered = [parts[text] for text in sorted(parts)]
         if len(ordered) == 1:
             return ordered[0]
-        text = ordered[0].text
-        for part in ordered[1:]:
-            text = f"{name}({text}, {part.text})"
+        text = chained(name, [part.text for part in ordered])
         signs = [part.sign for part in ordered]
         axes = frozenset[str]().union(*(part.axes for part in ordered))
         sign = max(signs) if name == "max" else min(signs)
@@ -184,7 +209,7 @@ def _pz_div(x: Sum, y: Sum) -> Sum:
     divisor = absolute(from_monomial(right))
     result = _applied(PRIMITIVES["pz_div"], from_monomial(left), divisor)
     ((monomial, _),) = result.terms.items()
-    if x.sign is not Sign.ANY:
+    if from_monomial(left).sign is not Sign.ANY:
         atom = monomial[0].atom
         result = from_atom(Atom(atom.text, atom.axes, Sign.NONNEGATIVE, atom.op, atom.args))
     return multiply(constant(a), multiply(inverse(constant(abs(b))), result))

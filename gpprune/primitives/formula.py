@@ -8,13 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import sympy
+import torch
 from deap import gp
 
 from . import symbolic
-from .canonical import canonical_text
+from .canonical import IrreducibleError, canonical_text
 from .language import METRIC, Language
 from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text
 from .parser import read
+from .table import Primitive
 
 
 class Formula:
@@ -80,8 +82,14 @@ class Formula:
         Args:
             group: `None` keeps the value; "layer" or "row" keeps only the order of scores inside
                 the comparison group, which is all that a mask depends on.
+
+        A formula whose form would be too large, or would not mean the same (Pruner-Zero's norms
+        depend on the shape of their arguments), is its own form.
         """
-        return parse(canonical_text(self._nodes, group), self.language)
+        try:
+            return parse(canonical_text(self._nodes, group), self.language)
+        except (IrreducibleError, FormulaError):  # FormulaError: larger than a formula may be
+            return self  # a merge is lost, nothing else
 
     def _symbolic(self, node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
         match kind(node):
@@ -89,7 +97,9 @@ class Formula:
                 return sympy.Rational(number_text(node.value))
             case "terminal":
                 return symbolic.symbol(node.value)
-        return self.language.primitives[node.name].symbolic(*arguments)
+        entry = self.language.primitives[node.name]
+        known = folded_number(entry, arguments)
+        return entry.symbolic(*arguments) if known is None else known
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Formula):
@@ -104,6 +114,17 @@ class Formula:
 
     def __str__(self) -> str:
         return self.text
+
+
+def folded_number(entry: Primitive, arguments: list[sympy.Expr]) -> sympy.Expr | None:
+    """An elementwise primitive of numbers as a number; sympy's exact powers can be endless."""
+    apply = entry.lowering.apply
+    if entry.lowering.reductions or apply is None:
+        return None
+    if not all(isinstance(argument, sympy.Number) for argument in arguments):
+        return None
+    values = [torch.tensor(float(argument), dtype=torch.float64) for argument in arguments]
+    return sympy.Rational(number_text(float(apply(*values))))
 
 
 def _text(node: Any, arguments: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .language import Language
 from .lowering import LARGEST
-from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node
+from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, quantise
 from .types import Constant, ValueType
 
 MAX_TEXT = 100_000
@@ -61,9 +61,9 @@ class _Reader:
             raise FormulaError(f"the formula has more than {MAX_NODES:,} nodes")
         kind, token, where = self._next("an argument")
         if kind == "number":
-            value = float(token)
+            value = quantise(float(token))
             if not math.isfinite(value) or abs(value) > LARGEST:
-                raise FormulaError(f"the constant {token} is out of float32's range")
+                raise FormulaError(f"the constant {token[:40]} is out of float32's range")
             self._admit(self.language.constant(value), token, Constant, wanted, where)
             return
         node = self.language.nodes.get(token) if kind == "name" else None

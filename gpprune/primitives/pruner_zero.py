@@ -37,7 +37,7 @@ def parse_pruner_zero(text: str) -> Formula:
     """
     try:
         tree = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormulaError(f"not a Pruner-Zero tree: the JSON does not read ({error})") from error
     return parse(_text(tree, 0))
 
@@ -51,7 +51,7 @@ def _text(node: Any, depth: int) -> str:
     below = [_text(node[side], depth + 1) for side in ("left", "right") if side in node]
     arity = 0 if name in _TERMINALS else 1 if name in _UNARY else 2 if name in _BINARY else None
     if arity is None:
-        raise FormulaError(f"{name!r} is not an operator or terminal of Pruner-Zero")
+        raise FormulaError(f"{name[:40]!r} is not an operator or terminal of Pruner-Zero")
     if len(below) != arity:
         raise FormulaError(f"Pruner-Zero's {name!r} takes {arity} branches, found {len(below)}")
     if arity == 0:

@@ -48,11 +48,24 @@ norm = reduction("norm_all", r"\left\lVert %s \right\rVert_{F}", nonnegative=Tru
 half = reduction("float16", r"\operatorname{float16}\left(%s\right)")
 
 
-def quotient(x: sympy.Expr, y: sympy.Expr) -> sympy.Expr:
-    """`x / y`, and 0 where `y` is 0."""
-    if y.is_nonzero or (y.is_number and y != 0):
-        return x / y
-    return sympy.Piecewise((0, sympy.Eq(y, 0)), (x / y, True))
+class quotient(sympy.Function):  # type: ignore[misc]
+    """`x / y`, and 0 where `y` is 0.
+
+    A function of its own, for sympy takes exponential time over nested Piecewise conditions;
+    `.rewrite(sympy.Piecewise)` spells it out.
+    """
+
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sympy.Expr, y: sympy.Expr) -> sympy.Expr | None:
+        """A plain fraction where y is a number."""
+        if y == 0:
+            return sympy.Integer(0)
+        return x / y if isinstance(y, sympy.Number) else None
+
+    def _eval_rewrite_as_Piecewise(self, x: sympy.Expr, y: sympy.Expr, **_: Any) -> sympy.Expr:
+        return sympy.Piecewise((0, sympy.Eq(y, 0)), (x / y, True))
 
 
 def power(x: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:

@@ -162,3 +162,34 @@ def test_an_unknown_backend_is_named() -> None:
 def test_compiling_is_chosen_where_it_pays() -> None:
     assert choose(1_000_000) == "blocked"
     assert choose(10**14) in ("inductor", "blocked")  # blocked where there is no C++ compiler
+
+
+CANCELLING = torch.tensor([3.4e38] * 8 + [-3.4e38] * 8).repeat(30, 16)
+STACKED = torch.full((600, 512), 3.4e38)
+STACKED[300:] *= -1
+
+
+@pytest.mark.parametrize("matrix", [CANCELLING, STACKED, torch.full((50, 30), 0.1)])
+@pytest.mark.parametrize("name", ["rowsum", "colsum", "rowmean", "colmean", "zscore", "pz_zsn"])
+def test_sums_past_float32_and_of_constants_are_as_in_float64(
+    name: str, matrix: torch.Tensor
+) -> None:
+    wanted = kernel(parse(f"{name}(W)"), "reference")(W=matrix).float()
+    torch.testing.assert_close(kernel(parse(f"{name}(W)"), "blocked")(W=matrix), wanted)
+
+
+@pytest.mark.parametrize("text", ["zscore(sqr(sqr(G)))", "colnorm(sqr(sqr(G)))", "rownorm(exp(G))"])
+def test_squares_out_of_float32s_range_are_not_lost(text: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-6, 60.0):
+        matrix = torch.randn(64, 96, generator=generator).abs() * size
+        wanted = kernel(parse(text), "reference")(G=matrix)
+        found = kernel(parse(text), "blocked")(G=matrix).double()
+        if size == 60.0 or text != "rownorm(exp(G))":
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=0)
+
+
+def test_a_constant_layer_has_zscore_zero() -> None:
+    for text in ("zscore(W)", "zscore(add(mul(W, 0), 0.1))"):
+        for backend in ("reference", "blocked"):
+            assert not kernel(parse(text), backend)(W=torch.full((50, 30), 0.1)).any()

@@ -22,6 +22,9 @@ EVERY = [
     "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
     "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
     "mul(2, W)",
+    "mul(W, pow(2, -1))",
+    "mul(W, sqr(99999999999))",
+    "neg(2)",
     "X",
 ]
 
@@ -77,7 +80,18 @@ def test_latex_and_unicode_are_what_a_paper_prints() -> None:
     assert r"\sum_{i}" in render(published["ria"], "latex")
 
 
-@pytest.mark.parametrize("text", ["div(W, 0)", "log(0)", "pow(0, -1)", "div(1, sub(W, W))"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "div(W, 0)",
+        "log(0)",
+        "pow(0, -1)",
+        "div(1, sub(W, W))",
+        "max(div(0, 0), W)",
+        "max(div(X, sub(W, W)), W)",
+        "mul(W, pow(10, 1e9))",
+    ],
+)
 def test_what_only_protection_makes_finite_is_still_printed(text: str) -> None:
     for format in ("text", "line", "unicode", "latex", "python"):
         assert render(parse(text), format)

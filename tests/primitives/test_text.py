@@ -56,11 +56,13 @@ def test_constants_print_shortest(text: str, printed: str) -> None:
         ("mul(W; X)", "';' at character 6"),
         ("__import__('os')", "at character 12 is not formula text"),
         ("1e400", "out of float32's range"),
+        ("mul(W, 3.4028234663852886e38)", "out of float32's range"),
+        ("1" * 9000, "out of float32's range"),
         ("abs(" * 10_000, "nested more than 64 deep"),
         ("W" * 1_000_000, "1,000,000 characters is too long"),
         ("add(" + ", ".join(["W"] * 9000), "add takes 2 arguments"),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_what_is_not_a_formula_is_refused_in_one_sentence(text: str, says: str) -> None:
     with pytest.raises(FormulaError) as caught:
@@ -119,10 +121,11 @@ def test_pruner_zeros_own_tree_is_read_as_the_published_formula() -> None:
 def test_every_operator_of_pruner_zero_is_read() -> None:
     unary = ["sqr", "neg", "abs", "log", "exp", "sqrt", "tanh", "pow", "skp", "mms", "zsn"]
     for name in unary:
-        parse_pruner_zero(json.dumps({"data": name, "left": {"data": "X"}}))
+        formula = parse_pruner_zero(json.dumps({"data": name, "left": {"data": "X"}}))
+        assert formula.names == {"X"}
     for name in ["add", "sub", "mul", "div"]:
         tree = {"data": name, "left": {"data": "W"}, "right": {"data": "G"}}
-        parse_pruner_zero(json.dumps(tree))
+        assert parse_pruner_zero(json.dumps(tree)).names == {"W", "G"}
 
 
 @pytest.mark.parametrize(
@@ -130,13 +133,27 @@ def test_every_operator_of_pruner_zero_is_read() -> None:
     [
         ("{", "does not read"),
         ("[1]", 'no "data" name'),
+        ("1" * 5000, "does not read"),
         ('{"data": "cos", "left": {"data": "W"}}', "'cos' is not an operator"),
         ('{"data": "mul", "left": {"data": "W"}}', "takes 2 branches, found 1"),
         ('{"data": "abs", "left": ' * 5000 + "0" + "}" * 5000, "does not read"),
         ('{"data": "abs", "left": ' * 200 + '{"data": "W"}' + "}" * 200, "nested more than 64"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_what_is_not_a_pruner_zero_tree_is_refused(tree: str, says: str) -> None:
     with pytest.raises(FormulaError, match=says):
         parse_pruner_zero(tree)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("step", "times"),
+    [("zscore(add(X, {}))", 12), ("div(W, add(X, {}))", 20), ("sqr({})", 40), ("exp({})", 30)],
+)
+def test_the_sympy_form_of_a_deep_formula_is_built_soon(step: str, times: int) -> None:
+    text = "W"
+    for _ in range(times):
+        text = step.format(text)
+    assert parse(text).expr.free_symbols
+    assert parse(text.replace("W", "3")).expr is not None

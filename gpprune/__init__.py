@@ -4,27 +4,50 @@ import gpprune
 
 formula = gpprune.parse("mul(abs(W), X)")
 scores = gpprune.kernel(formula)(W=weight, X=x)
-report = gpprune.prune_model(model, gpprune.Recipe(metric="wanda"), calibration=tokens)
+report = gpprune.prune_model(model, gpprune.Recipe(metric="wanda", sparsity=0.5), tokens)
 result = gpprune.evolve(gpprune.METRIC, my_fitness)
 """
 
-from .compile import kernel as kernel
-from .compile import render as render
-from .errors import GppruneError as GppruneError
-from .errors import Unfit as Unfit
-from .errors import UsageError as UsageError
-from .gp import Fitness as Fitness
-from .gp import RunDirectory as RunDirectory
-from .gp import SearchSettings as SearchSettings
-from .gp import evolve as evolve
-from .primitives import METRIC as METRIC
-from .primitives import Formula as Formula
-from .primitives import FormulaError as FormulaError
-from .primitives import Language as Language
-from .primitives import parse as parse
-from .primitives import published as published
-from .prune import Recipe as Recipe
-from .prune import load_model as load_model
-from .prune import prune_model as prune_model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compile import kernel as kernel
+    from .compile import render as render
+    from .errors import GppruneError as GppruneError
+    from .errors import Unfit as Unfit
+    from .errors import UsageError as UsageError
+    from .gp import Fitness as Fitness
+    from .gp import RunDirectory as RunDirectory
+    from .gp import SearchSettings as SearchSettings
+    from .gp import evolve as evolve
+    from .primitives import METRIC as METRIC
+    from .primitives import Formula as Formula
+    from .primitives import FormulaError as FormulaError
+    from .primitives import Language as Language
+    from .primitives import parse as parse
+    from .primitives import published as published
+    from .prune import Recipe as Recipe
+    from .prune import load_model as load_model
+    from .prune import prune_model as prune_model
 
 __version__ = "0.1.0"
+
+# Names by room. Imported when first asked for: torch and transformers take seconds, in which a
+# Ctrl-C would end in a traceback from the midst of them.
+_ROOMS = {
+    "compile": ("kernel", "render"),
+    "errors": ("GppruneError", "Unfit", "UsageError"),
+    "gp": ("Fitness", "RunDirectory", "SearchSettings", "evolve"),
+    "primitives": ("METRIC", "Formula", "FormulaError", "Language", "parse", "published"),
+    "prune": ("Recipe", "load_model", "prune_model"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__", *_ROOM_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)

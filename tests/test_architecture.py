@@ -32,9 +32,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(file: Path) -> str:
-    """The room a file lies in; "" for the package's own `__init__`."""
+    """The room a file lies in; "" for the package's own `__init__` and `__main__`."""
     first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
+    return "" if first in ("__init__", "__main__") else first
 
 
 def imports_of(file: Path) -> Iterator[tuple[str, int]]:

@@ -1,3 +1,3 @@
 """The `gpprune` command: thin typer commands over the other rooms."""
 
-from .main import main as main
+from .main import run as run

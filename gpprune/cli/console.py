@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape as escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,9 +28,16 @@ Report = Callable[[str, int, int], None]
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, and nothing else, on standard output."""
-    json.dump(document, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    """One JSON document, and nothing else, on standard output; NaN and infinity are null."""
+    sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(
@@ -39,7 +48,12 @@ def print_table(
     numbers: Sequence[str] = (),
 ) -> None:
     """A table; the columns named in `numbers` are set to the right and never wrapped."""
-    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    table = Table(
+        title=escape(title) if title else None,
+        title_justify="left",
+        header_style="bold",
+        expand=False,
+    )
     for column in columns:
         number = column in numbers
         table.add_column(
@@ -48,11 +62,6 @@ def print_table(
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
-
-
-def escape(text: str) -> str:
-    """Text in which rich sees no markup."""
-    return text.replace("[", r"\[")
 
 
 @contextmanager
@@ -78,8 +87,3 @@ def progress() -> Iterator[Report]:
 
     with bars:
         yield report
-
-
-def pick(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The named fields of a row, in that order."""
-    return {name: row[name] for name in names}

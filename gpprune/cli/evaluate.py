@@ -51,4 +51,4 @@ def evaluate(
         print_json(row)
         return
     shown = {**row, "perplexity": f"{judgement.perplexity:.3f}", "nll": f"{judgement.nll:.4f}"}
-    print_table(list(shown), [[str(value) for value in shown.values()]], numbers=["perplexity"])
+    print_table(["of", "is"], [[name, str(value)] for name, value in shown.items()])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import GppruneError, UsageError
 from ..gp import PRESETS, RunDirectory, SearchResult, SearchSettings, evolve
 from ..primitives import METRIC, Formula, published
-from ..prune import parse_pattern
+from ..prune import check_output, parse_pattern
 from .console import err, escape, print_json, progress
 from .live import SearchProgress
 from .options import (
@@ -74,7 +75,7 @@ def evolve_metric(
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     parse_pattern(pattern).target(sparsity)
-    _check_free(out)
+    check_output(out)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     problem = MetricProblem(
         texts=texts, model=model, sparsity=sparsity, pattern=pattern, dtype=str(dtype)
@@ -140,15 +141,15 @@ def _search(
                 run=run,
                 observer=observer,
             )
-    except BaseException:
-        err.print(f"the run is kept: go on with `gpprune resume {escape(str(run.path))}`")
+        _tell(result, run, settings)
+        with progress() as report:
+            bench.report = report
+            document = describe(result, problem, bench, run.path)
+    except GppruneError:
         raise
-    finally:
-        fitness.restore()
-    _tell(result, run)
-    with progress() as report:
-        bench.report = report
-        document = describe(result, problem, bench, run.path)
+    except BaseException:
+        err.print(f"the run is kept: go on with `{_again(run, settings)}`", highlight=False)
+        raise
     write_report(document, run.path)
     if json:
         print_json(document)
@@ -156,18 +157,20 @@ def _search(
         print_report(document)
 
 
-def _tell(result: SearchResult, run: RunDirectory) -> None:
+def _again(run: RunDirectory, settings: SearchSettings) -> str:
+    """The command that goes on with a run, escaped for rich."""
+    more = ""
+    if settings.generations != run.search.generations:
+        more = f" --generations {settings.generations}"
+    return escape(f"gpprune resume {shlex.quote(str(run.path))}{more}")
+
+
+def _tell(result: SearchResult, run: RunDirectory, settings: SearchSettings) -> None:
     if result.stopped:
         err.print(
             f"stopped by the {result.stopped} after {result.generations} generations; "
-            f"go on with `gpprune resume {escape(str(run.path))}`"
-        )
-
-
-def _check_free(out: Path) -> None:
-    if out.exists():
-        raise UsageError(
-            f"--out {str(out)!r} exists: name a new directory, or go on with `gpprune resume {out}`"
+            f"go on with `{_again(run, settings)}`",
+            highlight=False,
         )
 
 

@@ -58,7 +58,7 @@ def simplify(
 
 
 def _show(row: dict[str, Any]) -> None:
-    judged = f"  perplexity {row['perplexity']:.2f}" if row.get("perplexity") else ""
+    judged = f"  validation perplexity {row['perplexity']:.2f}" if row.get("perplexity") else ""
     out.print(f"[bold]{escape(row['name'])}[/]{judged}", highlight=False)
     out.print(f"formula:    {escape(row['formula'])}", highlight=False)
     if row["simplified"].text != row["formula"]:
@@ -90,7 +90,8 @@ def _of_formula(text: str) -> dict[str, Any]:
     try:
         tree = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the tree {text!r}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"cannot read the tree {text!r}: {why}") from error
     return _described(path.name, parse_pruner_zero(tree))
 
 
@@ -101,7 +102,9 @@ def _of_run(path: Path, top: int) -> list[dict[str, Any]]:
         raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
     return [
         {
-            **_described(f"{place}. {outcome.origin}", parse(outcome.text)),
+            **_described(
+                f"{place}. {outcome.origin}, generation {outcome.generation}", parse(outcome.text)
+            ),
             "perplexity": math.exp(min(outcome.fitness, 700)),
         }
         for place, outcome in enumerate(ranked(full)[:top], start=1)

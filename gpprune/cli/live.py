@@ -12,6 +12,8 @@ from ..gp import Outcome, SearchEvent, SearchSettings
 from ..primitives import parse
 from .console import err, escape
 
+_FEW = 3
+
 
 class SearchProgress:
     """An observer for `gpprune.gp.evolve`: one moving line, and one that stays a generation."""
@@ -31,6 +33,7 @@ class SearchProgress:
         self.task = self.bars.add_task("", total=None, generation="", told="", left="?")
         self.first: SearchEvent | None = None
         self.last: SearchEvent | None = None
+        self.told: SearchEvent | None = None
 
     def __enter__(self) -> SearchProgress:
         self.bars.start()
@@ -49,8 +52,12 @@ class SearchProgress:
     def __call__(self, event: SearchEvent) -> None:
         """Show where the search is."""
         self.first = self.first or event
-        if self.last is not None and event.generation != self.last.generation:
-            self._generation_done(self.last)
+        last = self.last
+        if last is not None and event.generation != last.generation:
+            improved = self.told is None or last.best is not self.told.best
+            # with an offspring or two a generation, a line each would be hundreds
+            if improved or self.settings.offspring > _FEW:
+                self._generation_done(last)
         self.last = event
         to_come = (event.generations - event.generation) * self.settings.offspring
         left = event.total - event.index + to_come
@@ -67,7 +74,7 @@ class SearchProgress:
         parts = [
             f"best {perplexity(event.best):.2f}" if event.best else "no result yet",
             f"{self._hourly(event):.0f} candidates/h",
-            f"{event.archive_hits} archive hits",
+            f"{event.archive_hits} in archive",
             f"{event.dropped} dropped",
             f"{event.failed} failed",
         ]
@@ -88,8 +95,9 @@ class SearchProgress:
         return left if limit is None else min(left, max(0.0, limit - event.seconds))
 
     def _generation_done(self, event: SearchEvent) -> None:
+        self.told = event
         best = event.best
-        formula = render(parse(best.text), "line") if best else ""
+        formula = render(parse(best.text).canonical(None), "line") if best else ""
         err.print(
             f"generation {event.generation}: {self._told(event)}  {escape(formula)}",
             highlight=False,

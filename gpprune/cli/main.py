@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
-from typing import NoReturn
+from io import TextIOWrapper
 
 import typer
 
@@ -15,7 +13,6 @@ from . import evaluate, evolve, formulas, pruning, scoring
 from .console import err, escape
 
 INTERRUPTED = 130
-TERMINATED = 143
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,28 +25,23 @@ evolving = typer.Typer(no_args_is_help=True, help="Search for formulas on your m
 scores = typer.Typer(no_args_is_help=True, help="Judge formulas side by side on your model.")
 evolving.command("metric")(evolve.evolve_metric)
 scores.command("metrics")(scoring.score_metrics)
-app.add_typer(evolving, name="evolve")
 app.command("resume")(evolve.resume)
 app.command("simplify")(formulas.simplify)
-app.add_typer(scores, name="score")
 app.command("prune")(pruning.prune)
 app.command("eval")(evaluate.evaluate)
 app.command("primitives")(formulas.primitives)
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised where the program is, so that open files are closed on the way out."""
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+app.add_typer(evolving, name="evolve")
+app.add_typer(scores, name="score")
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+    0 done, 1 failed, 2 wrong usage, 130 interrupted. SIGTERM is the console script's concern.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may not know the signs of a formula
+            stream.reconfigure(errors="replace")
     try:
         app(arguments)
     except GppruneError as error:
@@ -60,21 +52,14 @@ def run(arguments: list[str] | None = None) -> int:
         if code == INTERRUPTED:
             _say("interrupted")
         return code
-    except Terminated:
-        _say("terminated")
-        return TERMINATED
-    except BrokenPipeError:
-        # whoever read our output has gone; Python would complain again when it closes stdout
+    except OSError as error:
+        # nobody reads our output, or its disk is full; Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _say(f"cannot read or write: {error}")
         return 1
     return 0
 
 
 def _say(message: str) -> None:
     err.print(f"[bold red]gpprune:[/] {escape(message)}", highlight=False, soft_wrap=True)
-
-
-def main() -> None:
-    """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run())

@@ -42,7 +42,10 @@ TextSpec = Annotated[
 CalibrationSpec = Annotated[
     str, typer.Option("--calibration-text", help="Calibrated on: as for --text.")
 ]
-SplitOption = Annotated[Split, typer.Option("--split", help="Which part of --text.")]
+SplitOption = Annotated[
+    Split,
+    typer.Option("--split", metavar="PART", help="Of --text: calibration, validation or test."),
+]
 Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
 PatternOption = Annotated[
     str,
@@ -57,7 +60,12 @@ Samples = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Fixes every random draw.", min=0)]
 DTypeOption = Annotated[
-    DType, typer.Option("--dtype", help="What the model computes in while it is judged.")
+    DType,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="auto, float32 or bfloat16: what the model computes in while it is judged.",
+    ),
 ]
 OrderOption = Annotated[
     Order,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..errors import GppruneError, UsageError
@@ -20,7 +21,16 @@ from ..evals import (
     windows,
 )
 from ..primitives import METRIC, METRICS, Formula, parse, published
-from ..prune import LayerStatistics, Loaded, calibrate, check_sparsity, load_model, parse_pattern
+from ..prune import (
+    LayerStatistics,
+    Loaded,
+    calibrate,
+    check_sparsity,
+    check_weights,
+    linear_layers,
+    load_model,
+    parse_pattern,
+)
 from .console import Report
 
 TEST_WINDOWS = 10
@@ -48,7 +58,7 @@ class MetricProblem:
     sparsity: float = 0.5
     pattern: str = "row"
     dtype: str = "float32"
-    goal: str = "metric"
+    goal: Literal["metric"] = "metric"
 
     def stored(self) -> dict[str, Any]:
         """Plain values for `settings.toml`."""
@@ -62,13 +72,13 @@ class MetricProblem:
             GppruneError: the stored values are not those of a metric search.
         """
         try:
-            values = dict(stored)
-            texts = Texts(**values.pop("texts"))
-            return cls(texts=texts, **values)
-        except (KeyError, TypeError) as error:
+            return TypeAdapter(cls).validate_python(dict(stored), extra="forbid")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
             raise GppruneError(
-                f"the settings of the run {where} do not describe a metric search ({error}); "
-                "was settings.toml edited?"
+                f"the run {where} is not a metric search that can go on: problem.{place} in its "
+                f"settings.toml: {first['msg'].lower()}"
             ) from error
 
 
@@ -92,6 +102,7 @@ class Workbench:
         self.report = report
         self.dtype = compute_dtype(dtype)
         self.loaded: Loaded = load_model(model, dtype=torch.float32, progress=report)
+        check_weights(linear_layers(self.loaded.model))
         self._tokens: dict[tuple[str, str], Tensor] = {}
 
     def tokens(self, spec: str, split: str) -> Tensor:

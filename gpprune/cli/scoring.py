@@ -103,7 +103,7 @@ def score_metrics(
             f"{row['sparsity']:g}",
             f"{row['perplexity']:.2f}",
             f"{row['nll']:.4f}",
-            render(chosen[row["name"]], "line") if row["formula"] else "",
+            render(chosen[row["name"]].canonical(None), "line") if row["formula"] else "",
         ]
         for row in rows
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 
 from ..errors import UsageError
-from ..primitives import PRIMITIVES, Formula, fold, number_text
+from ..primitives import PRIMITIVES, Formula, fold
 from ..primitives import symbolic as sym
 from ..primitives.formula import folded_number
 from .python import python_source
@@ -108,7 +108,7 @@ def one_line(formula: Formula) -> str:
 def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
     if not node.arity:
         if isinstance(node.value, float):
-            return number_text(node.value), 4 if node.value >= 0 else 1
+            return f"{node.value:.4g}", 4 if node.value >= 0 else 1
         return str(node.value), 4
     if node.name not in _LINE:
         return f"{node.name}({', '.join(text for text, _ in arguments)})", 4

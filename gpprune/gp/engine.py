@@ -12,7 +12,7 @@ from gpprune.primitives import Formula, FormulaError, Language, parse
 
 from .archive import Archive, Outcome, Proposal, ranked
 from .settings import SearchSettings
-from .variation import Tree, cross, half_and_half, mutate, seeded
+from .variation import Tree, cross, half_and_half, join, mutate, seeded
 
 Canonical = Callable[[Formula], Formula]
 
@@ -137,8 +137,12 @@ class Engine:
                 or not self.state.population
                 or random.random() < self.settings.immigrants
             )
+            joins = self._joins_seeds()
             for _ in range(TRIES):
-                tree, origin, parents = self._random() if fresh else self._offspring()
+                if joins:
+                    tree, origin, parents = self._joined_seeds()
+                else:
+                    tree, origin, parents = self._random() if fresh else self._offspring()
                 formula = self._settled(tree)
                 if formula is None:
                     continue
@@ -159,6 +163,19 @@ class Engine:
             and formula.complexity <= self.settings.size_limit
         )
         return formula if fits else None
+
+    def _joins_seeds(self) -> bool:
+        """Whether a formula of generation 0 is to come of two seeds: half of them do.
+
+        Random trees are all but worthless beside formulas that people have published.
+        """
+        able = self.settings.strategy == "evolution" and len(self._seeds) > 1
+        return self.state.generation == 0 and able and random.random() < 0.5
+
+    def _joined_seeds(self) -> tuple[Tree, str, tuple[str, ...]]:
+        first, second = random.sample(list(self._seeds.values()), 2)
+        tree = join(first.tree, second.tree, self.language)
+        return tree, "join of seeds", (first.digest, second.digest)
 
     def _random(self) -> tuple[Tree, str, tuple[str, ...]]:
         nodes = half_and_half(self.language, self.settings.min_depth, self.settings.max_depth)

@@ -10,6 +10,7 @@ A process killed anywhere leaves the rows that were committed, and those are eno
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -45,6 +46,9 @@ CREATE TABLE candidates (
     origin TEXT NOT NULL,
     parents TEXT NOT NULL,  -- JSON array of keys
     generation INTEGER NOT NULL
+);
+CREATE TABLE problem (
+    digest TEXT NOT NULL    -- of the [problem] in settings.toml
 );
 CREATE TABLE generations (
     generation INTEGER PRIMARY KEY,
@@ -83,7 +87,7 @@ class RunDirectory:
             draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             try:
                 draft.chmod(0o755)
-                _fill(draft, text)
+                _fill(draft, text, _digest(problem))
                 draft.rename(path)
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -212,6 +216,8 @@ class RunDirectory:
         with _reported(database):
             connection = self._open()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                raise sqlite3.DatabaseError("it is empty or damaged")
             if version != FORMAT:
                 raise UsageError(
                     f"{database} is of format {version}, but this gpprune reads format {FORMAT}:"
@@ -220,6 +226,12 @@ class RunDirectory:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
+            (judged,) = connection.execute("SELECT digest FROM problem").fetchone()
+            if judged != _digest(self.problem):
+                raise GppruneError(
+                    f"the [problem] in {self.path / SETTINGS} is not the one that this run judged"
+                    " its candidates on: put it back, or begin a new run"
+                )
             known = {outcome.key for outcome in self.outcomes()}
             for state in self.states():
                 if not known.issuperset(state.population):
@@ -247,13 +259,26 @@ def _connect(database: Path) -> sqlite3.Connection:
     return connection
 
 
-def _fill(draft: Path, settings: str) -> None:
+def _digest(problem: Mapping[str, Any]) -> str:
+    """Tells one problem from another; entries that are None do not count, as in TOML."""
+
+    def present(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: present(v) for name, v in sorted(value.items()) if v is not None}
+        return [present(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return hashlib.sha256(json.dumps(present(problem)).encode()).hexdigest()
+
+
+def _fill(draft: Path, settings: str, digest: str) -> None:
     """Write a new run's files and flush them to disk."""
     connection = sqlite3.connect(draft / _DATABASE)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
+        with connection:
+            connection.execute("INSERT INTO problem (digest) VALUES (?)", (digest,))
     finally:
         connection.close()
     with (draft / SETTINGS).open("w", encoding="utf-8") as file:

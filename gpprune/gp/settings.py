@@ -47,7 +47,7 @@ class SearchSettings(BaseModel):
 
     population: int = Field(16, ge=1)
     offspring: int = Field(12, ge=1)
-    generations: int = Field(10, ge=0)
+    generations: int = Field(6, ge=0)
     time_limit: float | None = Field(None, gt=0, allow_inf_nan=False)
     candidate_time_limit: float | None = Field(None, gt=0, allow_inf_nan=False)
     min_depth: int = Field(1, ge=0)
@@ -55,7 +55,7 @@ class SearchSettings(BaseModel):
     depth_limit: int = Field(8, ge=1, le=60)
     size_limit: int = Field(30, ge=1, le=1000)
     sample: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(10, ge=1)
+    top_k: int = Field(6, ge=1)
     tournament: int = Field(3, ge=1)
     crossover: float = Field(0.5, ge=0, le=1)
     mutation: float = Field(0.5, ge=0, le=1)

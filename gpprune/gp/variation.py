@@ -125,10 +125,15 @@ def join(tree: Tree, donor: Tree, language: Language) -> Tree:
     part = donor[donor.searchSubtree(random.randrange(len(donor)))]
     pair = [list(tree[place]), list(part)]
     random.shuffle(pair)
+    # the parents' own primitives, as often as they use them, and any other now and then
+    choices = [node for node in (*tree, *donor) if node.arity == 2]
+    choices.append(random.choice(language.pset.primitives[language.root]))
     fitting = [
         p
-        for p in language.pset.primitives.get(wanted, [])
-        if p.arity == 2 and all(issubclass(s[0].ret, a) for s, a in zip(pair, p.args, strict=True))
+        for p in choices
+        if p.arity == 2
+        and issubclass(p.ret, wanted)
+        and all(issubclass(s[0].ret, a) for s, a in zip(pair, p.args, strict=True))
     ]
     if fitting:
         tree[place] = [random.choice(fitting), *pair[0], *pair[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,66 @@ def test_nan_in_weights_names_the_layer_and_writes_nothing(
     assert run(["prune", *flags, "--out", str(out)]) == 1
     assert "layers.1.mlp.up_proj" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_paths_that_look_like_markup_are_printed_as_they_are(
+    tiny_model_dir: Path,
+    small: list[str],
+    judged: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = tmp_path / "my models [v1] [" / "red]"
+    shutil.copytree(tiny_model_dir, odd)
+    flags = ["--model", str(odd), *small[2:]]
+    assert run(["score", "metrics", "wanda", *flags, *judged]) == 0
+    assert run(["prune", *flags, "--out", str(tmp_path / "[bold]out")]) == 0
+    assert "[bold]out" in "".join(capsys.readouterr().out.split())
+
+
+def ruined(tiny_model_dir: Path, to: Path, value: float) -> Path:
+    """The tiny model with a final norm that makes every loss infinite or NaN."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model.model.norm.weight.data.fill_(value)
+    model.save_pretrained(to)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model_dir / name, to / name)
+    return to
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan")])
+def test_a_perplexity_that_is_no_number_is_null_in_json(
+    tiny_model_dir: Path,
+    judged: list[str],
+    tmp_path: Path,
+    value: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = ruined(tiny_model_dir, tmp_path / "ruined", value)
+    flags = ["--model", str(model), *judged, "--window-length", "32", "--json"]
+    assert run(["eval", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["perplexity"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("sparsity = 0.5", "sparsity = 0.7"), ("sparsity = 0.5", 'sparsity = "half"')],
+)
+def test_a_run_whose_problem_was_edited_is_refused(
+    small: list[str],
+    judged: list[str],
+    tmp_path: Path,
+    before: str,
+    after: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    flags = [*small, *judged, "--generations", "0", "--population", "2", "--out", str(out)]
+    assert run(["evolve", "metric", *flags]) == 0
+    settings = out / "settings.toml"
+    text = settings.read_text()
+    assert before in text
+    settings.write_text(text.replace(before, after))
+    capsys.readouterr()
+    assert run(["resume", str(out)]) == 1
+    assert "put it back, or begin a new run" in " ".join(capsys.readouterr().err.split())

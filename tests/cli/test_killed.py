@@ -26,8 +26,7 @@ FLAGS = [
 
 
 def command(*arguments: str) -> list[str]:
-    program = "import sys; from gpprune.cli import main; main()"
-    return [sys.executable, "-c", program, *arguments]
+    return [sys.executable, "-m", "gpprune", *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +84,18 @@ def test_an_interrupted_search_says_so_with_its_exit_code(
     problem: list[str], tmp_path: Path, how: signal.Signals, code: int
 ) -> None:
     assert broken_off(problem, tmp_path / "run", 3, how) == code
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("delay", [0.3, 1.0])
+def test_an_interrupt_while_libraries_load_is_one_sentence(
+    how: signal.Signals, code: int, delay: float
+) -> None:
+    process = subprocess.Popen(
+        command("simplify", "wanda"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(delay)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode in (code, 0)  # 0: it was done before
+    assert b"Traceback" not in told

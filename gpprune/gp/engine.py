@@ -173,9 +173,8 @@ class Engine:
         return self.state.generation == 0 and able and random.random() < 0.5
 
     def _joined_seeds(self) -> tuple[Tree, str, tuple[str, ...]]:
-        first, second = random.sample(list(self._seeds.values()), 2)
-        tree = join(first.tree, second.tree, self.language)
-        return tree, "join of seeds", (first.digest, second.digest)
+        (one, first), (other, second) = random.sample(list(self._seeds.items()), 2)
+        return join(first.tree, second.tree, self.language), f"join of {one} and {other}", ()
 
     def _random(self) -> tuple[Tree, str, tuple[str, ...]]:
         nodes = half_and_half(self.language, self.settings.min_depth, self.settings.max_depth)

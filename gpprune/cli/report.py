@@ -108,7 +108,7 @@ def print_report(document: dict[str, Any]) -> None:
     rows = [
         [
             row["name"],
-            row["origin"],
+            row["origin"].removeprefix("published, "),
             row["pattern"],
             _shown(row["validation_perplexity"]),
             _shown(row["test_perplexity"]),

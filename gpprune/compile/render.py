@@ -118,4 +118,6 @@ def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
         text if tight >= need else f"({text})"
         for (text, tight), need in zip(arguments, needs, strict=False)
     ]
-    return template.format(*parts), 4 if node.name in ("abs",) else binds
+    if node.name == "mul" and parts[1].startswith("1/"):  # c/x, not c·1/x
+        return f"{parts[0]}{parts[1][1:]}", binds
+    return template.format(*parts), 4 if node.name == "abs" else binds

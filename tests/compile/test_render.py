@@ -66,6 +66,8 @@ def test_those_formulas_use_every_primitive() -> None:
         ("sqr(neg(W))", "(-W)²"),
         ("sqr(sqr(W))", "(W²)²"),
         ("pow(W, -0.5)", "|W|^-0.5"),
+        ("mul(7.25, div(1, rowsum(X)))", "7.25/rowsum(X)"),
+        ("add(mul(123456.789, W), div(X, 3))", "1.235e+05·W + X/3"),
         ("mul(neg(W), X)", "(-W)·X"),
         ("rownorm(minmax(G))", "rownorm(minmax(G))"),
     ],

@@ -62,7 +62,7 @@ class quotient(sympy.Function):  # type: ignore[misc]
         """A plain fraction where y is a number."""
         if y == 0:
             return sympy.Integer(0)
-        return x / y if isinstance(y, sympy.Number) else None
+        return x / y if y.is_number and y.is_nonzero else None
 
     def _eval_rewrite_as_Piecewise(self, x: sympy.Expr, y: sympy.Expr, **_: Any) -> sympy.Expr:
         return sympy.Piecewise((0, sympy.Eq(y, 0)), (x / y, True))

@@ -148,7 +148,11 @@ def _search(
     except GppruneError:
         raise
     except BaseException:
-        err.print(f"the run is kept: go on with `{_again(run, settings)}`", highlight=False)
+        err.print(
+            f"the run is kept: go on with `{_again(run, settings)}`",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise
     write_report(document, run.path)
     if json:
@@ -171,6 +175,7 @@ def _tell(result: SearchResult, run: RunDirectory, settings: SearchSettings) -> 
             f"stopped by the {result.stopped} after {result.generations} generations; "
             f"go on with `{_again(run, settings)}`",
             highlight=False,
+            soft_wrap=True,
         )
 
 

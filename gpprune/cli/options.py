@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-PROBLEM = "Problem"
 SEARCH = "Search"
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 
 from gpprune.compile import kernel
-from gpprune.primitives import parse, published
+from gpprune.primitives import parse, seeds
 
 from .rival import eager
 
 SIZE = 4096
 FORMULAS = {
-    **published,
+    **seeds,
     "wanda x row G": parse("mul(mul(abs(W), X), sqrt(rownorm(G)))"),
     "z-scored": parse("mul(zscore(abs(W)), add(X, minmax(G)))"),
     "deep": parse("add(mul(sqr(W), tanh(mul(X, G))), log(add(abs(W), mul(X, sqrt(G)))))"),

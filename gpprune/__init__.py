@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from .gp import RunDirectory as RunDirectory
     from .gp import SearchSettings as SearchSettings
     from .gp import evolve as evolve
+    from .primitives import ALLOCATION as ALLOCATION
+    from .primitives import JOINT as JOINT
     from .primitives import METRIC as METRIC
     from .primitives import Formula as Formula
     from .primitives import FormulaError as FormulaError
     from .primitives import Language as Language
+    from .primitives import allocation as allocation
     from .primitives import parse as parse
     from .primitives import published as published
     from .prune import Recipe as Recipe
@@ -39,7 +42,17 @@ _ROOMS = {
     "compile": ("kernel", "render"),
     "errors": ("GppruneError", "Unfit", "UsageError"),
     "gp": ("Fitness", "RunDirectory", "SearchSettings", "evolve"),
-    "primitives": ("METRIC", "Formula", "FormulaError", "Language", "parse", "published"),
+    "primitives": (
+        "ALLOCATION",
+        "JOINT",
+        "METRIC",
+        "Formula",
+        "FormulaError",
+        "Language",
+        "allocation",
+        "parse",
+        "published",
+    ),
     "prune": ("Recipe", "load_model", "prune_model"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -103,7 +103,7 @@ def evaluate(
             return np.array([[node.value]])
         else:
             value = np.asarray(terminals[node.value], dtype=np.float64)
-            value = value[None, :] if node.value == "X" else value
+            value = value[None, :] if node.value in ("X", "D") else value
             return value[:, None] if node.value == "Y" else value
         if rng is None:
             return value

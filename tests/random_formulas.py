@@ -43,4 +43,5 @@ def layer(seed: int, out_features: int = 6, in_features: int = 9) -> dict[str, T
         "X": normal(in_features).exp() * 3,
         "Y": normal(out_features).exp() * 3,
         "G": normal(out_features, in_features).exp() * 1e-2,
+        "D": normal(in_features).exp() * 0.3,
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape as escape
 from rich.progress import (
@@ -46,13 +47,20 @@ def print_table(
     *,
     title: str | None = None,
     numbers: Sequence[str] = (),
+    lines: bool = True,
 ) -> None:
-    """A table; the columns named in `numbers` are set to the right and never wrapped."""
+    """A table; the columns named in `numbers` are set to the right and never wrapped.
+
+    `lines=False` leaves out what is drawn between columns, for a table of many narrow ones.
+    """
     table = Table(
         title=escape(title) if title else None,
         title_justify="left",
         header_style="bold",
         expand=False,
+        box=box.HEAVY_HEAD if lines else box.SIMPLE_HEAD,
+        padding=(0, 1) if lines else 0,
+        collapse_padding=not lines,
     )
     for column in columns:
         number = column in numbers

@@ -14,10 +14,30 @@ from ..compile import render
 from ..errors import GppruneError, UsageError
 from ..gp import RunDirectory
 from ..gp.archive import ranked
-from ..primitives import LANGUAGES, TERMINALS, Formula, parse, parse_pruner_zero
+from ..primitives import (
+    ALLOCATION,
+    ALLOCATIONS,
+    LANGUAGES,
+    METRIC,
+    UNIT_TERMINALS,
+    Formula,
+    Language,
+    allocation,
+    parse,
+    parse_pruner_zero,
+    word,
+)
 from .console import escape, out, print_json, print_table
 from .options import Json
 from .problem import named_formula
+
+LanguageOption = Annotated[str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")]
+
+
+def _language(name: str) -> Language:
+    if name not in LANGUAGES:
+        raise UsageError(f"unknown language {name!r}; there are {', '.join(LANGUAGES)}")
+    return LANGUAGES[name]
 
 
 class Format(StrEnum):
@@ -34,15 +54,21 @@ def simplify(
         str,
         typer.Argument(
             metavar="RUN|FORMULA",
-            help="A run directory, a published metric, formula text, a Pruner-Zero tree (.json).",
+            help="A run directory, a published name, formula text, a Pruner-Zero tree (.json), "
+            "a DSA graph.",
         ),
     ],
     top: Annotated[int, typer.Option("--top", help="How many of a run's best.", min=1)] = 3,
     format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.unicode,
+    language: LanguageOption = METRIC.name,
 ) -> None:
     """Print closed forms: the best of a run, or one formula brought to its canonical form."""
     # os.path, for a formula may be longer than any path can be
-    rows = _of_run(Path(what), top) if os.path.isdir(what) else [_of_formula(what)]
+    rows = (
+        _of_run(Path(what), top)
+        if os.path.isdir(what)
+        else [_of_formula(what, _language(language))]
+    )
     if format == Format.json:
         print_json([{k: v for k, v in row.items() if k != "simplified"} for row in rows])
         return
@@ -83,9 +109,14 @@ def _described(name: str, formula: Formula) -> dict[str, Any]:
     }
 
 
-def _of_formula(text: str) -> dict[str, Any]:
+def _of_formula(text: str, language: Language) -> dict[str, Any]:
     if not text.endswith(".json"):
-        return _described(text, named_formula(text))
+        known = language is METRIC and (text in ALLOCATIONS or text.lstrip().startswith("W:"))
+        if known or language is ALLOCATION:
+            return _described(text, allocation(text))
+        return _described(
+            text, named_formula(text) if language is METRIC else parse(text, language)
+        )
     path = Path(text)
     try:
         tree = path.read_text(encoding="utf-8")
@@ -97,13 +128,15 @@ def _of_formula(text: str) -> dict[str, Any]:
 
 def _of_run(path: Path, top: int) -> list[dict[str, Any]]:
     with RunDirectory.open(path) as run:
+        language = _language(str(run.problem.get("goal", METRIC.name)))
         full = [outcome for outcome in run.outcomes() if outcome.full]
     if not full:
         raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
     return [
         {
             **_described(
-                f"{place}. {outcome.origin}, generation {outcome.generation}", parse(outcome.text)
+                f"{place}. {outcome.origin}, generation {outcome.generation}",
+                parse(outcome.text, language),
             ),
             "perplexity": math.exp(min(outcome.fitness, 700)),
         }
@@ -112,22 +145,18 @@ def _of_run(path: Path, top: int) -> list[dict[str, Any]]:
 
 
 def primitives(
-    language: Annotated[
-        str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")
-    ] = "metric",
+    language: LanguageOption = METRIC.name,
     json: Json = False,
 ) -> None:
     """List what formulas are made of."""
-    if language not in LANGUAGES:
-        raise UsageError(f"unknown language {language!r}; there are {', '.join(LANGUAGES)}")
-    chosen = LANGUAGES[language]
+    chosen = _language(language)
     rows = [
-        {"name": name, "arguments": [], "result": type_.__name__, "about": TERMINALS[name][1]}
+        {"name": name, "arguments": [], "result": type_.__name__, "about": UNIT_TERMINALS[name][1]}
         for name, type_ in chosen.terminals.items()
     ]
     rows += [
         {
-            "name": entry.name,
+            "name": word(entry.name),
             "arguments": [type_.__name__ for type_ in entry.arguments],
             "result": entry.result.__name__,
             "about": entry.about,

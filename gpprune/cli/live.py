@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..compile import render
 from ..gp import Outcome, SearchEvent, SearchSettings
-from ..primitives import parse
+from ..primitives import Language, parse
 from .console import err, escape
 
 _FEW = 3
@@ -18,8 +18,9 @@ _FEW = 3
 class SearchProgress:
     """An observer for `gpprune.gp.evolve`: one moving line, and one that stays a generation."""
 
-    def __init__(self, settings: SearchSettings) -> None:
+    def __init__(self, settings: SearchSettings, language: Language) -> None:
         self.settings = settings
+        self.language = language
         self.bars = Progress(
             TextColumn("generation {task.fields[generation]}"),
             BarColumn(bar_width=20),
@@ -97,7 +98,7 @@ class SearchProgress:
     def _generation_done(self, event: SearchEvent) -> None:
         self.told = event
         best = event.best
-        formula = render(parse(best.text).canonical(None), "line") if best else ""
+        formula = render(parse(best.text, self.language).canonical(None), "line") if best else ""
         err.print(
             f"generation {event.generation}: {self._told(event)}  {escape(formula)}",
             highlight=False,

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 import typer
 
 from ..errors import GppruneError
-from . import evaluate, evolve, formulas, pruning, scoring
+from . import allocating, evaluate, evolve, formulas, pruning, runs, scoring
 from .console import err, escape
 
 INTERRUPTED = 130
@@ -24,9 +24,14 @@ app = typer.Typer(
 evolving = typer.Typer(no_args_is_help=True, help="Search for formulas on your model.")
 scores = typer.Typer(no_args_is_help=True, help="Judge formulas side by side on your model.")
 evolving.command("metric")(evolve.evolve_metric)
+evolving.command("allocation")(evolve.evolve_allocation)
+evolving.command("joint")(evolve.evolve_joint)
 scores.command("metrics")(scoring.score_metrics)
+scores.command("allocations")(allocating.score_allocations)
 app.command("resume")(evolve.resume)
+app.command("report")(runs.report)
 app.command("simplify")(formulas.simplify)
+app.command("allocate")(allocating.allocate)
 app.command("prune")(pruning.prune)
 app.command("eval")(evaluate.evaluate)
 app.command("primitives")(formulas.primitives)

@@ -34,6 +34,20 @@ class Order(StrEnum):
     sequential = "sequential"
 
 
+class Rivals(StrEnum):
+    """Which published formulas a search's report judges on test text."""
+
+    all = "all"
+    best = "best"
+
+
+class Unit(StrEnum):
+    """What has a sparsity of its own."""
+
+    layer = "layer"
+    block = "block"
+
+
 ModelSpec = Annotated[str, typer.Option("--model", help="smollm2, a local directory, or a hub id.")]
 TextSpec = Annotated[
     str, typer.Option("--text", help="Judged on: wikitext2 (packaged), a file, a datasets id.")
@@ -49,6 +63,26 @@ Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to
 PatternOption = Annotated[
     str,
     typer.Option("--pattern", help="Weights compete within a row, a layer, or N:M (2:4)."),
+]
+OwnPattern = Annotated[
+    str | None,
+    typer.Option("--pattern", help="row, layer or N:M; by default the metric's own."),
+]
+MetricOption = Annotated[
+    str, typer.Option("--metric", help="Pruned by: a published metric or formula text.")
+]
+UnitOption = Annotated[
+    Unit,
+    typer.Option("--unit", metavar="UNIT", help="What gets its own sparsity: layer or block."),
+]
+RivalsOption = Annotated[
+    Rivals,
+    typer.Option(
+        "--rivals",
+        metavar="WHICH",
+        help="Published formulas judged on test text: all, or best (on validation text).",
+        rich_help_panel=SEARCH,
+    ),
 ]
 Windows = Annotated[int, typer.Option("--windows", help="Windows of text to judge on.", min=1)]
 WindowLength = Annotated[

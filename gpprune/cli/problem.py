@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..errors import GppruneError, UsageError
+from ..errors import UsageError
 from ..evals import (
     MetricFitness,
     calibration_samples,
@@ -49,39 +48,6 @@ class Texts:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class MetricProblem:
-    """Everything a metric search is about; stored in the run directory to resume from."""
-
-    texts: Texts
-    model: str = "smollm2"
-    sparsity: float = 0.5
-    pattern: str = "row"
-    dtype: str = "float32"
-    goal: Literal["metric"] = "metric"
-
-    def stored(self) -> dict[str, Any]:
-        """Plain values for `settings.toml`."""
-        return asdict(self)
-
-    @classmethod
-    def restored(cls, stored: Mapping[str, Any], where: object) -> MetricProblem:
-        """The problem of a run directory.
-
-        Raises:
-            GppruneError: the stored values are not those of a metric search.
-        """
-        try:
-            return TypeAdapter(cls).validate_python(dict(stored), extra="forbid")
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise GppruneError(
-                f"the run {where} is not a metric search that can go on: problem.{place} in its "
-                f"settings.toml: {first['msg'].lower()}"
-            ) from error
-
-
 class Workbench:
     """A loaded model with what is measured and judged of it, each made when first asked for."""
 
@@ -94,11 +60,13 @@ class Workbench:
         *,
         reads: Iterable[tuple[str, str]] = (),
         gradients: bool = True,
+        hessians: bool = False,
     ) -> None:
         """Read the texts `(spec, split)` in `reads` before the model: they fail sooner."""
         self.texts = texts
         self._text = {(spec, split): read_text(spec, split) for spec, split in reads}
         self.gradients = gradients
+        self.hessians = hessians
         self.report = report
         self.dtype = compute_dtype(dtype)
         self.loaded: Loaded = load_model(model, dtype=torch.float32, progress=report)
@@ -145,9 +113,13 @@ class Workbench:
 
     @cached_property
     def statistics(self) -> dict[str, LayerStatistics]:
-        """X, Y and G of the dense model."""
+        """X, Y and, if asked for, G and D of the dense model."""
         return calibrate(
-            self.loaded.model, self.calibration(), self.gradients, progress=self.report
+            self.loaded.model,
+            self.calibration(),
+            self.gradients,
+            progress=self.report,
+            hessians=self.hessians,
         )
 
     def fitness(self, windows: Tensor, sparsity: float, pattern: str) -> MetricFitness:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..prune import Recipe, check_output, prune_model, save_pruned
+from ..prune import Recipe, check_output, parse_pattern, prune_model, save_pruned
 from .console import print_json, print_table, progress
 from .options import (
     CalibrationSpec,
@@ -19,6 +19,7 @@ from .options import (
     Out,
     Samples,
     Seed,
+    Unit,
     WindowLength,
 )
 from .problem import TEST_LENGTH, Texts, Workbench
@@ -36,6 +37,14 @@ def prune(
     pattern: Annotated[
         str | None, typer.Option("--pattern", help="row, layer, or N:M (2:4).")
     ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option("--allocation", help="A published allocation, besa, or formula text."),
+    ] = None,
+    unit: Annotated[
+        Unit | None,
+        typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
@@ -49,7 +58,7 @@ def prune(
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
     check_output(out)
-    chosen = _recipe(recipe, metric, sparsity, pattern)
+    chosen = _recipe(recipe, metric, sparsity, pattern, allocation, unit)
     texts = Texts(
         calibration_text=calibration_text,
         calibration_samples=calibration_samples,
@@ -77,13 +86,21 @@ def prune(
 
 
 def _recipe(
-    recipe: Path | None, metric: str | None, sparsity: float | None, pattern: str | None
+    recipe: Path | None,
+    metric: str | None,
+    sparsity: float | None,
+    pattern: str | None,
+    allocation: str | None,
+    unit: Unit | None,
 ) -> Recipe:
     if recipe is None:
         pattern = pattern or "row"
-        default = 0.5 if sparsity is None and ":" not in pattern else sparsity
-        return Recipe.make(metric=metric, sparsity=default, pattern=pattern)
-    given = {"--metric": metric, "--sparsity": sparsity, "--pattern": pattern}
+        default = 0.5 if sparsity is None and parse_pattern(pattern).sparsity is None else sparsity
+        return Recipe.make(
+            metric=metric, sparsity=default, pattern=pattern, allocation=allocation, unit=unit
+        )
+    given: dict[str, object] = {"--metric": metric, "--sparsity": sparsity, "--pattern": pattern}
+    given |= {"--allocation": allocation, "--unit": unit}
     for flag, value in given.items():
         if value is not None:
             raise UsageError(f"{flag} {value} and --recipe {recipe} exclude one another: give one")

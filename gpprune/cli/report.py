@@ -1,4 +1,4 @@
-"""What a search found, beside the published metrics, on text that it never saw."""
+"""What a search found, beside the published formulas, on text that it never saw."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..compile import render
-from ..evals import MetricFitness
+from ..evals import Judgement
 from ..gp import SearchResult
-from ..primitives import METRICS, Formula, parse, published
-from ..prune import Recipe, parse_pattern
+from ..primitives import Formula, parse
 from .console import err, escape, print_table
-from .problem import MetricProblem, Workbench
+from .goals import Choice, Goal, Judge, Rival
+from .problem import Workbench
 
 REPORT_FILE = "report.json"
 RECIPE_FILE = "recipe.json"
@@ -23,77 +25,92 @@ WINNERS = 3
 
 
 def describe(
-    result: SearchResult, problem: MetricProblem, bench: Workbench, run: Path
+    result: SearchResult,
+    goal: Goal,
+    bench: Workbench,
+    fitness: Judge,
+    run: Path,
+    *,
+    all_rivals: bool = True,
 ) -> dict[str, Any]:
-    """Judge the published metrics and the best evolved ones on validation and test text.
+    """Judge the published formulas and the best evolved ones on validation and test text.
 
-    A published metric is held under its own pattern or the search's, whichever serves it better
-    on the validation text: the search may not win by the pattern alone.
+    Unless `all_rivals`, of the published ones only the best on validation text is in the report.
     """
     report = bench.report or (lambda label, done, total: None)
-    rows: list[dict[str, Any]] = []
-    judges = _Judges(problem, bench)
+    judges = _Judges(goal, bench, fitness)
+    choices = [judges.best(rival) for rival in goal.rivals()]
+    if not all_rivals:
+        choices = [min(choices, key=lambda found: judges.perplexity(found[0], "validation"))]
     evolved = [o for o in result.best(len(result.archive)) if not o.origin.startswith("seed ")]
-    count = len(METRICS) + len(evolved[:WINNERS])
-    for name, entry in METRICS.items():
+    winners = evolved[:WINNERS]
+    rows: list[dict[str, Any]] = []
+    count = len(choices) + len(winners)
+    for choice, paper in choices:
         report("judging on test text", len(rows), count)
-        pattern = judges.better(published[name], entry.pattern)
-        origin = f"published, {entry.paper.split(',')[0]}"
-        rows.append(judges.row(name, origin, published[name], pattern))
-    for place, outcome in enumerate(evolved[:WINNERS], start=1):
+        rows.append(judges.row(choice, f"published, {paper.split(',')[0]}"))
+    for place, outcome in enumerate(winners, start=1):
         report("judging on test text", len(rows), count)
-        origin = f"{outcome.origin}, generation {outcome.generation}"
-        rows.append(judges.row(f"evolved {place}", origin, parse(outcome.text), problem.pattern))
+        formula = parse(outcome.text, goal.language)
+        choice = Choice(f"evolved {place}", formula, goal.own_way)
+        rows.append(judges.row(choice, f"{outcome.origin}, generation {outcome.generation}"))
     report("judging on test text", count, count)
     return {
         "run": str(run),
-        "model": problem.model,
-        "sparsity": problem.sparsity,
-        "pattern": problem.pattern,
+        "goal": goal.kind,
+        "model": goal.model,
+        "sparsity": goal.sparsity,
+        "pattern": goal.pattern,
         "evaluated": result.evaluated,
         "archive_hits": result.archive_hits,
         "generations": result.generations,
         "stopped": result.stopped,
-        "metrics": rows,
+        "formulas": rows,
     }
 
 
 class _Judges:
-    """One pruned copy of the model a pattern, and what was judged on validation text."""
+    """One pruned copy of the model a way of judging, and what was judged already."""
 
-    def __init__(self, problem: MetricProblem, bench: Workbench) -> None:
-        self.problem = problem
+    def __init__(self, goal: Goal, bench: Workbench, fitness: Judge) -> None:
+        self.goal = goal
         self.bench = bench
         self.texts = {"validation": bench.windows("validation"), "test": bench.test_windows()}
-        self.copies: dict[str, MetricFitness] = {}
+        self.fitness = fitness
+        self.copies = {goal.own_way: fitness}
         self.known: dict[tuple[str, str, str], float] = {}
 
-    def perplexity(self, formula: Formula, pattern: str, split: str) -> float:
-        place = (formula.text, pattern, split)
+    def best(self, rival: Rival) -> tuple[Choice, str]:
+        """The choice that serves a rival best on validation text, and its paper."""
+        choice = min(rival.choices, key=lambda choice: self.perplexity(choice, "validation"))
+        return choice, rival.paper
+
+    def perplexity(self, choice: Choice, split: str) -> float:
+        place = (choice.formula.text, choice.way, split)
         if place not in self.known:
-            if pattern not in self.copies:
-                windows = self.texts["validation"]
-                self.copies[pattern] = self.bench.fitness(windows, self.problem.sparsity, pattern)
-            form = formula.canonical(parse_pattern(pattern).group)
-            (judgement,) = self.copies[pattern].judge(form, self.texts[split])
-            self.known[place] = judgement.perplexity
+            if choice.way not in self.copies:
+                self.copies[choice.way] = self.goal.variant(self.fitness, self.bench, choice.way)
+            form = self.goal.canonical(choice.formula, choice.way)
+            self.known[place] = self._judged(self.copies[choice.way], form, split).perplexity
         return self.known[place]
 
-    def better(self, formula: Formula, own: str) -> str:
-        """The pattern, of a metric's own and the search's, with the lower perplexity."""
-        patterns = [own, self.problem.pattern]
-        return min(patterns, key=lambda pattern: self.perplexity(formula, pattern, "validation"))
+    def _judged(self, fitness: Judge, form: Formula, split: str) -> Judgement:
+        if split == "validation":  # the fitness's own cases, which it may remember
+            losses = fitness.prepare(form)(0, fitness.cases)
+            return Judgement(torch.tensor(losses, dtype=torch.float64))
+        (judgement,) = fitness.judge(form, self.texts[split])
+        return judgement
 
-    def row(self, name: str, origin: str, formula: Formula, pattern: str) -> dict[str, Any]:
+    def row(self, choice: Choice, origin: str) -> dict[str, Any]:
         return {
-            "name": name,
+            "name": choice.name,
             "origin": origin,
-            "formula": formula.text,
-            "key": formula.key,
-            "pattern": pattern,
-            "validation_perplexity": _finite(self.perplexity(formula, pattern, "validation")),
-            "test_perplexity": _finite(self.perplexity(formula, pattern, "test")),
-            "closed_form": render(formula.canonical(None), "line"),
+            "formula": choice.formula.text,
+            "key": choice.formula.key,
+            self.goal.way: choice.way,
+            "validation_perplexity": _finite(self.perplexity(choice, "validation")),
+            "test_perplexity": _finite(self.perplexity(choice, "test")),
+            "closed_form": render(choice.formula.canonical(None), "line"),
         }
 
 
@@ -104,17 +121,18 @@ def _finite(perplexity: float) -> float | None:
 
 def print_report(document: dict[str, Any]) -> None:
     """The table of a search, and what to do next."""
-    columns = ["metric", "from", "pattern", "validation", "test", "closed form"]
+    way = "unit" if document["goal"] == "allocation" else "pattern"
+    columns = [document["goal"], "from", way, "validation", "test", "closed form"]
     rows = [
         [
             row["name"],
             row["origin"].removeprefix("published, "),
-            row["pattern"],
+            row[way],
             _shown(row["validation_perplexity"]),
             _shown(row["test_perplexity"]),
             row["closed_form"],
         ]
-        for row in document["metrics"]
+        for row in document["formulas"]
     ]
     title = (
         f"{document['model']} at sparsity {document['sparsity']:g}: perplexity "
@@ -123,7 +141,7 @@ def print_report(document: dict[str, Any]) -> None:
     print_table(columns, rows, title=title, numbers=["validation", "test"])
     run = shlex.quote(document["run"])
     hints = [(f"gpprune simplify {run}", "the closed forms")]
-    if any(row["name"].startswith("evolved") for row in document["metrics"]):
+    if any(row["name"].startswith("evolved") for row in document["formulas"]):
         recipe = shlex.quote(str(Path(document["run"]) / RECIPE_FILE))
         hints.append((f"gpprune prune --recipe {recipe} --out DIR", "a checkpoint"))
     width = max(len(command) for command, _ in hints)
@@ -135,16 +153,12 @@ def _shown(perplexity: float | None) -> str:
     return "inf" if perplexity is None else f"{perplexity:.2f}"
 
 
-def write_report(document: dict[str, Any], run: Path) -> None:
+def write_report(document: dict[str, Any], goal: Goal, run: Path) -> None:
     """The report and the best evolved recipe, each written whole."""
     _write(run / REPORT_FILE, json.dumps(document, indent=2) + "\n")
-    evolved = [row for row in document["metrics"] if row["name"].startswith("evolved")]
+    evolved = [row for row in document["formulas"] if row["name"].startswith("evolved")]
     if evolved:
-        recipe = Recipe(
-            metric=evolved[0]["formula"],
-            sparsity=document["sparsity"],
-            pattern=document["pattern"],
-        )
+        recipe = goal.recipe(parse(evolved[0]["formula"], goal.language))
         _write(run / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
 
 

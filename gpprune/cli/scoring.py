@@ -71,10 +71,18 @@ def score_metrics(
         for name in chosen:
             parse_pattern(pattern_of(name, pattern)).target(level)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    gradients = any("G" in formula.names for formula in chosen.values())
+    names = frozenset[str]().union(*(formula.names for formula in chosen.values()))
     with progress() as report:
         reads = [(text, split), (calibration_text, "calibration")]
-        bench = Workbench(model, dtype, texts, report, reads=reads, gradients=gradients)
+        bench = Workbench(
+            model,
+            dtype,
+            texts,
+            report,
+            reads=reads,
+            gradients="G" in names,
+            hessians="D" in names,
+        )
         tokens = bench.windows(split)
         rows = [_dense(bench, tokens)]
         for level in levels:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..primitives import TERMINALS, Formula, axes_of
+from ..primitives import METRIC, TERMINALS, Formula, axes_of
 from .backends import BACKENDS, Runner
 from .program import MATRIX, lower
 
@@ -25,7 +25,7 @@ class Kernel:
     """A formula compiled for one backend.
 
     Call it with the terminals that it names: `W` and `G` of shape `[out_features, in_features]`,
-    `X` `[in_features]`, `Y` `[out_features]`, floating point of any width.
+    `X` and `D` `[in_features]`, `Y` `[out_features]`, floating point of any width.
     """
 
     formula: Formula
@@ -94,8 +94,13 @@ def kernel(formula: Formula, backend: str = "auto", *, elements: int = 0) -> Ker
         elements: about how many weights it will score in all its calls.
 
     Raises:
-        UsageError: unknown backend.
+        UsageError: unknown backend, or no metric.
     """
+    if formula.language is not METRIC:
+        raise UsageError(
+            f"a kernel computes a metric's scores, and {formula.text!r} is a formula of the "
+            f"{formula.language.name} language"
+        )
     if backend == "auto":
         backend = choose(elements)
     if backend not in BACKENDS:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..primitives import Formula, Primitive, axes_of, fold
+from ..primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
 from ..primitives.lowering import Reduction
 
 MATRIX = frozenset({"out", "in"})
@@ -23,7 +23,7 @@ MATRIX = frozenset({"out", "in"})
 
 @dataclass(frozen=True)
 class Load:
-    """A terminal: `W`, `X`, `Y` or `G`."""
+    """A terminal: `W`, `X`, `Y`, `G` or `D`."""
 
     name: str
     axes: frozenset[str]
@@ -86,7 +86,7 @@ class Program:
 
 def lower(formula: Formula) -> Program:
     """The program that computes a formula's scores, exactly as its tree says."""
-    builder = _Builder(formula)
+    builder = _Builder()
     root = fold(formula.tree, builder.visit)
     used = _reachable(builder.instructions, root)
     place = {old: new for new, old in enumerate(used)}
@@ -94,14 +94,13 @@ def lower(formula: Formula) -> Program:
 
 
 class _Builder:
-    def __init__(self, formula: Formula) -> None:
-        self.primitives = formula.language.primitives
+    def __init__(self) -> None:
         self.instructions: list[Instruction] = []
         self.known: dict[Instruction, int] = {}
 
     def visit(self, node: Any, arguments: list[int]) -> int:
         if node.arity:
-            return self._primitive(self.primitives[node.name], arguments)
+            return self._primitive(PRIMITIVES[node.name], arguments)
         if isinstance(node.value, float):
             return self._emit(Literal(node.value))
         return self._emit(Load(node.value, axes_of(node.ret)))

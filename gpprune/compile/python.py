@@ -7,7 +7,8 @@ from collections import Counter
 
 import torch
 
-from ..primitives import Formula, lowering
+from ..errors import UsageError
+from ..primitives import METRIC, Formula, lowering
 from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce, lower
 
 _REDUCE = '''
@@ -43,8 +44,14 @@ _PLACED = {"in": "reshape(1, -1)", "out": "reshape(-1, 1)"}
 def python_source(formula: Formula) -> str:
     """Source of `scores(W, X=..., Y=..., G=...)`: `[out_features, in_features]`, float32.
 
-    `W` is always an argument, since it gives the shape.
+    `W` is always an argument, since it gives the shape. A formula of another language than a
+    metric's is a UsageError.
     """
+    if formula.language is not METRIC:
+        raise UsageError(
+            f"a formula of the {formula.language.name} language has no Python of its own: it "
+            "reads a whole model; use unicode or latex"
+        )
     program = lower(formula)
     names = sorted(program.terminals - {"W"})
     body = [f"    {name} = {_terminal(program, name)}" for name in sorted({"W", *names})]

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 
 from ..errors import UsageError
-from ..primitives import PRIMITIVES, Formula, fold
+from ..primitives import Formula, fold, word
 from ..primitives import symbolic as sym
 from ..primitives.formula import folded_number
 from .python import python_source
@@ -36,17 +36,18 @@ _READING: dict[str, Callable[..., sympy.Expr]] = {
 
 def closed_form(formula: Formula) -> sympy.Expr:
     """The formula as a reader would write it, protections left out."""
-    return fold(formula.tree, _reading)
 
+    def visit(node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
+        if not node.arity:
+            return _number(node.value) if isinstance(node.value, float) else sym.symbol(node.value)
+        entry = formula.language.primitives[node.name]
+        known = folded_number(entry, arguments)
+        if known is not None:
+            return _number(float(known))
+        form = _READING.get(word(node.name)) or entry.symbolic
+        return form(*arguments)
 
-def _reading(node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
-    if not node.arity:
-        return _number(node.value) if isinstance(node.value, float) else sym.symbol(node.value)
-    known = folded_number(PRIMITIVES[node.name], arguments)
-    if known is not None:
-        return _number(float(known))
-    form = _READING.get(node.name) or PRIMITIVES[node.name].symbolic
-    return form(*arguments)
+    return fold(formula.tree, visit)
 
 
 def _number(value: float) -> sympy.Expr:
@@ -110,14 +111,15 @@ def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
         if isinstance(node.value, float):
             return f"{node.value:.4g}", 4 if node.value >= 0 else 1
         return str(node.value), 4
-    if node.name not in _LINE:
-        return f"{node.name}({', '.join(text for text, _ in arguments)})", 4
-    template, binds = _LINE[node.name]
-    needs = _NEEDS.get(node.name, (0, 0))
+    name = word(node.name)
+    if name not in _LINE:
+        return f"{name}({', '.join(text for text, _ in arguments)})", 4
+    template, binds = _LINE[name]
+    needs = _NEEDS.get(name, (0, 0))
     parts = [
         text if tight >= need else f"({text})"
         for (text, tight), need in zip(arguments, needs, strict=False)
     ]
-    if node.name == "mul" and parts[1].startswith("1/"):  # c/x, not c·1/x
+    if name == "mul" and parts[1].startswith("1/"):  # c/x, not c·1/x
         return f"{parts[0]}{parts[1][1:]}", binds
-    return template.format(*parts), 4 if node.name == "abs" else binds
+    return template.format(*parts), 4 if name == "abs" else binds

@@ -1,5 +1,7 @@
 """How good a pruned model is: text, perplexity, fitness."""
 
+from .allocation_fitness import AllocationFitness as AllocationFitness
+from .allocation_fitness import JointFitness as JointFitness
 from .fitness import MetricFitness as MetricFitness
 from .perplexity import Judgement as Judgement
 from .perplexity import WindowLoss as WindowLoss

@@ -1,8 +1,9 @@
-"""How good a metric is: the losses of a model that was pruned by it."""
+"""How good a formula is: the losses of a model that was pruned by it."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
@@ -25,8 +26,8 @@ from gpprune.prune import (
 Trial = Callable[[int, int], list[float]]
 
 
-class MetricFitness:
-    """Judges metrics by pruning a model once with each, on statistics of the dense model.
+class Fitness(ABC):
+    """A copy of a model that formulas prune, one after another, and that is judged on windows.
 
     It has what a search asks for (`cases`, `prepare`), one case a window of text; a case's loss
     is the window's mean negative log-likelihood in nats a token. One-shot statistics stand in for
@@ -51,7 +52,7 @@ class MetricFitness:
 
         Args:
             model: the dense causal language model.
-            statistics: by layer name, as `gpprune.prune.calibrate` measures them; a metric that
+            statistics: by layer name, as `gpprune.prune.calibrate` measures them; a formula that
                 reads one that is missing is a UsageError.
             windows: `[cases, length]`, int64: what is judged on.
             sparsity: the share of weights to prune; None where the pattern implies it.
@@ -77,7 +78,11 @@ class MetricFitness:
         self._pruned = linear_layers(self._model)
         self._loss = WindowLoss(self._model)
         self._buffers: dict[torch.Size, Tensor] = {}
-        self._prepared = 0
+        self._prepared = [0]  # shared by all that prune this copy
+
+    @abstractmethod
+    def _prune(self, formula: Formula) -> None:
+        """Write the dense weights into the copy, less those that the formula prunes."""
 
     @property
     def cases(self) -> int:
@@ -86,54 +91,55 @@ class MetricFitness:
 
     @property
     def model(self) -> nn.Module:
-        """The copy that is pruned and judged: as the last `prepare` or `restore` left it."""
+        """The copy that is pruned and judged: as the last trial or `restore` left it."""
         return self._model
 
     def prepare(self, formula: Formula) -> Trial:
-        """Prune the copy by a metric.
+        """Prune the copy by a formula.
 
         Args:
-            formula: the metric, in whatever canonical form the search keeps.
+            formula: in whatever canonical form the search keeps.
 
         Returns:
             `trial(start, stop)`, the losses of these windows. It is good until the next `prepare`
             or `restore`, and a GppruneError afterwards.
 
         Raises:
-            Unfit: the metric reads nothing, or gives a layer scores that are NaN or all the same.
-            UsageError: the metric reads a statistic that was not measured.
+            Unfit: the formula cannot be pruned by: it reads nothing, gives a layer scores that are
+                NaN or all the same, or a unit a sparsity that is not finite.
+            UsageError: it reads a statistic that was not measured.
         """
-        score = kernel(formula, elements=self._elements)
-        if not score.terminals:
-            raise Unfit("no terminal: the formula is a constant")
         prepared = self._count()
-        for name, layer in self._dense.items():
-            kept = ~self._mask(layer, score)
-            pruned = self._pruned[name]
-            pruned.write(layer.weight)
-            pruned.weight.mul_(kept)  # weights are finite; masked_fill_ takes 2.5 times as long
+        self._prune(formula)
+        return self._trial(formula, prepared)
 
+    def _trial(self, formula: Formula, prepared: int) -> Trial:
         def trial(start: int, stop: int) -> list[float]:
-            if prepared != self._prepared:
-                raise GppruneError(
-                    f"the model has been pruned by another formula since {formula.text!r} was "
-                    "prepared: prepare it again"
-                )
+            self._check(formula, prepared)
             return self._losses(start, stop)
 
         return trial
+
+    def _check(self, formula: Formula, prepared: int) -> None:
+        """See that a trial is still good."""
+        if prepared != self._prepared[0]:
+            raise GppruneError(
+                f"the model has been pruned by another formula since {formula.text!r} was "
+                "prepared: prepare it again"
+            )
 
     def judge(self, formula: Formula, *texts: Tensor) -> list[Judgement]:
         """Prune the copy once and judge it on windows that need not be those of the fitness.
 
         Args:
-            formula: the metric, as for `prepare`.
+            formula: as for `prepare`.
             *texts: each `[windows, length]`, int64.
 
         Returns:
             One judgement a text.
         """
-        self.prepare(formula)
+        self._count()
+        self._prune(formula)
         return [
             Judgement(torch.tensor([self._loss(window) for window in text], dtype=torch.float64))
             for text in texts
@@ -152,14 +158,36 @@ class MetricFitness:
 
     def _count(self) -> int:
         """A new number for the state of the copy's weights, which ends earlier trials."""
-        self._prepared += 1
-        return self._prepared
+        self._prepared[0] += 1
+        return self._prepared[0]
 
     def _losses(self, start: int, stop: int) -> list[float]:
         return [self._loss(window) for window in self._windows[start:stop]]
 
-    def _mask(self, layer: LinearLayer, score: Kernel) -> Tensor:
-        """A layer's mask, bool `[out, in]`, True where a weight goes."""
+    def _keep(self, layer: LinearLayer, kept: Tensor) -> None:
+        """Write a layer into the copy with what is not kept, bool `[out, in]`, as zeros."""
+        pruned = self._pruned[layer.name]
+        pruned.write(layer.weight)
+        kept = kept.to(pruned.weight.device)
+        pruned.weight.mul_(kept)  # weights are finite; masked_fill_ takes 2.5 times as long
+
+    def _compiled(self, metric: Formula) -> Kernel:
+        """A metric's kernel.
+
+        Raises:
+            Unfit: it reads nothing.
+        """
+        score = kernel(metric, elements=self._elements)
+        if not score.terminals:
+            raise Unfit("no terminal: the formula is a constant")
+        return score
+
+    def _scores(self, layer: LinearLayer, score: Kernel) -> Tensor:
+        """A layer's scores, float32 `[out, in]`, good until those of a layer of its shape.
+
+        Raises:
+            Unfit: they are NaN or all the same.
+        """
         weight = layer.weight
         if weight.shape not in self._buffers:
             buffer = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
@@ -171,7 +199,17 @@ class MetricFitness:
             raise Unfit(f"NaN among the scores of {layer.name}")
         if lowest == highest:
             raise Unfit(f"all scores of {layer.name} are {float(lowest):.4g}")
-        return prune_mask(scores, self._sparsity, self._pattern)
+        return scores
+
+
+class MetricFitness(Fitness):
+    """Judges metrics: every layer is pruned to the same sparsity by the metric's scores."""
+
+    def _prune(self, formula: Formula) -> None:
+        score = self._compiled(formula)
+        for layer in self._dense.values():
+            scores = self._scores(layer, score)
+            self._keep(layer, ~prune_mask(scores, self._sparsity, self._pattern))
 
 
 def _copy_as(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:

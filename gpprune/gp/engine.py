@@ -12,7 +12,7 @@ from gpprune.primitives import Formula, FormulaError, Language, parse
 
 from .archive import Archive, Outcome, Proposal, ranked
 from .settings import SearchSettings
-from .variation import Tree, cross, half_and_half, join, mutate, seeded
+from .variation import Tree, cross, half_and_half, join, merge, mutate, seeded, tune
 
 Canonical = Callable[[Formula], Formula]
 
@@ -181,6 +181,21 @@ class Engine:
         return Tree(nodes), "random", ()
 
     def _offspring(self) -> tuple[Tree, str, tuple[str, ...]]:
+        if self.settings.merge and random.random() < self.settings.merge:
+            parent = self._parent()
+            keys = [parent.key]
+            if random.random() < 0.5:
+                other = self._parent(besides=parent.key)
+                keys.append(other.key)
+                donor = self._formula(other.text).tree
+            else:
+                donor, _, _ = self._random()
+            tree = merge(self._formula(parent.text).tree, donor, self.language)
+            return tree, "merge", tuple(dict.fromkeys(keys))
+        if self.settings.tune and random.random() < self.settings.tune:
+            parent = self._parent()
+            tree = tune(self._formula(parent.text).tree, self.language)
+            return tree, "tune", (parent.key,)
         crossover, mutation = self._operators()
         parent = self._parent()
         parents = [parent.key]

@@ -33,6 +33,9 @@ class SearchSettings(BaseModel):
         tournament: a parent is the best of this many random ones among those.
         crossover, mutation: chance of each; at least one of the two always happens.
         immigrants: chance that an offspring is a fresh random formula instead.
+        merge: chance that an offspring is instead a parent combined whole with another one or with
+            a fresh random formula, each half of the time.
+        tune: chance that an offspring is instead a parent with all its constants moved a little.
         strategy: "evolution", or "random", where every offspring is a fresh random formula.
 
     Fidelity:
@@ -60,6 +63,8 @@ class SearchSettings(BaseModel):
     crossover: float = Field(0.5, ge=0, le=1)
     mutation: float = Field(0.5, ge=0, le=1)
     immigrants: float = Field(0.1, ge=0, le=1)
+    merge: float = Field(0.0, ge=0, le=1)
+    tune: float = Field(0.0, ge=0, le=1)
     strategy: Literal["evolution", "random"] = "evolution"
     first_rung: int = Field(2, ge=2)
     race_z: float = Field(2.0, ge=0)
@@ -109,6 +114,10 @@ def _names() -> str:
 
 PRESETS: dict[str, SearchSettings] = {
     "quick": SearchSettings(),
+    # An allocation is judged faster than a metric, and its parts add up.
+    "allocation": SearchSettings(
+        population=24, generations=9, merge=0.35, tune=0.25, size_limit=40
+    ),
     # Dong et al. 2024, arXiv 2406.02924, section 4.1: two parents drawn from the best 10.
     "pruner-zero": SearchSettings(
         population=50,

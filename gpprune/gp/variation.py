@@ -30,6 +30,7 @@ _NODES_LIMIT = 10_000
 _SIGN_FLIP = 0.1
 _SPREAD = 0.4
 _TEMPER = 0.7
+_TUNING = 0.25
 _GREATEST, _LEAST = 1e6, 1e-6
 
 
@@ -69,7 +70,7 @@ def half_and_half(
         ends = depth >= height or (
             not full and depth >= least and random.random() < pset.terminalRatio
         )
-        choices = (terminals or primitives) if ends else (primitives or terminals)
+        choices = (terminals or _closing(pset, wanted)) if ends else (primitives or terminals)
         if not choices or len(nodes) > _NODES_LIMIT:
             raise GppruneError(
                 f"the language {language.name!r} has nothing of type {wanted.__name__} that ends"
@@ -82,6 +83,13 @@ def half_and_half(
         if node.arity:
             stack.extend((depth + 1, argument) for argument in reversed(node.args))
     return nodes
+
+
+def _closing(pset: gp.PrimitiveSetTyped, wanted: type) -> list[gp.Primitive]:
+    """The primitives of a type that terminals can complete, or all of them if there are none."""
+    primitives = pset.primitives.get(wanted) or []
+    closing = [p for p in primitives if all(pset.terminals.get(a) for a in p.args)]
+    return closing or primitives
 
 
 def slots(tree: Tree, language: Language) -> list[type]:
@@ -120,14 +128,26 @@ def join(tree: Tree, donor: Tree, language: Language) -> Tree:
     Replacement alone must lose a factor to gain one; this is how `|W|*X` and `W^2*G` meet.
     """
     index = 0 if random.random() < 0.5 else random.randrange(len(tree))
+    if index == 0 and not issubclass(language.root, _joined_types(language.root, language)):
+        index = random.randrange(1, len(tree))  # no primitive combines two whole trees
     wanted = slots(tree, language)[index]
     place = tree.searchSubtree(index)
-    part = donor[donor.searchSubtree(random.randrange(len(donor)))]
+    kinds = _joined_types(wanted, language)
+    # a number joins only where it could stand alone: added to a profile it says nothing
+    alone = any(isinstance(t, gp.MetaEphemeral) for t in language.pset.terminals.get(wanted, []))
+    parts = [
+        i
+        for i, node in enumerate(donor)
+        if issubclass(node.ret, kinds) and (alone or not isinstance(type(node), gp.MetaEphemeral))
+    ]
+    if not parts:
+        return tree
+    part = donor[donor.searchSubtree(random.choice(parts))]
     pair = [list(tree[place]), list(part)]
     random.shuffle(pair)
     # the parents' own primitives, as often as they use them, and any other now and then
     choices = [node for node in (*tree, *donor) if node.arity == 2]
-    choices.append(random.choice(language.pset.primitives[language.root]))
+    choices.append(random.choice(language.pset.primitives[wanted]))
     fitting = [
         p
         for p in choices
@@ -138,6 +158,65 @@ def join(tree: Tree, donor: Tree, language: Language) -> Tree:
     if fitting:
         tree[place] = [random.choice(fitting), *pair[0], *pair[1]]
     return tree
+
+
+def merge(tree: Tree, donor: Tree, language: Language) -> Tree:
+    """Combine two whole trees by a primitive, each first given a constant half of the time.
+
+    Where no primitive takes two whole formulas (a metric with its allocation), one of the root's
+    arguments is merged with the donor's.
+    """
+    if issubclass(language.root, _joined_types(language.root, language)):
+        mine, theirs = slice(0, len(tree)), slice(0, len(donor))
+    else:
+        which = random.randrange(tree[0].arity)
+        mine, theirs = _argument(tree, which), _argument(donor, which)
+    wanted = slots(tree, language)[mine.start]
+    parts = [Tree(tree[mine]), Tree(donor[theirs])]
+    for at, part in enumerate(parts):
+        if random.random() < 0.5:
+            parts[at] = _tempered(part, 0, wanted, language)
+    closed = [
+        p
+        for p in language.pset.primitives[wanted]
+        if p.arity == 2 and all(issubclass(wanted, argument) for argument in p.args)
+    ]
+    if closed:
+        tree[mine] = [random.choice(closed), *parts[0], *parts[1]]
+    return tree
+
+
+def tune(tree: Tree, language: Language) -> Tree:
+    """Move every constant of a tree by a small random factor; give one to a tree without any."""
+    places = _constants(tree)
+    if not places:
+        return _temper(tree, language)
+    for index in places:
+        value = tree[index].value * math.exp(random.gauss(0.0, _TUNING))
+        tree[index] = language.constant(_rounded(value))
+    return tree
+
+
+def _rounded(value: float) -> float:
+    """A constant as variation makes it: two digits keep formulas readable, and let near-equal
+    ones meet in the archive.
+    """
+    size = min(max(abs(value), _LEAST), _GREATEST)
+    return float(f"{math.copysign(size, value):.2g}")
+
+
+def _argument(tree: Tree, which: int) -> slice:
+    """Where an argument of the root lies."""
+    place: slice = tree.searchSubtree(1)
+    for _ in range(which):
+        place = tree.searchSubtree(place.stop)
+    return place
+
+
+def _joined_types(wanted: type, language: Language) -> tuple[type, ...]:
+    """What binary primitives of a type take."""
+    pairs = [p.args for p in language.pset.primitives.get(wanted, []) if p.arity == 2]
+    return tuple({argument for pair in pairs for argument in pair})
 
 
 def mutate(tree: Tree, language: Language) -> tuple[Tree, str]:
@@ -151,18 +230,32 @@ def mutate(tree: Tree, language: Language) -> tuple[Tree, str]:
 
 
 def _uniform(tree: Tree, language: Language) -> Tree:
+    # what only formula text may use (a DSA graph's inside) has nothing to be replaced by
+    places = [at for at, node in enumerate(tree) if _drawn(node.ret, language)]
+
     def expression(pset: gp.PrimitiveSetTyped, type_: type) -> list[gp.Primitive | gp.Terminal]:
         return half_and_half(language, 0, 2, type_)
 
+    if len(places) < len(tree):
+        place = tree.searchSubtree(random.choice(places))
+        tree[place] = expression(language.pset, tree[place.start].ret)
+        return tree
     (mutant,) = gp.mutUniform(tree, expression, language.pset)
     return mutant
+
+
+def _drawn(type_: type, language: Language) -> bool:
+    """Whether the language can draw something of a type."""
+    pset = language.pset
+    return bool(pset.terminals.get(type_) or pset.primitives.get(type_))
 
 
 def _regrow(tree: Tree, language: Language) -> Tree:
     """Replace a random subtree by a random tree of any type that its slot takes."""
     index = random.randrange(len(tree))
     wanted = slots(tree, language)[index]
-    tree[tree.searchSubtree(index)] = half_and_half(language, 0, 2, wanted)
+    if _drawn(wanted, language):
+        tree[tree.searchSubtree(index)] = half_and_half(language, 0, 2, wanted)
     return tree
 
 
@@ -176,7 +269,11 @@ def _replace(tree: Tree, language: Language) -> Tree:
 
 
 def _insert(tree: Tree, language: Language) -> Tree:
-    (mutant,) = gp.mutInsert(tree, language.pset)
+    before = Tree(tree)
+    try:
+        (mutant,) = gp.mutInsert(tree, language.pset)
+    except IndexError:  # a new argument's type has no terminals
+        return before
     return mutant
 
 
@@ -191,27 +288,37 @@ def _constant(tree: Tree, language: Language) -> Tree:
     value = (tree[index].value or 1.0) * math.exp(random.gauss(0.0, _SPREAD))
     if random.random() < _SIGN_FLIP:
         value = -value
-    size = min(max(abs(value), _LEAST), _GREATEST)
-    # Two digits keep formulas readable and let near-equal constants meet in the archive.
-    tree[index] = language.constant(float(f"{math.copysign(size, value):.2g}"))
+    tree[index] = language.constant(_rounded(value))
     return tree
 
 
 def _temper(tree: Tree, language: Language) -> Tree:
     """Wrap a random subtree in a primitive with a constant, such as a power near 1."""
     index = random.randrange(len(tree))
+    return _tempered(tree, index, slots(tree, language)[index], language)
+
+
+def _tempered(tree: Tree, index: int, wanted: type, language: Language) -> Tree:
     place = tree.searchSubtree(index)
     wrapping = [
         p
-        for p in language.pset.primitives.get(slots(tree, language)[index], [])
+        for p in language.pset.primitives.get(wanted, [])
         if p.arity == 2
-        and issubclass(tree[index].ret, p.args[0])
-        and _is_constant(p.args[1], language)
+        and any(_tempers(tree[index].ret, pair, language) for pair in (p.args, p.args[::-1]))
     ]
     if wrapping:
         value = float(f"{math.exp(random.gauss(0.0, _TEMPER)):.2g}")
-        tree[place] = [random.choice(wrapping), *tree[place], language.constant(value)]
+        primitive = random.choice(wrapping)
+        parts = [tree[place], [language.constant(value)]]
+        if not _tempers(tree[index].ret, primitive.args, language):
+            parts.reverse()
+        tree[place] = [primitive, *parts[0], *parts[1]]
     return tree
+
+
+def _tempers(found: type, pair: list[type], language: Language) -> bool:
+    """Whether a subtree can be the first of two arguments whose second is a constant."""
+    return issubclass(found, pair[0]) and _is_constant(pair[1], language)
 
 
 def _is_constant(type_: type, language: Language) -> bool:

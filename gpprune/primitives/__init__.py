@@ -1,10 +1,14 @@
 """The formula language: value types, primitives, formula text, the published formulas."""
 
+from .dsa import parse_dsa as parse_dsa
 from .formula import Formula as Formula
 from .formula import parse as parse
+from .language import ALLOCATION as ALLOCATION
+from .language import JOINT as JOINT
 from .language import LANGUAGES as LANGUAGES
 from .language import METRIC as METRIC
 from .language import Language as Language
+from .language import word as word
 from .nodes import FormulaError as FormulaError
 from .nodes import Node as Node
 from .nodes import fold as fold
@@ -13,6 +17,11 @@ from .pruner_zero import parse_pruner_zero as parse_pruner_zero
 from .published import METRICS as METRICS
 from .published import Published as Published
 from .published import published as published
+from .published import seeds as seeds
+from .published_allocations import ALLOCATIONS as ALLOCATIONS
+from .published_allocations import PublishedAllocation as PublishedAllocation
+from .published_allocations import allocation as allocation
+from .published_allocations import unit_of as unit_of
 from .table import PRIMITIVES as PRIMITIVES
 from .table import TERMINALS as TERMINALS
 from .table import Primitive as Primitive
@@ -22,3 +31,6 @@ from .types import Inputs as Inputs
 from .types import Outputs as Outputs
 from .types import ValueType as ValueType
 from .types import axes_of as axes_of
+from .unit_table import UNIT_PRIMITIVES as UNIT_PRIMITIVES
+from .unit_table import UNIT_TERMINALS as UNIT_TERMINALS
+from .unit_table import UnitPrimitive as UnitPrimitive

@@ -10,6 +10,7 @@ scores that are all equal carry no order to lose.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,8 +38,10 @@ from .algebra import (
 from .lowering import TINY
 from .nodes import Node, fold, quantise
 from .table import PRIMITIVES, Primitive
-from .types import axes_of
+from .types import Elements, Joint, Units, axes_of
+from .unit_table import UNIT_PRIMITIVES, UnitPrimitive
 
+_UNIT = frozenset({"unit"})
 _GROUPS: dict[str, frozenset[str]] = {"layer": frozenset(), "row": frozenset({"out"})}
 
 
@@ -46,8 +49,35 @@ def canonical_text(nodes: Sequence[Node], group: str | None) -> str:
     """Formula text of the canonical form of a tree; see `Formula.canonical`."""
     if group is not None and group not in _GROUPS:
         raise ValueError(f"unknown comparison group {group!r}; there are {sorted(_GROUPS)}")
+    if nodes[0].ret is Joint:
+        return _joint_text(nodes, group)
     value, _ = fold(nodes, _typed)
-    return (value if group is None else _ranked(value, _GROUPS[group])).text
+    if group is None:
+        return value.text
+    if issubclass(nodes[0].ret, Units):
+        return _only_differences(value).text
+    return _ranked(value, _GROUPS[group]).text
+
+
+def _joint_text(nodes: Sequence[Node], group: str | None) -> str:
+    """A joint formula's parts in their forms.
+
+    Where the allocation reads the scores, their values matter and not their order alone.
+    """
+    end = 1
+    open_ = 1
+    while open_:
+        open_ += nodes[end].arity - 1
+        end += 1
+    allocation = canonical_text(nodes[end:], group)
+    reads = re.search(r"\bS\b", allocation) is not None
+    metric = canonical_text(nodes[1:end], None if reads else group)
+    return f"{nodes[0].name}({metric}, {allocation})"
+
+
+def _only_differences(profile: Sum) -> Sum:
+    """A profile without what it adds to every unit, which the budget takes away again."""
+    return Sum({monomial: c for monomial, c in profile.terms.items() if monomial})
 
 
 class IrreducibleError(Exception):
@@ -64,6 +94,8 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     if not node.arity:
         return _normal(node, values), axes_of(node.ret)
     axes = frozenset[str]().union(*(found for _, found in below))
+    if node.name in UNIT_PRIMITIVES:
+        return _of_units(UNIT_PRIMITIVES[node.name], values), _UNIT
     lowering = PRIMITIVES[node.name].lowering
     if any(reduction.over == "arguments" for reduction in lowering.reductions):
         if axes != frozenset[str]().union(*(value.axes for value in values)):
@@ -73,13 +105,39 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     return _normal(node, values), axes
 
 
+def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
+    """A unit primitive: arithmetic as for weights, everything else as it stands."""
+    shared = PRIMITIVES.get(entry.text) if entry.arguments[0] is not Elements else None
+    if shared is not None:
+        rule = _RULES.get(entry.text)
+        return rule(*arguments) if rule else _call(shared, arguments)
+    if entry.scale_free:
+        x, *rest = arguments
+        arguments = [_shape(x) if entry.shift_free else _unscaled(x), *rest]
+    if entry.text == "spread" and not (arguments[0].terms and arguments[1].terms):
+        return Sum({})
+    text = f"{entry.text}({', '.join(argument.text for argument in arguments)})"
+    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+    return from_atom(Atom(text, _UNIT, sign, entry.name, tuple(arguments)))
+
+
+def _shape(x: Sum) -> Sum:
+    """What a min-max leaves of its argument: not what is added, nor a positive factor."""
+    return _unscaled(_only_differences(x))
+
+
+def _unscaled(x: Sum) -> Sum:
+    """A value without its positive factor."""
+    return scale(x, 1 / abs(x.ordered[0][1])) if x.terms else x
+
+
 def _normal(node: Any, arguments: list[Sum]) -> Sum:
     if node.arity:
         rule = _RULES.get(node.name)
         return rule(*arguments) if rule else _call(PRIMITIVES[node.name], arguments)
     if isinstance(node.value, float):
         return constant(node.value)
-    sign = Sign.ANY if node.value == "W" else Sign.NONNEGATIVE
+    sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
     return from_atom(Atom(node.value, axes_of(node.ret), sign))
 
 

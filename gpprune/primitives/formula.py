@@ -13,10 +13,11 @@ from deap import gp
 
 from . import symbolic
 from .canonical import IrreducibleError, canonical_text
-from .language import METRIC, Language
+from .language import ALLOCATION, JOINT, METRIC, Language, word
 from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text
 from .parser import read
 from .table import Primitive
+from .unit_table import UnitPrimitive
 
 
 class Formula:
@@ -35,6 +36,7 @@ class Formula:
             )
         if self.depth > MAX_DEPTH:
             raise FormulaError(f"a formula {self.depth:,} deep is too deep: at most {MAX_DEPTH}")
+        language.check(self._nodes)
 
     @property
     def tree(self) -> gp.PrimitiveTree:
@@ -76,6 +78,20 @@ class Formula:
         """The terminals that occur in it."""
         return frozenset(n.value for n in self._nodes if kind(n) == "terminal")
 
+    @property
+    def parts(self) -> tuple[Formula, Formula]:
+        """The metric and the allocation of a joint formula.
+
+        Raises:
+            FormulaError: it is of another language.
+        """
+        if self.language is not JOINT:
+            raise FormulaError(f"a {self.language.name} formula has no metric and allocation")
+        tree = self.tree
+        end = tree.searchSubtree(1).stop
+        metric = _in_language(tree[1:end], METRIC)
+        return Formula(metric, METRIC), Formula(_in_language(tree[end:], ALLOCATION), ALLOCATION)
+
     def canonical(self, group: str | None = "layer") -> Formula:
         """The canonical form: one formula for many that mean the same.
 
@@ -116,15 +132,29 @@ class Formula:
         return self.text
 
 
-def folded_number(entry: Primitive, arguments: list[sympy.Expr]) -> sympy.Expr | None:
+def folded_number(
+    entry: Primitive | UnitPrimitive, arguments: list[sympy.Expr]
+) -> sympy.Expr | None:
     """An elementwise primitive of numbers as a number; sympy's exact powers can be endless."""
+    if not isinstance(entry, Primitive) or entry.lowering.reductions:
+        return None
     apply = entry.lowering.apply
-    if entry.lowering.reductions or apply is None:
+    if apply is None:
         return None
     if not all(isinstance(argument, sympy.Number) for argument in arguments):
         return None
     values = [torch.tensor(float(argument), dtype=torch.float64) for argument in arguments]
     return sympy.Rational(number_text(float(apply(*values))))
+
+
+def _in_language(nodes: Sequence[Node], language: Language) -> list[Node]:
+    """The same nodes as another language's own."""
+    return [
+        language.constant(n.value)
+        if kind(n) == "constant"
+        else language.nodes[n.name if n.arity else n.value]
+        for n in nodes
+    ]
 
 
 def _text(node: Any, arguments: list[str]) -> str:
@@ -133,7 +163,7 @@ def _text(node: Any, arguments: list[str]) -> str:
             return number_text(node.value)
         case "terminal":
             return str(node.value)
-    return f"{node.name}({', '.join(arguments)})"
+    return f"{word(node.name)}({', '.join(arguments)})"
 
 
 def parse(text: str, language: Language = METRIC) -> Formula:

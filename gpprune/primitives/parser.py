@@ -13,7 +13,7 @@ from typing import Any
 from .language import Language
 from .lowering import LARGEST
 from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, quantise
-from .types import Constant, ValueType
+from .types import Constant, Profile, Units, ValueType
 
 MAX_TEXT = 100_000
 
@@ -25,16 +25,33 @@ _TOKEN = re.compile(
 
 def read(text: str, language: Language) -> list[Node]:
     """The nodes of formula text, in prefix order; see `parse` for what it raises."""
-    return _Reader(text, language).read()
+    try:
+        return _Reader(text, language, language.root).read()
+    except FormulaError:
+        if language.root is Profile and _is(text, language, Units):
+            raise FormulaError(
+                f"{text.strip()[:60]!r} gives one number a unit, but not how much sparser that "
+                f"makes it: write for example spread({text.strip()[:60]}, 0.1)"
+            ) from None
+        raise
+
+
+def _is(text: str, language: Language, type_: ValueType) -> bool:
+    try:
+        _Reader(text, language, type_).read()
+    except FormulaError:
+        return False
+    return True
 
 
 class _Reader:
-    def __init__(self, text: str, language: Language) -> None:
+    def __init__(self, text: str, language: Language, root: ValueType) -> None:
         if len(text) > MAX_TEXT:
             raise FormulaError(
                 f"formula text of {len(text):,} characters is too long: at most {MAX_TEXT:,}"
             )
         self.language = language
+        self.root = root
         self.tokens = _tokens(text)
         self.at = 0
         self.nodes: list[Node] = []
@@ -42,7 +59,7 @@ class _Reader:
     def read(self) -> list[Node]:
         if not self.tokens:
             raise FormulaError("the formula is empty; write for example mul(abs(W), X)")
-        self._formula(self.language.root, 0)
+        self._formula(self.root, 0)
         if self.at < len(self.tokens):
             _, found, where = self.tokens[self.at]
             raise FormulaError(f"{found!r} at character {where + 1} comes after the formula's end")
@@ -66,7 +83,7 @@ class _Reader:
                 raise FormulaError(f"the constant {token[:40]} is out of float32's range")
             self._admit(self.language.constant(value), token, Constant, wanted, where)
             return
-        node = self.language.nodes.get(token) if kind == "name" else None
+        node = self.language.node(token, wanted) if kind == "name" else None
         if node is None:
             raise FormulaError(self._unknown(kind, token, where))
         self._admit(node, token, node.ret, wanted, where)
@@ -100,10 +117,11 @@ class _Reader:
     def _unknown(self, kind: str, token: str, where: int) -> str:
         if kind == "mark":
             return f"{token!r} at character {where + 1} stands where a formula is needed"
-        close = difflib.get_close_matches(token, self.language.nodes, 1)
+        close = difflib.get_close_matches(token, self.language.words, 1)
         hint = f"did you mean {close[0]!r}?" if close else "see `gpprune primitives`"
         shown = token if len(token) <= 40 else token[:40] + "..."
-        return f"unknown name {shown!r} in a {self.language.name} formula; {hint}"
+        article = "an" if self.language.name[0] in "aeiou" else "a"
+        return f"unknown name {shown!r} in {article} {self.language.name} formula; {hint}"
 
 
 def _tokens(text: str) -> list[tuple[str, str, int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from .formula import Formula, parse
+from .table import UNSEARCHED
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,20 @@ METRICS: Mapping[str, Published] = MappingProxyType(
             "Das et al. 2024 (GBLM-Pruner), arXiv 2311.04902, L2, alpha = 100",
             "row",
         ),
+        # Its code compares within every 128 columns of a layer, on weights already updated.
+        "sparsegpt": Published(
+            "div(sqr(W), sqr(D))",
+            "Frantar and Alistarh 2023, arXiv 2301.00774, eq. 3, its score alone",
+            "layer",
+        ),
     }
 )
 
 published: Mapping[str, Formula] = MappingProxyType(
     {name: parse(entry.text) for name, entry in METRICS.items()}
 )
+
+seeds: Mapping[str, Formula] = MappingProxyType(
+    {name: formula for name, formula in published.items() if not formula.names & UNSEARCHED}
+)
+"""The published metrics that a search starts from: those that read what a search measures."""

@@ -6,6 +6,7 @@ Elementwise primitives are written with sympy's own functions. A reduction is an
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import sympy
@@ -18,6 +19,7 @@ class Reduced(sympy.Function):  # type: ignore[misc]
     """A reduction of a matrix; subclasses say which and print as the textbooks do."""
 
     is_real = True
+    is_number = False  # of numbers too: sympy cannot compare what it cannot evaluate
     template = ""
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
@@ -31,6 +33,24 @@ def reduction(name: str, template: str, *, nonnegative: bool = False) -> type[Re
     if nonnegative:
         facts["is_nonnegative"] = True
     return type(name, (Reduced,), facts)
+
+
+@cache
+def named(name: str) -> type[sympy.Function]:
+    """A real function of any number of arguments that prints as its name."""
+
+    class Named(sympy.Function):  # type: ignore[misc]
+        is_real = True
+        is_number = False
+
+        def _latex(self, printer: Any, exp: str | None = None) -> str:
+            arguments = ", ".join(printer._print(argument) for argument in self.args)
+            title = name.replace("_", r"\_")
+            body = rf"\operatorname{{{title}}}\left({arguments}\right)"
+            return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+    Named.__name__ = name
+    return Named
 
 
 rowsum = reduction("rowsum", r"\sum_{j} %s")
@@ -76,7 +96,9 @@ def power(x: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 
 def symbol(name: str) -> sympy.Symbol:
-    """The symbol of a terminal: all are real; norms and gradient magnitudes are not negative."""
-    if name == "W":
-        return sympy.Symbol("W", real=True)
+    """The symbol of a terminal: all are real; all but weights and scores are not negative."""
+    if name in ("W", "S"):
+        return sympy.Symbol(name, real=True)
+    if name == "D":  # the diagonal of a Cholesky factor
+        return sympy.Symbol(name, positive=True)
     return sympy.Symbol(name, nonnegative=True)

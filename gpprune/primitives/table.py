@@ -271,4 +271,8 @@ TERMINALS: dict[str, tuple[ValueType, str]] = {
     "X": (Inputs, "L2 norm of each input feature over calibration tokens / sqrt(samples)"),
     "Y": (Outputs, "L2 norm of each output neuron over calibration tokens / sqrt(samples)"),
     "G": (Elements, "L2 norm over calibration samples of each weight's loss gradient"),
+    "D": (Inputs, "diagonal of the Cholesky factor of the inverse damped Hessian, as SparseGPT's"),
 }
+
+UNSEARCHED: frozenset[str] = frozenset({"D"})
+"""Terminals that formula text may use and a search does not draw: each costs a measurement."""

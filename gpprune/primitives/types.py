@@ -33,18 +33,42 @@ class Outputs(Elements):
     """A value an output neuron, shape `[out_features]`."""
 
 
-class Constant(Inputs, Outputs):
-    """One number, the same for every weight."""
+class Units(metaclass=ValueType):
+    """A value a prunable unit (a decoder block or a linear layer), shape `[units]`."""
+
+
+class Profile(Units):
+    """How much sparser each unit is than the others, shape `[units]`, in shares of its weights.
+
+    Only differences count: the budget adds what makes the whole meet its target.
+    """
+
+
+class Flat(metaclass=ValueType):
+    """The scores of a unit's layers in one vector, or a number made of them, as DSA's code does.
+
+    The one type whose values may be NaN or infinite; `dsa_importance` ends it.
+    """
+
+
+class Joint(metaclass=ValueType):
+    """A metric and an allocation: all that says which weights go."""
+
+
+class Constant(Inputs, Outputs, Profile):
+    """One number, the same for every weight and every unit."""
 
 
 _AXES: dict[ValueType, frozenset[str]] = {
     Elements: frozenset({"in", "out"}),
     Inputs: frozenset({"in"}),
     Outputs: frozenset({"out"}),
+    Units: frozenset({"unit"}),
+    Profile: frozenset({"unit"}),
     Constant: frozenset(),
 }
 
 
 def axes_of(type_: ValueType) -> frozenset[str]:
-    """The axes of the weight matrix along which a value of this type varies."""
+    """The axes of the weight matrix, or of the units, along which a value of this type varies."""
     return _AXES[type_]

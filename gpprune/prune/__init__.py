@@ -1,10 +1,17 @@
 """Models, calibration statistics, masks and pruning."""
 
+from .allocation import UNITS as UNITS
+from .allocation import Allocator as Allocator
+from .allocation import besa as besa
+from .budget import project as project
+from .budget import total_zeros as total_zeros
+from .budget import zero_counts as zero_counts
 from .checkpoint import RECIPE_FILE as RECIPE_FILE
 from .checkpoint import check_output as check_output
 from .checkpoint import save_pruned as save_pruned
 from .masks import Pattern as Pattern
 from .masks import check_sparsity as check_sparsity
+from .masks import exact_mask as exact_mask
 from .masks import parse_pattern as parse_pattern
 from .masks import prune_mask as prune_mask
 from .masks import pruned_count as pruned_count
@@ -13,11 +20,13 @@ from .models import load_model as load_model
 from .pruner import LayerReport as LayerReport
 from .pruner import PruneReport as PruneReport
 from .pruner import layer_mask as layer_mask
-from .pruner import layer_scores as layer_scores
 from .pruner import prune_model as prune_model
-from .recipe import ALLOCATIONS as ALLOCATIONS
+from .ranks import Ranks as Ranks
+from .ranks import rank_scores as rank_scores
+from .recipe import BESA as BESA
 from .recipe import UPDATES as UPDATES
 from .recipe import Recipe as Recipe
+from .scores import layer_scores as layer_scores
 from .smollm2 import cache_folder as cache_folder
 from .statistics import LayerStatistics as LayerStatistics
 from .statistics import calibrate as calibrate

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
 
+import torch
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
@@ -71,6 +72,16 @@ class Pattern:
             )
         return sparsity
 
+    def groups(self, shape: Sequence[int]) -> int:
+        """How many comparison groups a layer of ``[out, in]`` weights has."""
+        if self.multiple > 1:
+            return shape[0] * shape[1] // self.multiple
+        return shape[0] if self.group == "row" else 1
+
+    def grain(self, shape: Sequence[int]) -> int:
+        """A layer's zeros come in multiples of this: in N:M every group has as many."""
+        return self.groups(shape) if self.multiple > 1 else 1
+
     def check_layer(self, name: str, in_features: int) -> None:
         """See that the pattern fits a layer.
 
@@ -100,6 +111,17 @@ def _lowest_of_groups(size: int, pruned: int, scores: Tensor, sparsity: float) -
     return lowest(scores.reshape(-1, size), pruned).view(scores.shape)
 
 
+def _mixed_pattern(match: re.Match[str]) -> Pattern:
+    size = int(match[1])
+    if size < 2:
+        raise UsageError(f"the pattern {match[0]!r} has groups of {size}: write N:M with M from 2")
+
+    def choose(scores: Tensor, sparsity: float) -> Tensor:
+        return _lowest_of_groups(size, pruned_count(sparsity, size), scores, sparsity)
+
+    return Pattern(f"N:{size}", "row", choose, multiple=size)
+
+
 def _group_pattern(match: re.Match[str]) -> Pattern:
     kept, size = int(match[1]), int(match[2])
     if not 0 < kept <= size:
@@ -115,6 +137,7 @@ _FORMS: tuple[tuple[str, str, Callable[[re.Match[str]], Pattern]], ...] = (
     ("row", r"row", lambda match: Pattern("row", "row", _lowest_of_rows)),
     ("layer", r"layer", lambda match: Pattern("layer", "layer", _lowest_of_layer)),
     ("N:M such as 2:4", r"([0-9]{1,4}):([0-9]{1,4})", _group_pattern),
+    ("N:8 (another N in each layer)", r"N:([0-9]{1,4})", _mixed_pattern),
 )
 
 
@@ -158,3 +181,24 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     if has_nan(scores):
         raise GppruneError("the scores hold NaN, so they have no order: change the formula")
     return shape.choose(scores, target)
+
+
+def exact_mask(scores: Tensor, zeros: int, pattern: Pattern) -> Tensor:
+    """The mask of a layer with a given number of zeros.
+
+    Every comparison group gives up ``zeros // groups`` of its lowest scores, the first
+    ``zeros % groups`` groups one more. Ties go as in :func:`prune_mask`.
+
+    Args:
+        scores: ``[out, in]`` without NaN.
+        zeros: how many weights go, between 0 and ``out * in``.
+        pattern: which weights compete; for N:M ``zeros`` is a multiple of ``pattern.grain``.
+
+    Returns:
+        A bool tensor ``[out, in]``, True where a weight is pruned.
+    """
+    groups = pattern.groups(scores.shape)
+    flat = scores.reshape(groups, -1)
+    each, extra = divmod(zeros, groups)
+    parts = [lowest(flat[:extra], each + 1), lowest(flat[extra:], each)]
+    return torch.cat(parts).view(scores.shape)

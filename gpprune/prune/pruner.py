@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.masks import Pattern, prune_mask
+from gpprune.prune.allocation import recipe_reads, recipe_zeros
+from gpprune.prune.masks import Pattern, exact_mask, prune_mask
 from gpprune.prune.recipe import Recipe
+from gpprune.prune.scores import ScoreKernel, layer_scores
+from gpprune.prune.selection import has_nan
 from gpprune.prune.sequential import BlockRunner
 from gpprune.prune.statistics import (
     ActivationSums,
@@ -24,17 +27,6 @@ from gpprune.prune.statistics import (
     quiet_model,
 )
 from gpprune.prune.structure import LinearLayer, check_weights, linear_layers
-
-
-class ScoreKernel(Protocol):
-    """A compiled metric, as :func:`gpprune.compile.kernel` returns it."""
-
-    @property
-    def terminals(self) -> frozenset[str]:
-        """The terminals it reads, among W, X, Y and G."""
-
-    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
-        """The scores, ``[out, in]``."""
 
 
 @dataclass(frozen=True)
@@ -96,39 +88,6 @@ class PruneReport:
         }
 
 
-def layer_scores(
-    score: ScoreKernel,
-    weight: Tensor,
-    statistics: LayerStatistics | None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """A layer's scores.
-
-    Args:
-        score: the compiled metric.
-        weight: ``[out, in]``, any floating dtype.
-        statistics: what calibration measured; may be None if the metric reads only W.
-        out: a prepared float32 buffer ``[out, in]``, which saves fresh memory for each layer.
-
-    Returns:
-        Scores ``[out, in]``; ``out`` itself if it was given and the kernel could use it.
-
-    Raises:
-        UsageError: the metric reads a statistic that was not measured.
-    """
-    terminals = {"W": weight.float()}
-    if statistics is not None:
-        terminals |= {"X": statistics.X, "Y": statistics.Y}
-        if statistics.G is not None:
-            terminals["G"] = statistics.G
-    if missing := sorted(score.terminals - terminals.keys()):
-        raise UsageError(
-            f"the metric reads {', '.join(missing)}, which was not measured: calibrate first, "
-            "with gradients=True for G"
-        )
-    return score(out=out, **terminals)
-
-
 def layer_mask(
     layer: LinearLayer,
     score: ScoreKernel,
@@ -177,19 +136,23 @@ def prune_model(
     Args:
         model: a causal language model; embeddings and head are left alone.
         recipe: how to prune.
-        calibration: ``[samples, length]`` int64 tokens to measure X, Y and G on.
-        order: ``"sequential"``: the X and Y of each decoder block are measured on the output of
-            the already pruned blocks before it, as Wanda's code does. ``"dense"``: all of them
-            on the dense model in one pass. G is the dense model's either way (Pruner-Zero).
+        calibration: ``[samples, length]`` int64 tokens to measure X, Y, G and D on.
+        order: ``"sequential"``: the X, Y and D of each decoder block are measured on the output
+            of the already pruned blocks before it, as Wanda's and SparseGPT's code does.
+            ``"dense"``: all of them on the dense model in one pass. G is the dense model's
+            either way (Pruner-Zero).
         progress: called as ``progress(label, done, total)``.
+
+    An allocation that is not uniform is computed on the dense model, before anything is pruned.
 
     Returns:
         The zeros of every layer.
 
     Raises:
         UsageError: a bad order, calibration or pattern; nothing has been changed then.
-        GppruneError: a damaged weight, or a metric that gives NaN; in the second case the
-            layers before the named one are pruned already.
+        GppruneError: a damaged weight, or a metric that gives NaN or a D that cannot be had of a
+            layer's inputs; in the last two cases the layers before the named one may be pruned
+            already.
     """
     if order not in _ORDERS:
         raise UsageError(f"there is no order {order!r}: choose from {', '.join(_ORDERS)}")
@@ -201,9 +164,17 @@ def prune_model(
         recipe.shape.check_layer(repr(layer.name), layer.in_features)
     formula = recipe.formula.canonical(recipe.shape.group)
     score = kernel(formula, elements=sum(layer.weight.numel() for layer in layers.values()))
-    job = _Job(model, layers, recipe, score, calibration, progress)
-    with quiet_model(model), torch.no_grad():
-        _ORDERS[order](job)
+    measured = zeros = None
+    with quiet_model(model):
+        if recipe.allocation != "uniform":
+            reads = recipe_reads(recipe)
+            if reads:
+                gradients, hessians = "G" in reads, "D" in reads
+                measured = calibrate(model, calibration, gradients, progress, hessians=hessians)
+            zeros = recipe_zeros(model, recipe, calibration, measured or {}, progress)
+        job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros)
+        with torch.no_grad():
+            _ORDERS[order](job)
     reports = tuple(
         LayerReport(
             name,
@@ -225,25 +196,40 @@ class _Job:
     score: ScoreKernel
     tokens: Tensor
     progress: Progress | None
+    measured: Mapping[str, LayerStatistics] | None  # of the dense model, for the allocation
+    zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
     def prune(self, layer: LinearLayer, statistics: LayerStatistics | None) -> None:
-        mask = layer_mask(layer, self.score, statistics, self.recipe.sparsity, self.recipe.shape)
+        if self.zeros is None:
+            target, pattern = self.recipe.sparsity, self.recipe.shape
+            mask = layer_mask(layer, self.score, statistics, target, pattern)
+        else:
+            scores = layer_scores(self.score, layer.weight, statistics)
+            if has_nan(scores):
+                raise GppruneError(
+                    f"in {layer.name!r}: the scores hold NaN, so they have no order: change the "
+                    "formula"
+                )
+            mask = exact_mask(scores, self.zeros[layer.name], self.recipe.shape)
         layer.weight.masked_fill_(mask, 0)
 
     def report(self, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress("pruning", done, total)
 
-    def dense_statistics(self) -> dict[str, LayerStatistics]:
+    def dense_statistics(self, *, hessians: bool) -> dict[str, LayerStatistics]:
         """What one pass over the dense model measures, if the metric reads any of it."""
+        if self.measured is not None:
+            return dict(self.measured)
         if self.score.terminals <= {"W"}:
             return {}
-        return calibrate(self.model, self.tokens, "G" in self.score.terminals, self.progress)
+        gradients = "G" in self.score.terminals
+        return calibrate(self.model, self.tokens, gradients, self.progress, hessians=hessians)
 
 
 def _prune_dense(job: _Job) -> None:
     """Every layer on the statistics of the dense model."""
-    statistics = job.dense_statistics()
+    statistics = job.dense_statistics(hessians="D" in job.score.terminals)
     for done, (name, layer) in enumerate(job.layers.items(), start=1):
         job.prune(layer, statistics.pop(name, None))
         job.report(done, len(job.layers))
@@ -251,21 +237,20 @@ def _prune_dense(job: _Job) -> None:
 
 def _prune_sequential(job: _Job) -> None:
     """Each block on the output of the already pruned blocks before it."""
-    if not job.score.terminals & {"X", "Y"}:
+    if not job.score.terminals & {"X", "Y", "D"}:
         _prune_dense(job)  # nothing that is measured changes as blocks are pruned
         return
-    dense = job.dense_statistics() if "G" in job.score.terminals else {}
+    dense = job.dense_statistics(hessians=False) if "G" in job.score.terminals else {}
     runner = BlockRunner(job.model, job.tokens, job.progress)
     for index in range(len(runner)):
         block_layers = [layer for layer in job.layers.values() if layer.block == index]
-        sums = ActivationSums(block_layers)
+        sums = ActivationSums(block_layers, hessians="D" in job.score.terminals)
         with sums.watching():
             runner.forward(index, keep=False)
         for layer in block_layers:
-            x, y = sums.norms(layer.name, len(job.tokens))
             before = dense.pop(layer.name, None)
             gradient = before.G if before is not None else None
-            job.prune(layer, LayerStatistics(x, y, gradient))
+            job.prune(layer, sums.statistics(layer.name, len(job.tokens), gradient))
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
         job.report(index + 1, len(runner))

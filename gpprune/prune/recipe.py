@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, Formula, parse, published
+from gpprune.primitives import METRIC, Formula, parse, published, unit_of
+from gpprune.primitives import allocation as read_allocation
 from gpprune.prune.masks import Pattern, parse_pattern
 
-ALLOCATIONS: tuple[str, ...] = ("uniform",)
+BESA = "besa"  # an allocation that is learned on the model, not a formula
 UPDATES: tuple[str, ...] = ("none",)
 
 
@@ -24,7 +25,10 @@ class Recipe(BaseModel):
 
     Attributes:
         metric: the name of a published formula, or a formula's text.
-        allocation: how the sparsity is shared out over layers; ``"uniform"``: all the same.
+        allocation: how the sparsity is shared out: the name of a published allocation, a formula's
+            text, or ``"besa"``, which is learned. ``"uniform"``: all layers the same.
+        unit: what has a sparsity of its own, ``"layer"`` or ``"block"``; left out, what the
+            published allocation's code takes, else ``"layer"``.
         sparsity: the share of weights to prune, in ``[0, 1)``; left out, it is what the pattern
             implies (``"2:4"`` is 0.5).
         pattern: ``"row"``, ``"layer"`` or ``"N:M"``.
@@ -35,6 +39,7 @@ class Recipe(BaseModel):
 
     metric: str = "wanda"
     allocation: str = "uniform"
+    unit: Literal["layer", "block"] = "layer"
     sparsity: float = 0.0
     pattern: str = "row"
     update: str = "none"
@@ -54,6 +59,14 @@ class Recipe(BaseModel):
                 values = {**values, "sparsity": parse_pattern(pattern).target(None)}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _imply_unit(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("unit") is None:
+            named = str(values.get("allocation", "uniform"))
+            values = {**values, "unit": unit_of(named) or "layer"}
+        return values
+
     @field_validator("metric")
     @classmethod
     def _check_metric(cls, metric: str) -> str:
@@ -63,7 +76,9 @@ class Recipe(BaseModel):
     @field_validator("allocation")
     @classmethod
     def _check_allocation(cls, allocation: str) -> str:
-        return _one_of("allocation", allocation, ALLOCATIONS)
+        if allocation != BESA:
+            read_allocation(allocation)
+        return allocation
 
     @field_validator("update")
     @classmethod
@@ -88,6 +103,11 @@ class Recipe(BaseModel):
     def formula(self) -> Formula:
         """The metric as a formula."""
         return _formula(self.metric)
+
+    @property
+    def allocator(self) -> Formula | None:
+        """The allocation as a formula; None for one that is learned."""
+        return None if self.allocation == BESA else read_allocation(self.allocation)
 
     @property
     def shape(self) -> Pattern:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
@@ -26,7 +27,7 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def on(self, block: nn.Module, state: Tensor) -> Tensor:
+    def on(self, block: Callable[..., Any], state: Tensor) -> Tensor:
         """The block's output hidden states for the input states ``[1, length, hidden]``."""
         args = (state if value is _SLOT else value for value in self.args)
         kwargs = {name: state if v is _SLOT else v for name, v in self.kwargs.items()}
@@ -82,17 +83,54 @@ class BlockRunner:
         return len(self._blocks)
 
     @torch.no_grad()
-    def forward(self, index: int, *, keep: bool) -> None:
+    def forward(
+        self, index: int, *, keep: bool, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Run one block on every sequence's states.
 
         Args:
             index: the block's place in the model.
             keep: whether its outputs become the states, which the next block reads.
+            weights: what to use in place of the block's own parameters, see :meth:`output`.
         """
-        for place, (state, calls) in enumerate(zip(self._states, self._calls, strict=True)):
-            output = calls[index].on(self._blocks[index], state)
+        for place in range(len(self._states)):
+            output = self.output(index, place, weights)
             if keep:
                 self._states[place] = output
+
+    def output(
+        self, index: int, sequence: int, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """One block's output on one sequence's states; gradients flow if they are enabled.
+
+        Args:
+            index: the block's place in the model.
+            sequence: the place of the sequence among the calibration tokens.
+            weights: tensors to use in place of the block's own parameters, by their names in
+                the block and laid out like them; the block itself keeps its own.
+
+        Returns:
+            Hidden states ``[1, length, hidden]``.
+        """
+        block: Callable[..., Any] = self._blocks[index]
+        if weights is not None:
+            block = _substituted(self._blocks[index], weights)
+        return self._calls[sequence][index].on(block, self._states[sequence])
+
+
+def _substituted(block: nn.Module, weights: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The block as a function that uses ``weights`` in place of its own parameters."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        own = [(part._parameters, dict(part._parameters)) for part in block.modules()]
+        try:
+            return functional_call(block, dict(weights), args, kwargs)
+        finally:
+            # torch puts them back too, but not if an interrupt falls into its exchange.
+            for parameters, before in own:
+                parameters.update(before)
+
+    return call
 
 
 class _Recorder:

@@ -1,10 +1,10 @@
-"""What calibration measures of each linear layer: input norms, output norms, gradients."""
+"""What calibration measures of each linear layer: norms, gradients, inverse Hessians."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.errors import UsageError
+from gpprune.prune.hessians import gram_matrix, inverse_diagonal
 from gpprune.prune.structure import LinearLayer, check_weights, linear_layers
 
 Progress = Callable[[str, int, int], None]
@@ -27,11 +28,15 @@ class LayerStatistics:
         Y: ``[out]``, the same of each output neuron.
         G: ``[out, in]``, each weight's gradient norm: the root of the sum over sequences of the
             squared gradient of the sequence's mean next-token loss; None if not measured.
+        D: ``[in]``, positive: the diagonal of the upper Cholesky factor of the inverse of
+            SparseGPT's Hessian (Frantar and Alistarh 2023, algorithm 1), see
+            :func:`inverse_diagonal`; None if not measured.
     """
 
     X: Tensor
     Y: Tensor
     G: Tensor | None = None
+    D: Tensor | None = None
 
 
 def check_tokens(tokens: Tensor) -> None:
@@ -55,14 +60,32 @@ def check_tokens(tokens: Tensor) -> None:
         )
 
 
-class ActivationSums:
-    """Sums of squares of layers' inputs and outputs, kept in float64 by forward hooks."""
+@dataclass(eq=False)
+class _Read:
+    """The tensor that layers read last, what was measured of it, and the layers."""
 
-    def __init__(self, layers: Iterable[LinearLayer]) -> None:
+    tensor: Tensor
+    version: int
+    squares: Tensor
+    gram: Tensor | None
+    readers: list[str] = field(default_factory=list)
+
+
+class ActivationSums:
+    """Sums over layers' inputs and outputs, kept by forward hooks.
+
+    Squares are summed in float64. With ``hessians``, so are the inputs' Gram matrices ``[in, in]``
+    in float32, one for all layers that read the same tensors.
+    """
+
+    def __init__(self, layers: Iterable[LinearLayer], *, hessians: bool = False) -> None:
         self._layers = {layer.name: layer for layer in layers}
+        self._hessians = hessians
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._grams: dict[tuple[str, ...], Tensor] = {}  # by the layers that read a tensor
+        self._diagonals: dict[tuple[object, ...], Tensor] = {}
+        self._last: _Read | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -75,30 +98,67 @@ class ActivationSums:
         finally:
             for handle in handles:
                 handle.remove()
-            self._last = None
+            self._settle()
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._add(self._inputs, name, self._input_squares(inputs[0]))
+            self._add(self._inputs, name, self._input_squares(name, inputs[0]))
             self._add(self._outputs, name, _squares(output.detach()))
 
         return hook
 
-    def _input_squares(self, x: Tensor) -> Tensor:
+    def _input_squares(self, name: str, x: Tensor) -> Tensor:
         # Query, key and value (gate and up) read one tensor: measure it once.
-        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
-            self._last = (x, x._version, _squares(x.detach()))
-        return self._last[2]
+        last = self._last
+        if last is None or last.tensor is not x or last.version != x._version:
+            self._settle()
+            gram = gram_matrix(x.detach()) if self._hessians else None
+            last = self._last = _Read(x, x._version, _squares(x.detach()), gram)
+        last.readers.append(name)
+        return last.squares
+
+    def _settle(self) -> None:
+        """Count the last tensor's Gram matrix to the layers that read it."""
+        last, self._last = self._last, None
+        if last is None or last.gram is None:
+            return
+        readers = tuple(last.readers)
+        if readers in self._grams:
+            self._grams[readers] += last.gram
+        else:
+            self._grams[readers] = last.gram
 
     @staticmethod
     def _add(sums: dict[str, Tensor], name: str, squares: Tensor) -> None:
         sums[name] = sums[name] + squares if name in sums else squares
 
-    def norms(self, name: str, samples: int) -> tuple[Tensor, Tensor]:
-        """X ``[in]`` and Y ``[out]`` of a layer over ``samples`` sequences, float32.
+    def statistics(self, name: str, samples: int, gradient: Tensor | None) -> LayerStatistics:
+        """What was measured of a layer over ``samples`` sequences, with its G.
 
-        A layer that no token reached (an idle expert) has zeros.
+        A layer that no token reached (an idle expert) has norms of zero.
+
+        Raises:
+            GppruneError: the layer's Hessian cannot be inverted.
         """
+        x, y = self._norms(name, samples)
+        return LayerStatistics(x, y, gradient, self._diagonal(name, samples))
+
+    def _diagonal(self, name: str, samples: int) -> Tensor | None:
+        if not self._hessians:
+            return None
+        size = self._layers[name].in_features
+        read = [(readers, readers.count(name)) for readers in self._grams if name in readers]
+        key = (size, *read)  # the same for layers that read the same tensors
+        if key not in self._diagonals:
+            device = self._layers[name].weight.device
+            gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+            for readers, times in read:
+                gram.add_(self._grams[readers], alpha=times)
+            self._diagonals[key] = inverse_diagonal(gram.mul_(2 / samples), name)
+        return self._diagonals[key]
+
+    def _norms(self, name: str, samples: int) -> tuple[Tensor, Tensor]:
+        """X ``[in]`` and Y ``[out]``, float32."""
         layer = self._layers[name]
         device = layer.weight.device
         squares = (
@@ -201,8 +261,10 @@ def calibrate(
     tokens: Tensor,
     gradients: bool = False,
     progress: Progress | None = None,
+    *,
+    hessians: bool = False,
 ) -> dict[str, LayerStatistics]:
-    """Measure X, Y and, if asked, G of every linear layer in one pass over the dense model.
+    """Measure X, Y and, if asked, G and D of every linear layer in one pass over the dense model.
 
     Args:
         model: a causal language model; its weights, modes and flags are left as they were.
@@ -210,18 +272,21 @@ def calibrate(
         gradients: whether to measure G, which takes a backward pass of each sequence and as
             much memory as the layers' weights in float32.
         progress: called as ``progress("calibrating", done, samples)``.
+        hessians: whether to measure D, which takes a float32 matrix ``[in, in]`` of memory for
+            each input that layers read, and about as much time again as the pass.
 
     Returns:
         Each layer's statistics by the layer's name, in the model's order.
 
     Raises:
         UsageError: there are no tokens to calibrate on.
-        GppruneError: the model has no linear layers in blocks, or a damaged weight.
+        GppruneError: the model has no linear layers in blocks, or a damaged weight, or the inputs
+            of a layer have no D.
     """
     check_tokens(tokens)
     layers = linear_layers(model)
     check_weights(layers)
-    activations = ActivationSums(layers.values())
+    activations = ActivationSums(layers.values(), hessians=hessians)
     gradient_sums = GradientSums(layers.values()) if gradients else None
     with ExitStack() as stack:
         stack.enter_context(quiet_model(model))
@@ -234,9 +299,8 @@ def calibrate(
             if progress is not None:
                 progress("calibrating", done, len(tokens))
     return {
-        name: LayerStatistics(
-            *activations.norms(name, len(tokens)),
-            G=gradient_sums.norms(name) if gradient_sums is not None else None,
+        name: activations.statistics(
+            name, len(tokens), gradient_sums.norms(name) if gradient_sums is not None else None
         )
         for name in layers
     }

@@ -54,6 +54,11 @@ class LinearLayer:
         """Whether the stored parameter lies ``[in, out]``."""
         return isinstance(self.module, _transposed_class())
 
+    @property
+    def role(self) -> str:
+        """Its name inside its block, as ``self_attn.q_proj``: what follows the block's number."""
+        return self.name.partition(f".{self.block}.")[2] or self.name
+
     def oriented(self, stored: Tensor) -> Tensor:
         """A tensor laid out like the stored parameter, as a view of shape ``[out, in]``."""
         return stored.t() if self.transposed else stored

@@ -11,30 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gpprune.cli.main import run
+from gpprune.primitives import published
 from gpprune.prune import linear_layers
-
-
-@pytest.fixture(scope="session")
-def text_file(tiny_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "tiny.txt"
-    path.write_text(tiny_text, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def small(tiny_model_dir: Path, text_file: Path) -> list[str]:
-    """Flags that make a command take a second."""
-    return [
-        *("--model", str(tiny_model_dir)),
-        *("--calibration-text", str(text_file)),
-        *("--window-length", "32"),
-        *("--calibration-samples", "4"),
-    ]
-
-
-@pytest.fixture
-def judged(text_file: Path) -> list[str]:
-    return ["--text", str(text_file), "--windows", "4"]
 
 
 def test_prune_writes_what_plain_transformers_loads(
@@ -78,6 +56,21 @@ def test_score_prints_one_json_document(
     assert all(row["perplexity"] > 1 for row in rows)
 
 
+def test_score_without_names_measures_what_every_published_metric_reads(
+    small: list[str], judged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["score", "metrics", *small, *judged, "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["dense", *published]
+    assert rows["sparsegpt"]["pattern"] == "layer"
+    assert run(["score", "metrics", "sparsegpt", *small, *judged, "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)[1]
+    assert alone["nll"] == rows["sparsegpt"]["nll"] != rows["magnitude"]["nll"]
+    flags = ["--order", "sequential", "--pattern", "row", "--json"]
+    assert run(["score", "metrics", "sparsegpt", *small, *judged, *flags]) == 0
+    assert json.loads(capsys.readouterr().out)[1]["perplexity"] > 1
+
+
 def test_evolve_repeats_with_its_seed_and_resumes_and_simplifies(
     small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +78,7 @@ def test_evolve_repeats_with_its_seed_and_resumes_and_simplifies(
     documents = []
     for name in ("a", "b"):
         assert run(["evolve", "metric", *flags, "--out", str(tmp_path / name)]) == 0
-        documents.append(json.loads(capsys.readouterr().out)["metrics"])
+        documents.append(json.loads(capsys.readouterr().out)["formulas"])
     assert documents[0] == documents[1]
     names = [row["name"] for row in documents[0]]
     assert names[:2] == ["magnitude", "wanda"]

@@ -48,7 +48,7 @@ def unbroken(problem: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
 def result(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:
     assert done.returncode == 0, done.stderr.decode()
     document: dict[str, object] = json.loads(done.stdout)
-    return {key: document[key] for key in ("metrics", "evaluated", "archive_hits")}
+    return {key: document[key] for key in ("formulas", "evaluated", "archive_hits")}
 
 
 def candidates(out: Path) -> int:
@@ -97,5 +97,6 @@ def test_an_interrupt_while_libraries_load_is_one_sentence(
     time.sleep(delay)
     process.send_signal(how)
     _, told = process.communicate(timeout=60)
-    assert process.returncode in (code, 0)  # 0: it was done before
+    # 0: it was done before; the bare signal: Python itself had not begun
+    assert process.returncode in (code, 0, -how)
     assert b"Traceback" not in told

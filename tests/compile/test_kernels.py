@@ -81,7 +81,13 @@ EXTREMES = st.sampled_from(
 @given(formulas(depth=3), st.lists(EXTREMES, min_size=12, max_size=12))
 def test_finite_inputs_give_finite_scores(formula: Formula, values: list[float]) -> None:
     grid = torch.tensor(values).reshape(3, 4)
-    terminals = {"W": grid, "X": grid[0].abs(), "Y": grid[:, 0].abs(), "G": grid.abs()}
+    terminals = {
+        "W": grid,
+        "X": grid[0].abs(),
+        "Y": grid[:, 0].abs(),
+        "G": grid.abs(),
+        "D": grid[1].abs(),
+    }
     for backend in ("blocked", "reference"):
         assert torch.isfinite(kernel(formula, backend)(**terminals)).all()
 

@@ -27,7 +27,7 @@ def samples(tiny_tokens):
 
 @pytest.fixture(scope="module")
 def statistics(model, samples):
-    return calibrate(model, samples, gradients=True)
+    return calibrate(model, samples, gradients=True, hessians=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def formula(text: str):
 
 
 @pytest.mark.parametrize("pattern", ["row", "layer", "2:4"])
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "pruner-zero"])
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "pruner-zero", "sparsegpt"])
 def test_losses_are_those_of_the_pruned_model(
     model, statistics, samples, judged, name: str, pattern: str
 ):
@@ -169,6 +169,8 @@ def test_a_statistic_that_was_not_measured_is_a_usage_error(model, samples, judg
     fitness.prepare(published["wanda"])
     with pytest.raises(UsageError, match="G"):
         fitness.prepare(published["pruner-zero"])
+    with pytest.raises(UsageError, match=r"reads D, which was not measured.*hessians=True"):
+        fitness.prepare(published["sparsegpt"])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,28 @@ from hypothesis import strategies as st
 
 from gpprune.errors import GppruneError
 from gpprune.gp import FunctionFitness, SearchSettings, evolve
-from gpprune.gp.variation import MUTATIONS, Tree, cross, half_and_half, mutate, seeded
-from gpprune.primitives import METRIC, Formula, Language, ValueType, parse, published
+from gpprune.gp.variation import (
+    MUTATIONS,
+    Tree,
+    cross,
+    half_and_half,
+    merge,
+    mutate,
+    seeded,
+    tune,
+)
+from gpprune.primitives import (
+    ALLOCATION,
+    ALLOCATIONS,
+    JOINT,
+    METRIC,
+    Formula,
+    FormulaError,
+    Language,
+    ValueType,
+    parse,
+    published,
+)
 
 seeds = st.integers(0, 2**64)
 
@@ -136,3 +156,72 @@ def test_every_searched_formula_keeps_the_limits(
         formula = parse(outcome.text)
         assert formula.depth <= depth_limit
         assert formula.complexity <= size_limit
+
+
+LANGUAGES = {
+    METRIC: list(published.values()),
+    ALLOCATION: [entry.formula for entry in ALLOCATIONS.values()],
+    JOINT: [
+        parse(f"joint({metric.text}, {entry.formula.text})", JOINT)
+        for metric in published.values()
+        for entry in ALLOCATIONS.values()
+        if "S" not in metric.names
+    ],
+}
+
+
+@pytest.mark.parametrize("name", [language.name for language in LANGUAGES])
+@given(seed=st.integers(0, 2**32))
+def test_every_operator_keeps_to_the_types_of_every_language(name: str, seed: int) -> None:
+    """Whatever is drawn prints and reads again as the same formula."""
+    language = next(language for language in LANGUAGES if language.name == name)
+    with seeded(seed):
+        first, second = (random.choice(LANGUAGES[language]) for _ in range(2))
+        children = [
+            cross(first.tree, second.tree, language),
+            merge(first.tree, second.tree, language),
+            tune(first.tree, language),
+            mutate(first.tree, language)[0],
+            Tree(half_and_half(language, 0, 3)),
+        ]
+    for tree in children:
+        try:
+            child = Formula(tree, language)
+        except FormulaError as error:
+            assert "S stands for" in str(error) or "large" in str(error)
+            continue
+        assert parse(child.text, language) == child
+
+
+def test_merging_keeps_both_parents_whole() -> None:
+    uniform, owl = (ALLOCATIONS[name].formula for name in ("atp", "owl"))
+    merged = []
+    for seed in range(40):
+        with seeded(seed):
+            merged.append(Formula(merge(uniform.tree, owl.tree, ALLOCATION), ALLOCATION).text)
+    assert all(owl.text in text and uniform.text in text for text in merged)
+    assert len(set(merged)) > 10
+
+
+def test_merging_joint_formulas_changes_one_part() -> None:
+    one, other = LANGUAGES[JOINT][0], LANGUAGES[JOINT][-1]
+    changed = set()
+    for seed in range(30):
+        with seeded(seed):
+            parts = Formula(merge(one.tree, other.tree, JOINT), JOINT).parts
+        same = [part == before for part, before in zip(parts, one.parts, strict=True)]
+        assert sum(same) == 1
+        changed.add(same.index(False))
+    assert changed == {0, 1}
+
+
+def test_tuning_moves_every_constant_a_little() -> None:
+    formula = parse("add(spread(depth, 0.2), mul(-0.5, threshold(mul(abs(W), G))))", ALLOCATION)
+    with seeded(5):
+        tuned = Formula(tune(formula.tree, ALLOCATION), ALLOCATION)
+    before, after = (
+        [node.value for node in f.tree if not node.arity and isinstance(node.value, float)]
+        for f in (formula, tuned)
+    )
+    assert all(0.3 < y / x < 3 for x, y in zip(before, after, strict=True))
+    assert all(x != y for x, y in zip(before, after, strict=True))

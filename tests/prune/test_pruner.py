@@ -44,19 +44,21 @@ def naive_sequential(model: nn.Module, recipe: Recipe, sequences: Tensor) -> Non
     score = kernel(recipe.formula, "reference")
     dense = calibrate(model, sequences, gradients=True)
     for index in range(len(blocks(model))):
-        statistics = calibrate(model, sequences)
+        statistics = calibrate(model, sequences, hessians="D" in score.terminals)
         for name, layer in linear_layers(model).items():
             if layer.block != index:
                 continue
-            scores = score(
-                W=layer.weight, X=statistics[name].X, Y=statistics[name].Y, G=dense[name].G
-            )
+            measured = {k: v for k, v in vars(statistics[name]).items() if v is not None}
+            scores = score(W=layer.weight, **measured | {"G": dense[name].G})
             count = int(recipe.sparsity * layer.in_features)
             order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
             layer.weight.scatter_(1, order, 0.0)
 
 
-@pytest.mark.parametrize("metric", ["wanda", "mul(abs(W), add(mul(X, Y), G))"])
+@pytest.mark.parametrize(
+    "metric",
+    ["wanda", "mul(abs(W), add(mul(X, Y), G))", "sparsegpt", "div(mul(abs(W), sqrt(G)), D)"],
+)
 def test_sequential_is_block_by_block_on_the_pruned_model(
     folder: str, sequences: Tensor, metric: str
 ) -> None:

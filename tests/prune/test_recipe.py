@@ -57,7 +57,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sparsity": 0.4, "pattern": "2:4"}, "not 0.4"),
     ({"sparsity": 0.5, "metric": "wandaa"}, "wandaa"),
     ({"sparsity": 0.5, "metric": "mul(abs(W)"}, "."),
-    ({"sparsity": 0.5, "allocation": "owl"}, "'owl'.*uniform"),
+    ({"sparsity": 0.5, "allocation": "owel"}, "'owel'"),
     ({"sparsity": 0.5, "update": "sparsegpt"}, "'sparsegpt'.*none"),
     ({"sparsity": 0.5, "colour": "red"}, "'colour'"),
 ]

@@ -1,0 +1,114 @@
+"""Allocations as the command line names them, and the zeros that they give a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import GppruneError, UsageError
+from ..evals import AllocationFitness
+from ..gp import RunDirectory
+from ..primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, unit_of
+from ..prune import BESA, besa, parse_pattern
+from .console import Report
+from .problem import Texts, Workbench, named_formula
+
+
+@dataclass(frozen=True)
+class Named:
+    """An allocation to compare: `formula` is None for BESA, which is learned."""
+
+    name: str
+    formula: Formula | None
+    unit: str
+
+    @property
+    def text(self) -> str:
+        """Formula text, or what it is called."""
+        return self.formula.text if self.formula is not None else BESA
+
+
+def named_allocations(given: Iterable[str] | None, unit: str | None) -> list[Named]:
+    """Allocations by what the command line calls them.
+
+    Raises:
+        UsageError: none of the things that a name may be.
+    """
+    found = []
+    for name in given or [*ALLOCATIONS, BESA]:
+        if name == BESA:
+            found.append(Named(BESA, None, "layer"))
+        elif os.path.isdir(name):
+            found.append(_best_of(Path(name), unit))
+        else:
+            found.append(Named(name, allocation(name), unit or unit_of(name) or "layer"))
+    return found
+
+
+def _best_of(path: Path, unit: str | None) -> Named:
+    with RunDirectory.open(path) as run:
+        own = str(run.problem.get("unit", "layer"))
+        if run.problem.get("goal") != "allocation":
+            raise UsageError(f"the run {path} searched for no allocation: name one that did")
+        full = [o for o in run.outcomes() if o.full and not o.origin.startswith("seed ")]
+    if not full:
+        raise GppruneError(f"the run {path} has no fully judged allocation yet: resume it first")
+    best = min(full, key=lambda outcome: outcome.fitness)
+    return Named(path.name, parse(best.text, ALLOCATION), unit or own)
+
+
+class AllocationBench:
+    """One ranking of a metric's scores that serves every unit and sparsity."""
+
+    def __init__(self, bench: Workbench, tokens: Tensor, metric: str, pattern: str) -> None:
+        """Rank the scores; `tokens` `[windows, length]` are what may be judged on."""
+        self.bench = bench
+        self.metric = named_formula(metric)
+        self.fitness = AllocationFitness(
+            bench.loaded.model,
+            bench.statistics,
+            tokens,
+            metric=self.metric,
+            sparsity=parse_pattern(pattern).sparsity or 0.5,
+            pattern=pattern,
+            dtype=bench.dtype,
+            progress=bench.report,
+        )
+
+    def zeros(self, named: Named, level: float) -> Tensor:
+        """How many weights of each layer go, int64 `[layers]`."""
+        fitness = self.fitness.under(sparsity=level, unit=named.unit)
+        if named.formula is not None:
+            return fitness.zeros(named.formula)
+        bench = self.bench
+        model, tokens = bench.loaded.model, bench.calibration()
+        learned = besa(model, self.metric, tokens, bench.statistics, level, bench.report)
+        return fitness.exact(learned)
+
+
+def allocation_workbench(
+    model: str,
+    dtype: str,
+    texts: Texts,
+    report: Report,
+    chosen: list[Named],
+    metric: str,
+    reads: list[tuple[str, str]],
+) -> Workbench:
+    """A workbench that measures what a metric and allocations read."""
+    names = named_formula(metric).names.union(
+        *(named.formula.names for named in chosen if named.formula is not None)
+    )
+    return Workbench(
+        model,
+        dtype,
+        texts,
+        report,
+        reads=[*reads, (texts.calibration_text, "calibration")],
+        gradients="G" in names,
+        hessians="D" in names,
+    )

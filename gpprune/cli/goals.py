@@ -23,6 +23,7 @@ from ..primitives import (
     METRIC,
     METRICS,
     Formula,
+    FormulaError,
     Language,
     allocation,
     parse,
@@ -243,11 +244,18 @@ class JointGoal(Goal):
     language = JOINT
     way = "pattern"
 
+    def canonical(self, formula: Formula, way: str | None = None) -> Formula:
+        """As any goal's; a metric that reads nothing has no masks and is a FormulaError."""
+        form = super().canonical(formula, way)
+        if not form.parts[0].names:
+            raise FormulaError(f"the metric of {formula.text} is a constant: it orders nothing")
+        return form
+
     def seeds(self) -> Mapping[str, Formula]:
         """Every published metric, uniform, and some with an allocation that suits it."""
         found = {name: _joint(metric, "0") for name, metric in seeds.items()}
         for name in ("wanda", "gblm", "pruner-zero"):
-            for text in ("atp(0.2)", "global"):
+            for text in ("atp(0.2)", "snip"):
                 found[f"{name} {text}"] = _joint(seeds[name], allocation(text).text)
         return found
 

@@ -140,14 +140,13 @@ def join(tree: Tree, donor: Tree, language: Language) -> Tree:
         for i, node in enumerate(donor)
         if issubclass(node.ret, kinds) and (alone or not isinstance(type(node), gp.MetaEphemeral))
     ]
-    if not parts:
-        return tree
-    part = donor[donor.searchSubtree(random.choice(parts))]
+    part = donor[donor.searchSubtree(random.choice(parts or range(len(donor))))]
     pair = [list(tree[place]), list(part)]
     random.shuffle(pair)
     # the parents' own primitives, as often as they use them, and any other now and then
     choices = [node for node in (*tree, *donor) if node.arity == 2]
-    choices.append(random.choice(language.pset.primitives[wanted]))
+    of_type = language.pset.primitives.get(wanted) or language.pset.primitives[language.root]
+    choices.append(random.choice(of_type))
     fitting = [
         p
         for p in choices

@@ -11,7 +11,7 @@ scores that are all equal carry no order to lose.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ from .types import Elements, Joint, Units, axes_of
 from .unit_table import UNIT_PRIMITIVES, UnitPrimitive
 
 _UNIT = frozenset({"unit"})
+_MADE_OF_UNITS = frozenset(UNIT_PRIMITIVES)
 _GROUPS: dict[str, frozenset[str]] = {"layer": frozenset(), "row": frozenset({"out"})}
 
 
@@ -77,7 +78,7 @@ def _joint_text(nodes: Sequence[Node], group: str | None) -> str:
 
 def _only_differences(profile: Sum) -> Sum:
     """A profile without what it adds to every unit, which the budget takes away again."""
-    return Sum({monomial: c for monomial, c in profile.terms.items() if monomial})
+    return Sum({m: c for m, c in profile.terms.items() if monomial_axes(m)})
 
 
 class IrreducibleError(Exception):
@@ -118,7 +119,19 @@ def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
         return Sum({})
     text = f"{entry.text}({', '.join(argument.text for argument in arguments)})"
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
-    return from_atom(Atom(text, _UNIT, sign, entry.name, tuple(arguments)))
+    # what is made of numbers alone is the same for every unit, save that a running sum rises
+    fixed = entry.text != "cumsum" and all(_same_everywhere(argument) for argument in arguments)
+    axes = frozenset[str]() if fixed else _UNIT
+    return from_atom(Atom(text, axes, sign, entry.name, tuple(arguments)))
+
+
+def _same_everywhere(x: Sum) -> bool:
+    """Whether a value is one number for all units; a layer's own sums are not."""
+    return all(atom.op in _MADE_OF_UNITS and not atom.axes for atom in _atoms(x))
+
+
+def _atoms(x: Sum) -> Iterator[Atom]:
+    return (factor.atom for monomial in x.terms for factor in monomial)
 
 
 def _shape(x: Sum) -> Sum:

@@ -197,3 +197,17 @@ def test_bad_input_is_one_sentence(
     told = capsys.readouterr().err
     assert says in told
     assert "Traceback" not in told
+
+
+def test_the_report_may_hold_the_best_published_one_alone(
+    small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*small, *judged, "--generations", "0", "--population", "12", "--json"]
+    rows = {}
+    for which in ("all", "best"):
+        command = ["evolve", "allocation", *flags, "--rivals", which]
+        assert run([*command, "--out", str(tmp_path / which)]) == 0
+        found = json.loads(capsys.readouterr().out)["formulas"]
+        rows[which] = [row for row in found if row["origin"].startswith("published")]
+    best = min(rows["all"], key=lambda row: row["validation_perplexity"])
+    assert rows["best"] == [best]

@@ -249,6 +249,14 @@ SAME = [
     ("spread(depth, 0)", "0"),
     ("mul(0, threshold(S))", "0.7"),
     ("spread(sqrt(sqr(depth)), 0.1)", "spread(depth, 0.1)"),
+    ("threshold(mul(2, mul(G, abs(W))))", "threshold(mul(abs(W), G))"),
+    ("threshold(add(S, 3))", "threshold(S)"),
+    ("spread(outliers(mul(3, S), 5), 0.1)", "spread(outliers(S, 5), 0.1)"),
+    ("sparse_as(mul(2, depth))", "sparse_as(depth)"),
+    # what is made of numbers alone adds as much to every unit
+    ("sub(spread(depth, 0.2), spread(dense_as(-1), 0.4))", "spread(depth, 0.2)"),
+    ("over_block(smooth(sparse_as(0.3)))", "0"),
+    ("spread(add(depth, mean(0.3)), 0.1)", "spread(depth, 0.1)"),
 ]
 DIFFERENT = [
     ("spread(depth, 0.1)", "spread(depth, 0.2)"),
@@ -266,6 +274,9 @@ DIFFERENT = [
     ("spread(minmax(mean(W)), 0.1)", "spread(mean(minmax(W)), 0.1)"),
     ("max(spread(depth, 0.1), 0.3)", "spread(depth, 0.1)"),
     ("spread(max(depth, 0.3), 0.1)", "spread(depth, 0.1)"),
+    ("spread(outliers(add(S, 3), 5), 0.1)", "spread(outliers(S, 5), 0.1)"),
+    ("spread(cumsum(0.3), 0.1)", "0"),
+    ("spread(mean(rowsum(colsum(W))), 0.1)", "0"),
 ]
 
 

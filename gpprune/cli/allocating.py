@@ -46,7 +46,7 @@ from .problem import (
 
 _HELP = (
     "Published names (with parameters: owl(7,0.05), atp(0.3)), besa, DSA graphs, formula text, "
-    "run directories (their best); all published ones by default."
+    "run directories (their best), label=any of these; all published ones by default."
 )
 Allocations = Annotated[list[str] | None, typer.Argument(help=_HELP)]
 GivenUnit = Annotated[

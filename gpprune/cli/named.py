@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from ..primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, un
 from ..prune import BESA, besa, parse_pattern
 from .console import Report
 from .problem import Texts, Workbench, named_formula
+
+_LABEL = re.compile(r"([^=(/]+)=(.+)")
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,23 @@ class Named:
 
 
 def named_allocations(given: Iterable[str] | None, unit: str | None) -> list[Named]:
-    """Allocations by what the command line calls them.
+    """Allocations by what the command line calls them, or `label=` it.
 
     Raises:
         UsageError: none of the things that a name may be.
     """
     found = []
-    for name in given or [*ALLOCATIONS, BESA]:
-        if name == BESA:
-            found.append(Named(BESA, None, "layer"))
-        elif os.path.isdir(name):
-            found.append(_best_of(Path(name), unit))
+    for text in given or [*ALLOCATIONS, BESA]:
+        label = _LABEL.fullmatch(text)
+        what = text if label is None else label[2]
+        name = what if label is None else label[1]
+        if what == BESA:
+            found.append(Named(name, None, "layer"))
+        elif os.path.isdir(what):
+            best = _best_of(Path(what), unit)
+            found.append(best if label is None else replace(best, name=name))
         else:
-            found.append(Named(name, allocation(name), unit or unit_of(name) or "layer"))
+            found.append(Named(name, allocation(what), unit or unit_of(what) or "layer"))
     return found
 
 

@@ -114,13 +114,17 @@ def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
         return rule(*arguments) if rule else _call(shared, arguments)
     if entry.scale_free:
         x, *rest = arguments
-        arguments = [_shape(x) if entry.shift_free else _unscaled(x), *rest]
+        of_weights = entry.arguments[0] is Elements
+        form = _unscaled if not entry.shift_free else _ordered if of_weights else _shape
+        arguments = [form(x), *rest]
     if entry.text == "spread" and not (arguments[0].terms and arguments[1].terms):
         return Sum({})
     text = f"{entry.text}({', '.join(argument.text for argument in arguments)})"
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
-    # what is made of numbers alone is the same for every unit, save that a running sum rises
-    fixed = entry.text != "cumsum" and all(_same_everywhere(argument) for argument in arguments)
+    # what is made of numbers alone is the same for every unit, save that a running sum rises and
+    # that a unit's weights may be more than another's
+    alone = entry.text != "cumsum" and entry.arguments[0] is not Elements
+    fixed = alone and all(_same_everywhere(argument) for argument in arguments)
     axes = frozenset[str]() if fixed else _UNIT
     return from_atom(Atom(text, axes, sign, entry.name, tuple(arguments)))
 
@@ -135,8 +139,34 @@ def _atoms(x: Sum) -> Iterator[Atom]:
 
 
 def _shape(x: Sum) -> Sum:
-    """What a min-max leaves of its argument: not what is added, nor a positive factor."""
-    return _unscaled(_only_differences(x))
+    """What a min-max leaves of its argument: not what is added, nor a positive factor.
+
+    So nothing of a range that the argument was given before.
+    """
+    x = _unscaled(_only_differences(x))
+    if len(x.terms) != 1:
+        return x
+    coefficient, monomial = single(x)
+    inner = _alone(monomial)
+    if inner is None or inner.op != "profile.spread":
+        return x
+    profile, amplitude = inner.args
+    turned = coefficient * (amplitude.number or 0.0) < 0
+    return _shape(scale(profile, -1.0 if turned else 1.0))
+
+
+def _ordered(x: Sum) -> Sum:
+    """What a threshold leaves of weights' values: their order over the whole model.
+
+    What is the same throughout a layer is not throughout the model, so only numbers go.
+    """
+    x = _unscaled(Sum({monomial: c for monomial, c in x.terms.items() if monomial}))
+    if len(x.terms) != 1:
+        return x
+    coefficient, monomial = single(x)
+    if from_monomial(monomial).sign is Sign.ANY:
+        return x
+    return from_monomial(_primitive_powers(monomial), coefficient)
 
 
 def _unscaled(x: Sum) -> Sum:

@@ -218,7 +218,6 @@ _DECLARED = (
         reductions.kurtosis,
         nonnegative=True,
         scale_free=True,
-        shift_free=True,
     ),
     _matrix(
         "gram_rank", "rank of the Gram matrix, in float32", reductions.matrix_rank, nonnegative=True

@@ -68,14 +68,18 @@ def test_allocate_meets_the_budget_and_draws(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "pictures" / "allocations"
-    command = ["allocate", "uniform", "owl", "atp(0.3)", "W:(ABS)-(VAR)-(TANH)-(9)", EVOLVED]
+    command = ["allocate", "uniform", "owl", "atp(0.3)", "W:(ABS)-(VAR)-(TANH)-(9)"]
+    command += [f"evolved={EVOLVED}"]
     command += [*small, "--sparsity", "0.65"]
     assert run([*command, "--plot", str(picture), "--json"]) == 0
     rows = printed(capsys)
     assert len(rows) == 5
     assert len({row["zeros"] for row in rows}) == 1
     assert picture.with_suffix(".png").is_file()
-    assert "atp(0.3)" in picture.with_suffix(".svg").read_text(encoding="utf-8")
+    assert [row["name"] for row in rows][-1] == "evolved"
+    drawn = picture.with_suffix(".svg").read_text(encoding="utf-8")
+    assert "atp(0.3)" in drawn
+    assert "threshold" not in drawn
     assert run(command) == 0
     shown = capsys.readouterr().out
     assert "all" in shown

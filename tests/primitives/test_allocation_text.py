@@ -251,12 +251,17 @@ SAME = [
     ("spread(sqrt(sqr(depth)), 0.1)", "spread(depth, 0.1)"),
     ("threshold(mul(2, mul(G, abs(W))))", "threshold(mul(abs(W), G))"),
     ("threshold(add(S, 3))", "threshold(S)"),
+    ("threshold(mul(sqr(G), sqr(W)))", "threshold(mul(abs(W), G))"),
+    ("threshold(pow(X, 0.3))", "threshold(X)"),
+    ("spread(spread(depth, 0.3), 0.1)", "spread(depth, 0.1)"),
+    ("spread(mul(-2, spread(depth, 0.3)), 0.1)", "spread(neg(depth), 0.1)"),
+    ("spread(add(spread(depth, -0.3), 2), 0.1)", "spread(neg(depth), 0.1)"),
     ("spread(outliers(mul(3, S), 5), 0.1)", "spread(outliers(S, 5), 0.1)"),
     ("sparse_as(mul(2, depth))", "sparse_as(depth)"),
     # what is made of numbers alone adds as much to every unit
     ("sub(spread(depth, 0.2), spread(dense_as(-1), 0.4))", "spread(depth, 0.2)"),
     ("over_block(smooth(sparse_as(0.3)))", "0"),
-    ("spread(add(depth, mean(0.3)), 0.1)", "spread(depth, 0.1)"),
+    ("spread(add(depth, softmax(0.3)), 0.1)", "spread(depth, 0.1)"),
 ]
 DIFFERENT = [
     ("spread(depth, 0.1)", "spread(depth, 0.2)"),
@@ -276,6 +281,10 @@ DIFFERENT = [
     ("spread(max(depth, 0.3), 0.1)", "spread(depth, 0.1)"),
     ("spread(outliers(add(S, 3), 5), 0.1)", "spread(outliers(S, 5), 0.1)"),
     ("spread(cumsum(0.3), 0.1)", "0"),
+    ("spread(l2(0.3), 0.1)", "0"),
+    ("threshold(sqr(W))", "threshold(W)"),
+    ("threshold(pow(X, -1))", "threshold(X)"),
+    ("spread(add(spread(depth, 0.3), size), 0.1)", "spread(add(depth, size), 0.1)"),
     ("spread(mean(rowsum(colsum(W))), 0.1)", "0"),
 ]
 

@@ -72,7 +72,8 @@ def _search(
             fitness,
             settings=settings,
             seeds=goal.seeds(),
-            canonical=goal.distinct(fitness, []),
+            canonical=goal.canonical,
+            fingerprint=fitness.fingerprint,
             run=run,
         )
         document = describe(result, goal, bench, fitness, path, all_rivals=False)

@@ -11,7 +11,6 @@ import typer
 
 from ..errors import GppruneError, UsageError
 from ..gp import PRESETS, RunDirectory, SearchResult, SearchSettings, evolve
-from ..primitives import parse
 from ..prune import check_output, parse_pattern
 from .console import err, escape, print_json, progress
 from .goals import AllocationGoal, Goal, JointGoal, MetricGoal, restored
@@ -208,8 +207,6 @@ def _search(
     with progress() as report:
         bench.report = report
         fitness = goal.fitness(bench, "validation")
-        known = [parse(outcome.text, goal.language) for outcome in run.outcomes()]
-        canonical = goal.distinct(fitness, known)
     try:
         with SearchProgress(settings, goal.language) as observer:
             result = evolve(
@@ -217,7 +214,8 @@ def _search(
                 fitness,
                 settings=settings,
                 seeds=goal.seeds(),
-                canonical=canonical,
+                canonical=goal.canonical,
+                fingerprint=fitness.fingerprint,
                 run=run,
                 observer=observer,
             )

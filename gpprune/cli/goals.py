@@ -8,13 +8,13 @@ goal is a new class in `GOALS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import GppruneError, Unfit
+from ..errors import GppruneError
 from ..evals import AllocationFitness, JointFitness, MetricFitness
 from ..primitives import (
     ALLOCATION,
@@ -79,15 +79,6 @@ class Goal(ABC):
         """The form that a search keeps of a formula; `way` in place of the goal's own."""
         pattern = way if way is not None and self.way == "pattern" else self.pattern
         return formula.canonical(parse_pattern(pattern).group)
-
-    def distinct(self, fitness: Judge, known: Iterable[Formula]) -> Callable[[Formula], Formula]:
-        """As `canonical`, and one formula for all that `fitness` knows to prune alike.
-
-        Args:
-            fitness: what will judge them.
-            known: those judged so far, in their order.
-        """
-        return self.canonical
 
     @abstractmethod
     def seeds(self) -> Mapping[str, Formula]:
@@ -189,22 +180,6 @@ class AllocationGoal(Goal):
             dtype=bench.dtype,
             progress=bench.report,
         )
-
-    def distinct(self, fitness: Judge, known: Iterable[Formula]) -> Callable[[Formula], Formula]:
-        """One allocation for all that give every layer as many zeros."""
-        first: dict[tuple[int, ...], Formula] = {}
-
-        def representative(formula: Formula) -> Formula:
-            form = self.canonical(formula)
-            try:
-                zeros = fitness.zeros(form) if isinstance(fitness, AllocationFitness) else None
-            except Unfit:
-                zeros = None  # the search records why when it judges it
-            return form if zeros is None else first.setdefault(tuple(zeros.tolist()), form)
-
-        for formula in known:
-            representative(formula)
-        return representative
 
     def variant(self, fitness: Judge, bench: Workbench, way: str) -> Judge:
         """The same ranks for another unit."""

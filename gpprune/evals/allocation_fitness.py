@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 
 import torch
@@ -94,6 +95,10 @@ class AllocationFitness(Fitness):
         """How many weights of each layer an allocation prunes, int64 `[layers]`."""
         return self._allocator.zeros(allocation, self._metric, self._pattern)
 
+    def fingerprint(self, formula: Formula) -> str:
+        """The zeros of every layer, digested."""
+        return _digest(self.zeros(formula))
+
     def judge_zeros(self, zeros: Tensor, text: Tensor) -> Judgement:
         """As `judge`, of given zeros of each layer, int64 `[layers]`."""
         self._count()
@@ -161,9 +166,18 @@ class JointFitness(Fitness):
         metric, allocation = formula.parts
         return self._allocator.zeros(allocation, metric, self._pattern)
 
+    def fingerprint(self, formula: Formula) -> str:
+        """The metric and, digested, the zeros of every layer."""
+        metric, _ = formula.parts
+        return f"{metric.digest} {_digest(self.zeros(formula))}"
+
     def _prune(self, formula: Formula) -> None:
         metric, _ = formula.parts
         score = self._compiled(metric)
         zeros = self.zeros(formula)
         for layer, count in zip(self._dense.values(), zeros.tolist(), strict=True):
             self._keep(layer, ~exact_mask(self._scores(layer, score), count, self._pattern))
+
+
+def _digest(zeros: Tensor) -> str:
+    return hashlib.sha256(zeros.cpu().numpy().tobytes()).hexdigest()

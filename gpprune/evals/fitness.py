@@ -89,6 +89,16 @@ class Fitness(ABC):
         """How many windows there are."""
         return len(self._windows)
 
+    def fingerprint(self, formula: Formula) -> str | None:
+        """Text that is the same for formulas that prune alike, where telling takes no evaluation.
+
+        None if it cannot be told.
+
+        Raises:
+            Unfit: as `prepare`.
+        """
+        return None
+
     @property
     def model(self) -> nn.Module:
         """The copy that is pruned and judged: as the last trial or `restore` left it."""

@@ -18,7 +18,8 @@ class Outcome:
     `fitness` is the mean loss over all cases; if the candidate was dropped after some of them
     (`full` is false) it is an estimate, and if it failed (`reason` says why) it is infinite.
     `losses` holds the loss of each case judged, in order. `origin` says how the formula came
-    about ("seed wanda", "random", "crossover+shrink") and `parents` from which keys.
+    about ("seed wanda", "random", "crossover+shrink") and `parents` from which keys. `behaviour` is
+    its fingerprint, if the search takes them.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Outcome:
     origin: str
     parents: tuple[str, ...]
     generation: int
+    behaviour: str | None = None
 
     @property
     def cases(self) -> int:
@@ -52,6 +54,7 @@ class Proposal:
     origin: str
     parents: tuple[str, ...] = ()
     raced: bool = True
+    behaviour: str | None = None
 
 
 def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ from .settings import SearchSettings
 from .variation import Tree, cross, half_and_half, join, merge, mutate, seeded, tune
 
 Canonical = Callable[[Formula], Formula]
+Fingerprint = Callable[[Formula], str | None]
 
 TRIES = 40
 
@@ -32,6 +33,21 @@ class State:
     archive_hits: int = 0
 
 
+class _Known:
+    """What need not be judged again: the keys of formulas, and the behaviours of those told."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self.keys: set[str] = set()
+        self.behaviours: set[str] = set()
+        for outcome in outcomes:
+            self.add(outcome)
+
+    def add(self, formula: Outcome | Proposal) -> None:
+        self.keys.add(formula.key)
+        if formula.behaviour is not None:
+            self.behaviours.add(formula.behaviour)
+
+
 class Engine:
     """A (mu + lambda) search over typed trees, generation by generation.
 
@@ -47,6 +63,7 @@ class Engine:
         settings: SearchSettings,
         seeds: Mapping[str, Formula],
         canonical: Canonical,
+        fingerprint: Fingerprint | None,
         state: State,
         archive: Archive,
     ) -> None:
@@ -55,6 +72,7 @@ class Engine:
         self.state = state
         self.archive = archive
         self._canonical = canonical
+        self._fingerprint = fingerprint
         self._seeds = {name: canonical(seed) for name, seed in seeds.items()}
         for name, seed in seeds.items():
             if seed.language is not language:
@@ -72,22 +90,19 @@ class Engine:
         """
         generation = self.state.generation
         # A broken-off generation may be in the archive in part; it must not count as known.
-        known = {
-            outcome.key for outcome in self.archive.outcomes if outcome.generation < generation
-        }
+        known = _Known(o for o in self.archive.outcomes if o.generation < generation)
         asked: list[Proposal] = []
         hits = 0
         if generation == 0:
-            asked, hits = self._seeded_proposals()
+            asked, hits = self._seeded_proposals(known)
             count = max(0, self.settings.population - len(asked))
         else:
             count = self.settings.offspring
-        known.update(proposal.key for proposal in asked)
         for slot in range(count):
             proposal, slot_hits = self._draw(slot, known)
             hits += slot_hits
             if proposal is not None:
-                known.add(proposal.key)
+                known.add(proposal)
                 asked.append(proposal)
         self.state = State(generation, self.state.population, self.state.archive_hits + hits)
         return asked
@@ -119,15 +134,38 @@ class Engine:
         full = [outcome for outcome in pool if outcome.full][: self.settings.top_k]
         return full[-1].losses if full else None
 
-    def _seeded_proposals(self) -> tuple[list[Proposal], int]:
-        asked: dict[str, Proposal] = {}
+    def _seeded_proposals(self, known: _Known) -> tuple[list[Proposal], int]:
+        asked: list[Proposal] = []
         for name, formula in self._seeds.items():
-            key = formula.digest
-            if key not in asked:
-                asked[key] = Proposal(key, formula, f"seed {name}", raced=False)
-        return list(asked.values()), len(self._seeds) - len(asked)
+            proposal = self._unless_known(known, formula, f"seed {name}", raced=False)
+            if proposal is not None:
+                known.add(proposal)
+                asked.append(proposal)
+        return asked, len(self._seeds) - len(asked)
 
-    def _draw(self, slot: int, known: set[str]) -> tuple[Proposal | None, int]:
+    def _unless_known(
+        self,
+        known: _Known,
+        formula: Formula,
+        origin: str,
+        parents: tuple[str, ...] = (),
+        raced: bool = True,
+    ) -> Proposal | None:
+        """Propose a formula, unless it or one that does the same is known."""
+        key = formula.digest
+        if key in known.keys:
+            return None
+        try:
+            behaviour = self._fingerprint(formula) if self._fingerprint else None
+        except MemoryError:
+            raise
+        except Exception:  # the search records what is wrong with it when it judges it
+            behaviour = None
+        if behaviour in known.behaviours:
+            return None
+        return Proposal(key, formula, origin, parents, raced, behaviour)
+
+    def _draw(self, slot: int, known: _Known) -> tuple[Proposal | None, int]:
         """Draw until a formula within the limits is new; also return the archive's hits."""
         hits = 0
         with seeded(self.settings.seed, self.state.generation, slot):
@@ -146,10 +184,10 @@ class Engine:
                 formula = self._settled(tree)
                 if formula is None:
                     continue
-                key = formula.digest
-                if key not in known:
-                    return Proposal(key, formula, origin, parents), hits
-                hits += key not in parents  # an unchanged parent saves no evaluation
+                proposal = self._unless_known(known, formula, origin, parents)
+                if proposal is not None:
+                    return proposal, hits
+                hits += formula.digest not in parents  # an unchanged parent saves no evaluation
         return None, hits
 
     def _settled(self, tree: Tree) -> Formula | None:

@@ -45,7 +45,8 @@ CREATE TABLE candidates (
     seconds REAL NOT NULL,
     origin TEXT NOT NULL,
     parents TEXT NOT NULL,  -- JSON array of keys
-    generation INTEGER NOT NULL
+    generation INTEGER NOT NULL,
+    behaviour TEXT          -- its fingerprint, if the search takes them
 );
 CREATE TABLE problem (
     digest TEXT NOT NULL    -- of the [problem] in settings.toml
@@ -158,7 +159,7 @@ class RunDirectory:
         with _reported(self.path / _DATABASE):
             rows = self._open().execute(
                 "SELECT key, text, fitness, losses, complete, reason, seconds, origin, parents,"
-                " generation FROM candidates ORDER BY number"
+                " generation, behaviour FROM candidates ORDER BY number"
             )
             return [_outcome(row) for row in rows]
 
@@ -187,11 +188,12 @@ class RunDirectory:
             outcome.origin,
             json.dumps(outcome.parents),
             outcome.generation,
+            outcome.behaviour,
         )
         with _reported(self.path / _DATABASE), self._open() as transaction:
             transaction.execute(
                 "INSERT INTO candidates (key, text, fitness, losses, complete, reason, seconds,"
-                " origin, parents, generation) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " origin, parents, generation, behaviour) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
 
@@ -288,7 +290,7 @@ def _fill(draft: Path, settings: str, digest: str) -> None:
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:
-    key, text, fitness, losses, full, reason, seconds, origin, parents, generation = row
+    key, text, fitness, losses, full, reason, seconds, origin, parents, generation, behaviour = row
     return Outcome(
         key=key,
         text=text,
@@ -300,6 +302,7 @@ def _outcome(row: tuple[Any, ...]) -> Outcome:
         origin=origin,
         parents=tuple(json.loads(parents)),
         generation=generation,
+        behaviour=behaviour,
     )
 
 

@@ -78,6 +78,7 @@ def evolve(
     settings: SearchSettings | None = None,
     seeds: Mapping[str, Formula] | None = None,
     canonical: Callable[[Formula], Formula] = Formula.canonical,
+    fingerprint: Callable[[Formula], str | None] | None = None,
     run: RunDirectory | None = None,
     observer: Callable[[SearchEvent], None] | None = None,
 ) -> SearchResult:
@@ -90,6 +91,9 @@ def evolve(
         seeds: formulas to start from, by name; judged on all cases. A call that resumes a run
             must give the same.
         canonical: brings formulas that are the same candidate to one form.
+        fingerprint: says of a canonical form what it does, where that is cheaper to tell than how
+            good it is: of formulas with one fingerprint the first is judged, the others are the
+            archive's hits. None, or anything raised, for a formula that is like no other.
         run: where every outcome is kept as soon as it is known. A run that was broken off, even
             by SIGKILL, goes on from there to the same end as an unbroken one.
         observer: called with a `SearchEvent` after each candidate.
@@ -110,7 +114,7 @@ def evolve(
             stack.enter_context(run.exclusive())
             archive, state = Archive(run.outcomes()), run.state()
             _check_cases(archive, fitness, run)
-        engine = Engine(language, chosen, seeds or {}, canonical, state, archive)
+        engine = Engine(language, chosen, seeds or {}, canonical, fingerprint, state, archive)
         return _Search(engine, fitness, run, observer).run()
 
 
@@ -178,6 +182,7 @@ class _Search:
             origin=proposal.origin,
             parents=proposal.parents,
             generation=self.engine.state.generation,
+            behaviour=proposal.behaviour,
         )
         if self.directory is not None:
             self.directory.record(outcome)

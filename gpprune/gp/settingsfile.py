@@ -14,7 +14,7 @@ from gpprune.errors import GppruneError, UsageError
 
 from .settings import SearchSettings
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS = "settings.toml"
 
 # A file cut off in the middle of a line can still be valid TOML ("offspring = 1" of 12).

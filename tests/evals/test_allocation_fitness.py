@@ -163,6 +163,23 @@ def test_losses_do_not_depend_on_the_order_of_windows(fitness: AllocationFitness
     assert late != fitness.prepare(formula("spread(depth, -0.3)"))(2, 3)
 
 
+def test_the_fingerprint_tells_what_is_pruned(
+    model: nn.Module, statistics: Statistics, judged: Tensor, fitness: AllocationFitness
+) -> None:
+    seen = fitness.fingerprint(formula(DEEPER))
+    assert fitness.fingerprint(formula("spread(mul(3, depth), 0.3)")) == seen
+    assert fitness.fingerprint(formula("spread(depth, 0.2)")) != seen
+    metric = MetricFitness(model, statistics, judged, sparsity=0.5)
+    assert metric.fingerprint(WANDA) is None
+
+
+def test_the_fingerprint_of_a_pair_is_of_both(joint: JointFitness) -> None:
+    seen = joint.fingerprint(pair(f"joint(W, {DEEPER})"))
+    assert joint.fingerprint(pair("joint(W, spread(mul(3, depth), 0.3))")) == seen
+    assert joint.fingerprint(pair("joint(W, spread(depth, 0.2))")) != seen
+    assert joint.fingerprint(pair(f"joint(G, {DEEPER})")) != seen
+
+
 def test_what_is_known_cannot_be_changed_from_outside(fitness: AllocationFitness) -> None:
     losses = fitness.prepare(formula(DEEPER))(0, 3)
     before = list(losses)
@@ -320,6 +337,8 @@ def test_scores_that_are_not_numbers_are_unfit(
     fitness = AllocationFitness(model, holed, judged, metric=parse("abs(W)"), sparsity=0.5)
     with pytest.raises(Unfit, match="not finite"):
         fitness.prepare(formula("spread(mean(mul(W, X)), 0.2)"))
+    with pytest.raises(Unfit, match="not finite"):
+        fitness.fingerprint(formula("spread(mean(mul(W, X)), 0.2)"))
 
 
 def test_a_failed_prepare_ends_the_trial_before_it(joint: JointFitness) -> None:

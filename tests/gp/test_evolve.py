@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpprune.errors import UsageError
-from gpprune.gp import FunctionFitness, SearchEvent, SearchSettings, Unfit, evolve
+from gpprune.gp import FunctionFitness, RunDirectory, SearchEvent, SearchSettings, Unfit, evolve
 from gpprune.primitives import METRIC, Formula, parse
 
 WRECK = "mul(abs(W), sqr(X))"
@@ -252,3 +252,71 @@ def test_the_canonical_form_decides_what_is_one_candidate(toy: ModuleType) -> No
         METRIC, toy.Words(), seeds=seeds, settings=settings, canonical=lambda f: f.canonical(None)
     )
     assert [len(result.outcomes) for result in (same, apart)] == [1, 2]
+
+
+def behaviour(formula: Formula) -> str:
+    """Formulas of the same letters are one: what they do is beside the point here."""
+    return "".join(sorted(set(formula.text) & set("WXYG")))
+
+
+def test_formulas_of_one_fingerprint_are_judged_once(toy: ModuleType) -> None:
+    seeds = {**toy.SEEDS, "shifted": parse("sub(1, mul(abs(W), X))")}
+    result = evolve(METRIC, toy.Words(), seeds=seeds, settings=toy.SETTINGS, fingerprint=behaviour)
+    found = [behaviour(parse(o.text)) for o in result.outcomes]
+    assert len(found) == len(set(found)) > 4
+    assert [o.behaviour for o in result.outcomes] == found
+    # ria reads W and X too, as wanda does, and so does the last seed
+    assert [o.origin for o in result.outcomes[:2]] == ["seed magnitude", "seed wanda"]
+    assert result.archive_hits > 1
+
+
+@pytest.mark.parametrize("error", [Unfit("prunes nothing"), UsageError("no G"), KeyError("G")])
+def test_a_formula_without_a_fingerprint_is_like_no_other(
+    toy: ModuleType, error: Exception
+) -> None:
+    def unfit(formula: Formula) -> str:
+        raise error
+
+    with_none = evolve(
+        METRIC, toy.Words(), seeds=toy.SEEDS, settings=toy.SETTINGS, fingerprint=unfit
+    )
+    assert toy.facts(with_none) == toy.facts(search(toy))
+
+
+def test_a_formula_past_the_limits_does_not_stand_for_its_fingerprint(toy: ModuleType) -> None:
+    asked: list[str] = []
+
+    def fingerprint(formula: Formula) -> str:
+        asked.append(formula.text)
+        return behaviour(formula)
+
+    settings = toy.SETTINGS.replaced(size_limit=6)
+    evolve(METRIC, toy.Words(), seeds=toy.SEEDS, settings=settings, fingerprint=fingerprint)
+    seeds = {seed.canonical() for seed in toy.SEEDS.values()}
+    assert all(form.complexity <= 6 for form in map(parse, asked) if form not in seeds)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_a_broken_off_search_keeps_its_fingerprints(
+    toy: ModuleType, tmp_path: Path, count: int
+) -> None:
+    def observe(event: SearchEvent) -> None:
+        if event.evaluated >= count:
+            raise KeyboardInterrupt
+
+    def run(path: Path, observer: Any = None) -> Any:
+        with RunDirectory.open(path) as directory:
+            return evolve(
+                METRIC,
+                toy.Words(),
+                seeds=toy.SEEDS,
+                run=directory,
+                fingerprint=behaviour,
+                observer=observer,
+            )
+
+    for name in ("whole", "broken"):
+        RunDirectory.create(tmp_path / name, toy.SETTINGS, {}).close()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", observe)
+    assert toy.facts(run(tmp_path / "broken")) == toy.facts(run(tmp_path / "whole"))

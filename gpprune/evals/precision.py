@@ -10,9 +10,6 @@ from gpprune.errors import UsageError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
-# Instruction sets that multiply bfloat16 matrices. Without one, bfloat16 is slower than float32.
-_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
-
 
 def compute_dtype(requested: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
     """The dtype to run a model in.
@@ -40,5 +37,18 @@ def _fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) is True for name in _CPU_BFLOAT16)
+    return fast_on_cpu(torch.cpu.get_capabilities())
+
+
+def fast_on_cpu(capabilities: Mapping[str, object]) -> bool:
+    """Whether a CPU multiplies bfloat16 matrices faster than float32 ones.
+
+    With AVX512-BF16 alone, SmolLM2-135M is 4 times as fast in bfloat16 as in float32 on AMD's Zen 4
+    and two thirds as fast on Intel's Xeons, whose bfloat16 is in AMX.
+
+    Args:
+        capabilities: as `torch.cpu.get_capabilities()` gives them.
+    """
+    intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
+    vectors = capabilities.get("avx512_bf16") is True and not intel
+    return vectors or capabilities.get("amx_bf16") is True

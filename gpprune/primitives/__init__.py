@@ -8,11 +8,11 @@ from .language import JOINT as JOINT
 from .language import LANGUAGES as LANGUAGES
 from .language import METRIC as METRIC
 from .language import Language as Language
-from .language import word as word
 from .nodes import FormulaError as FormulaError
 from .nodes import Node as Node
 from .nodes import fold as fold
 from .nodes import number_text as number_text
+from .nodes import word as word
 from .pruner_zero import parse_pruner_zero as parse_pruner_zero
 from .published import METRICS as METRICS
 from .published import Published as Published

@@ -36,7 +36,7 @@ from .algebra import (
     single,
 )
 from .lowering import TINY
-from .nodes import Node, fold, quantise
+from .nodes import Node, fold, quantise, word
 from .table import PRIMITIVES, Primitive
 from .types import Elements, Joint, Units, axes_of
 from .unit_table import UNIT_PRIMITIVES, UnitPrimitive
@@ -108,23 +108,25 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
 
 def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
     """A unit primitive: arithmetic as for weights, everything else as it stands."""
-    shared = PRIMITIVES.get(entry.text) if entry.arguments[0] is not Elements else None
+    name = word(entry.name)
+    of_weights = entry.arguments[0] is Elements
+    shared = None if of_weights else PRIMITIVES.get(name)
     if shared is not None:
-        rule = _RULES.get(entry.text)
+        rule = _RULES.get(name)
         return rule(*arguments) if rule else _call(shared, arguments)
-    if entry.scale_free:
-        x, *rest = arguments
-        of_weights = entry.arguments[0] is Elements
-        form = _unscaled if not entry.shift_free else _ordered if of_weights else _shape
-        arguments = [form(x), *rest]
-    if entry.text == "spread" and not (arguments[0].terms and arguments[1].terms):
+    x, *rest = arguments
+    if entry.factor_free:
+        arguments = [_unscaled(x), *rest]
+    elif entry.scale_free:
+        arguments = [_ordered(x) if of_weights else _shape(x), *rest]
+    if name == "spread" and not (arguments[0].terms and arguments[1].terms):
         return Sum({})
-    text = f"{entry.text}({', '.join(argument.text for argument in arguments)})"
+    text = f"{name}({', '.join(argument.text for argument in arguments)})"
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
     # what is made of numbers alone is the same for every unit, save that a running sum rises and
     # that a unit's weights may be more than another's
-    alone = entry.text != "cumsum" and entry.arguments[0] is not Elements
-    fixed = alone and all(_same_everywhere(argument) for argument in arguments)
+    fixed = name != "cumsum" and not of_weights
+    fixed = fixed and all(_same_everywhere(argument) for argument in arguments)
     axes = frozenset[str]() if fixed else _UNIT
     return from_atom(Atom(text, axes, sign, entry.name, tuple(arguments)))
 

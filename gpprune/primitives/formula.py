@@ -13,8 +13,8 @@ from deap import gp
 
 from . import symbolic
 from .canonical import IrreducibleError, canonical_text
-from .language import ALLOCATION, JOINT, METRIC, Language, word
-from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text
+from .language import ALLOCATION, JOINT, METRIC, Language
+from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text, word
 from .parser import read
 from .table import Primitive
 from .unit_table import UnitPrimitive

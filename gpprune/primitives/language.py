@@ -10,7 +10,7 @@ from functools import cached_property
 
 from deap import gp
 
-from .nodes import FormulaError, Node, quantise
+from .nodes import FormulaError, Node, quantise, word
 from .table import PRIMITIVES, TERMINALS, UNSEARCHED, Primitive
 from .types import Constant, Elements, Joint, Profile, ValueType
 from .unit_table import JOINT as JOINT_PRIMITIVE
@@ -97,11 +97,6 @@ class Language:
         node: gp.Terminal = object.__new__(self.pset.mapping["constant"])
         node.value = quantise(value)
         return node
-
-
-def word(name: str) -> str:
-    """What a primitive or terminal is called in formula text: its name without a prefix."""
-    return name.rpartition(".")[2]
 
 
 def _metric_without_scores(nodes: Sequence[Node]) -> None:

@@ -30,6 +30,11 @@ def fold(nodes: Sequence[Any], visit: Callable[[Any, list[T]], T]) -> T:
     return stack.pop()
 
 
+def word(name: str) -> str:
+    """What a primitive or terminal is called in formula text: its name without a prefix."""
+    return name.rpartition(".")[2]
+
+
 def quantise(value: float) -> float:
     """Round to 12 significant digits, so that equal constants print and hash alike."""
     return float(f"{value:.12g}")

@@ -34,7 +34,7 @@ def owl(m: float = 5, lambda_: float = 0.08) -> str:
 
 
 def alphapruning(epsilon: float = 0.3) -> str:
-    """Lu et al. 2024 (AlphaPruning), arXiv 2410.10912, eq. 4: the heavier the tail, the denser.
+    """Lu et al. 2024 (AlphaPruning), arXiv 2410.10912: the heavier the tail, the denser.
 
     Formula text; before they are scaled to the target, sparsities range over 1 -+ epsilon.
     """
@@ -65,7 +65,7 @@ ALLOCATIONS: Mapping[str, PublishedAllocation] = MappingProxyType(
         "global": _line("threshold(S)", "Han et al. 2015, arXiv 1506.02626", "layer"),
         # its gradients are of one batch and signed; G is their norm over calibration sequences
         "snip": _line(
-            "threshold(mul(abs(W), G))", "Lee et al. 2019 (SNIP), arXiv 1810.02340, eq. 5", "layer"
+            "threshold(mul(abs(W), G))", "Lee et al. 2019 (SNIP), arXiv 1810.02340", "layer"
         ),
         "er": _line(f"dense_as({_ER})", "Mocanu et al. 2018 (SET), arXiv 1707.04780", "layer"),
         "er-plus": _line(
@@ -82,9 +82,9 @@ ALLOCATIONS: Mapping[str, PublishedAllocation] = MappingProxyType(
             "block",
         ),
         "alphapruning": _line(
-            alphapruning(), "Lu et al. 2024 (AlphaPruning), arXiv 2410.10912, eq. 4", "block"
+            alphapruning(), "Lu et al. 2024 (AlphaPruning), arXiv 2410.10912", "block"
         ),
-        "atp": _line(atp(), "Huang et al. 2025 (ATP), arXiv 2502.14770, eq. 3", "block"),
+        "atp": _line(atp(), "Huang et al. 2025 (ATP), arXiv 2502.14770", "block"),
     }
 )
 

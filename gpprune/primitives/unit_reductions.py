@@ -143,7 +143,7 @@ def hill(matrix: Matrix) -> float:
 def hill_peak(matrix: Matrix) -> float:
     """Hill's exponent of the tail from about the peak of the spectrum that fits best.
 
-    As AlphaPruning's "alpha_peak" (Lu et al. 2024, arXiv 2410.10912, section 3): the tail may
+    As AlphaPruning's "alpha_peak" (Lu et al. 2024, arXiv 2410.10912): the tail may
     begin between 0.95 and 1.5 times the peak of the histogram of log10 eigenvalues in 100 bins,
     where its Kolmogorov-Smirnov distance to the fitted power law is least. (In its code the lower
     bound is log10 of 0.95 times the peak, which admits every smaller eigenvalue but the

@@ -32,8 +32,8 @@ UnitLowering = OnUnits | OnValues | OnMatrix | OnModel | OnFlat | None
 class UnitPrimitive:
     """An operator of allocations; fields as for a `Primitive`.
 
-    `scale_free`: f(a x) = f(x) for a > 0; `shift_free`: f(x + b) = f(x). `order` marks what
-    depends on the order of units, as `depth` does.
+    `scale_free`, as there: f(a x + b) = f(x) for a > 0; `factor_free`: f(a x) = f(x) alone.
+    `order` marks what depends on the order of units, as `depth` does.
     """
 
     name: str
@@ -46,18 +46,13 @@ class UnitPrimitive:
     nonnegative: bool = False
     positive: bool = False
     scale_free: bool = False
-    shift_free: bool = False
+    factor_free: bool = False
     order: bool = False
 
     @property
     def arity(self) -> int:
         """How many arguments it takes."""
         return len(self.arguments)
-
-    @property
-    def text(self) -> str:
-        """Its name in formula text."""
-        return self.name.rpartition(".")[2]
 
 
 def _asin(x: sympy.Expr) -> sympy.Expr:
@@ -74,15 +69,13 @@ def _unit(
     apply: Callable[..., Any],
     symbolic: Callable[..., sympy.Expr] | None = None,
     *,
-    arity: int = 1,
     model: bool = False,
     **facts: bool,
 ) -> UnitPrimitive:
     """`Units` to `Units`."""
     meaning = symbolic or sym.named(name)
-    types = (Units,) * arity
     return UnitPrimitive(
-        f"units.{name}", about, types, Units, meaning, OnUnits(apply, model), **facts
+        f"units.{name}", about, (Units,), Units, meaning, OnUnits(apply, model), **facts
     )
 
 
@@ -202,14 +195,14 @@ _DECLARED = (
         reductions.outliers,
         number=True,
         nonnegative=True,
-        scale_free=True,
+        factor_free=True,
     ),
     _values(
         "entropy",
         "entropy of |x| over its sum, in nats",
         reductions.entropy,
         nonnegative=True,
-        scale_free=True,
+        factor_free=True,
     ),
     _values("geomean", "geometric mean of |x|", reductions.geomean, positive=True),
     _values(
@@ -217,7 +210,7 @@ _DECLARED = (
         "fourth moment over the squared variance",
         reductions.kurtosis,
         nonnegative=True,
-        scale_free=True,
+        factor_free=True,
     ),
     _matrix(
         "gram_rank", "rank of the Gram matrix, in float32", reductions.matrix_rank, nonnegative=True
@@ -234,7 +227,6 @@ _DECLARED = (
         lambda x, amplitude: amplitude * sym.named("minmax")(x),
         OnUnits(units.spread),
         scale_free=True,
-        shift_free=True,
     ),
     _profile(
         "threshold",
@@ -243,7 +235,6 @@ _DECLARED = (
         sym.named("threshold"),
         OnModel(reductions.threshold),
         scale_free=True,
-        shift_free=True,
     ),
     _profile(
         "sparse_as",
@@ -251,7 +242,7 @@ _DECLARED = (
         (Units,),
         sym.named("sparse_as"),
         OnUnits(units.sparse_as, model=True),
-        scale_free=True,
+        factor_free=True,
     ),
     _profile(
         "dense_as",
@@ -259,7 +250,7 @@ _DECLARED = (
         (Units,),
         sym.named("dense_as"),
         OnUnits(units.dense_as, model=True),
-        scale_free=True,
+        factor_free=True,
     ),
     _profile("add", "x + y", _PAIR, lambda x, y: x + y, OnUnits(lower.add)),
     _profile("sub", "x - y", _PAIR, lambda x, y: x - y, OnUnits(lower.sub)),

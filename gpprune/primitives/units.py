@@ -40,7 +40,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class OnUnits:
-    """`apply(*arguments)`, each `[units]` or one number; with `units=` first if `model` is set."""
+    """`apply(*arguments)`, each `[units]`; with the layout as one more if `model` is set."""
 
     apply: Callable[..., Tensor]
     model: bool = False
@@ -94,7 +94,7 @@ def tan(x: Tensor) -> Tensor:
 
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the units."""
-    return torch.softmax(x.reshape(-1), 0)
+    return torch.softmax(x, 0)
 
 
 def minmax(x: Tensor) -> Tensor:
@@ -121,7 +121,6 @@ def zscore(x: Tensor) -> Tensor:
 
 def rank(x: Tensor) -> Tensor:
     """Each unit's rank in [0, 1], equal units sharing their mean rank."""
-    x = x.reshape(-1)
     x = (x / x.abs().max().clamp(min=TINY)).round(decimals=12)  # rounding makes no order
     below = (x[None, :] < x[:, None]).sum(1) + ((x[None, :] == x[:, None]).sum(1) - 1) / 2
     return below.double() / max(1, len(x) - 1)
@@ -129,12 +128,11 @@ def rank(x: Tensor) -> Tensor:
 
 def cumsum(x: Tensor, units: Layout) -> Tensor:
     """The running sum over the units in the model's order."""
-    return saturate(x.expand(len(units.sizes)).cumsum(0))
+    return saturate(x.cumsum(0))
 
 
 def smooth(x: Tensor, units: Layout) -> Tensor:
     """The mean with the same unit of the blocks before and after."""
-    x = x.expand(len(units.sizes))
     out = torch.empty_like(x)
     for role in set(units.roles.tolist()):
         places = torch.nonzero(units.roles == role)[:, 0]
@@ -155,12 +153,12 @@ def _grouped(x: Tensor, groups: Tensor, sizes: Tensor) -> Tensor:
 
 def over_block(x: Tensor, units: Layout) -> Tensor:
     """The mean over all units of the same decoder block, weighted by their sizes."""
-    return _grouped(x.expand(len(units.sizes)), units.blocks, units.sizes)
+    return _grouped(x, units.blocks, units.sizes)
 
 
 def over_role(x: Tensor, units: Layout) -> Tensor:
     """The mean over the same unit of every block, weighted by their sizes."""
-    return _grouped(x.expand(len(units.sizes)), units.roles, units.sizes)
+    return _grouped(x, units.roles, units.sizes)
 
 
 def spread(x: Tensor, amplitude: Tensor) -> Tensor:
@@ -180,7 +178,7 @@ def dense_as(x: Tensor, units: Layout) -> Tensor:
 
 def _proportional(x: Tensor, sizes: Tensor, mean: float) -> Tensor:
     """`min(1, c x)` with the weighted mean asked for; negative x count as 0."""
-    x = x.expand(len(sizes)).clamp(min=0)
+    x = x.clamp(min=0)
     x = x / x.max() if x.max() > 0 else torch.ones_like(x)
     budget = mean * float(sizes.sum())
     full = torch.zeros(len(sizes), dtype=torch.bool)

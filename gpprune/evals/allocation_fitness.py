@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from gpprune.evals.fitness import Fitness, Trial
-from gpprune.evals.perplexity import Judgement
+from gpprune.evals.perplexity import Judgement, Progress
 from gpprune.primitives import Formula
-from gpprune.prune import Allocator, LayerStatistics, exact_mask, project, rank_scores
-
-Progress = Callable[[str, int, int], None]
+from gpprune.prune import Allocator, LayerStatistics, exact_mask, rank_scores
 
 
 class AllocationFitness(Fitness):
@@ -67,24 +65,25 @@ class AllocationFitness(Fitness):
             if progress is not None:
                 progress("ranking the scores", done, len(self._dense))
         self._known: dict[tuple[int, ...], list[float]] = {}
-        self._others: dict[tuple[float | None, str | None], AllocationFitness] = {}
+        self._others = {(self._sparsity, self._allocator.unit): self}
 
     def under(self, *, sparsity: float | None = None, unit: str | None = None) -> AllocationFitness:
         """The same metric on the same copy of the model at another sparsity or for another unit.
 
-        It shares the ranks and the copy, so a trial of the one ends the other's. Asked again, it is
-        the same object, with what it has judged.
+        It shares the ranks, the reductions and the copy, so a trial of the one ends the other's.
+        Asked again, it is the same object, with what it has judged.
         """
-        place = (sparsity, unit)
+        target = self._sparsity if sparsity is None else self._pattern.target(sparsity)
+        place = (target, unit or self._allocator.unit)
         if place in self._others:
             return self._others[place]
-        other = self._others[place] = copy.copy(self)
-        other._others = {}
-        other._sparsity = self._sparsity if sparsity is None else self._pattern.target(sparsity)
-        other._allocator = Allocator(
-            self._dense, self._statistics, other._sparsity, unit or self._allocator.unit
-        )
+        alike = [other for (_, own), other in self._others.items() if own == place[1]]
+        allocator = alike[0]._allocator.at(target) if alike else None
+        other = copy.copy(self)
+        other._sparsity = target
+        other._allocator = allocator or Allocator(self._dense, self._statistics, target, place[1])
         other._known = {}
+        self._others[place] = other
         return other
 
     def layer_sparsities(self, zeros: Tensor) -> list[float]:
@@ -107,9 +106,7 @@ class AllocationFitness(Fitness):
 
     def exact(self, sparsities: Mapping[str, float]) -> Tensor:
         """Zeros of each layer, int64 `[layers]`, that bring sparsities by name to the budget."""
-        given = torch.tensor([sparsities[name] for name in self._dense], dtype=torch.float64)
-        sizes = self._allocator.layer_sizes
-        return self._allocator.counts(project(given, sizes, self._sparsity), self._pattern)
+        return self._allocator.zeros_near(sparsities, self._pattern)
 
     def prepare(self, formula: Formula) -> Trial:
         """As `Fitness.prepare`, for an allocation; windows judged before are not judged again."""

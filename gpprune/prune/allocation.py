@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -77,7 +79,13 @@ class Allocator:
             roles=torch.tensor([numbers[roles[at]] for at in first]),
             target=target,
         )
-        self._known: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[str | float, ...], Tensor] = {}
+
+    def at(self, target: float) -> Allocator:
+        """The same units at another target; what either has reduced, both know."""
+        other = copy.copy(self)
+        other.layout = replace(self.layout, target=target)
+        return other
 
     @cached_property
     def terminals(self) -> Mapping[str, Tensor]:
@@ -112,10 +120,14 @@ class Allocator:
 
     def zeros(self, allocation: Formula, metric: Formula, pattern: Pattern) -> Tensor:
         """The number of zeros of each layer, int64 `[layers]`; see `zero_counts`."""
-        return self.counts(self.sparsities(allocation, metric), pattern)
+        return self._counts(self.sparsities(allocation, metric), pattern)
 
-    def counts(self, sparsities: Tensor, pattern: Pattern) -> Tensor:
-        """Whole zeros of each layer for sparsities `[layers]` whose mean is the target."""
+    def zeros_near(self, sparsities: Mapping[str, float], pattern: Pattern) -> Tensor:
+        """As `zeros`, of sparsities by layer name that are first brought to the target."""
+        given = torch.tensor([sparsities[layer.name] for layer in self._layers]).double()
+        return self._counts(project(given, self.layer_sizes, self.layout.target), pattern)
+
+    def _counts(self, sparsities: Tensor, pattern: Pattern) -> Tensor:
         grains = torch.tensor([pattern.grain(layer.weight.shape) for layer in self._layers])
         return zero_counts(sparsities, self.layer_sizes, self.layout.target, grains)
 
@@ -124,7 +136,9 @@ class Allocator:
     ) -> Tensor:
         """`[units]`, float64: a reduction of an element-wise formula; computed once."""
         form = elements.canonical(None)
-        key = (reduction.name, form.text, *map(str, numbers))
+        key: tuple[str | float, ...] = (reduction.name, form.text, *numbers)
+        if isinstance(reduction.lowering, OnModel):
+            key = (*key, self.layout.target)
         if key not in self._known:
             self._known[key] = self._reduce(reduction, form, numbers)
         return self._known[key]
@@ -210,12 +224,10 @@ def recipe_zeros(
     layers = linear_layers(model)
     allocator = Allocator(layers, statistics, recipe.sparsity, recipe.unit)
     if recipe.allocator is None:
-        sparsities = besa(model, recipe.formula, tokens, statistics, recipe.sparsity, progress)
-        shared = torch.tensor([sparsities[name] for name in layers], dtype=torch.float64)
-        shared = project(shared, allocator.layer_sizes, recipe.sparsity)
+        learned = besa(model, recipe.formula, tokens, statistics, recipe.sparsity, progress)
+        zeros = allocator.zeros_near(learned, recipe.shape)
     else:
-        shared = allocator.sparsities(recipe.allocator, recipe.formula)
-    zeros = allocator.counts(shared, recipe.shape)
+        zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape)
     return dict(zip(layers, zeros.tolist(), strict=True))
 
 

@@ -155,6 +155,16 @@ def parse_pattern(text: str) -> Pattern:
     raise UsageError(f"there is no pattern {text!r}: choose from {known}")
 
 
+def check_scores(scores: Tensor) -> None:
+    """See that scores have an order.
+
+    Raises:
+        GppruneError: one is NaN.
+    """
+    if has_nan(scores):
+        raise GppruneError("the scores hold NaN, so they have no order: change the formula")
+
+
 def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -> Tensor:
     """Which weights of a layer go: those with the lowest scores.
 
@@ -178,8 +188,7 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     if scores.ndim != 2:
         raise UsageError(f"scores have shape {list(scores.shape)}: a layer's are [out, in]")
     shape.check_layer("this layer", scores.shape[1])
-    if has_nan(scores):
-        raise GppruneError("the scores hold NaN, so they have no order: change the formula")
+    check_scores(scores)
     return shape.choose(scores, target)
 
 
@@ -190,13 +199,17 @@ def exact_mask(scores: Tensor, zeros: int, pattern: Pattern) -> Tensor:
     ``zeros % groups`` groups one more. Ties go as in :func:`prune_mask`.
 
     Args:
-        scores: ``[out, in]`` without NaN.
+        scores: ``[out, in]``.
         zeros: how many weights go, between 0 and ``out * in``.
         pattern: which weights compete; for N:M ``zeros`` is a multiple of ``pattern.grain``.
 
     Returns:
         A bool tensor ``[out, in]``, True where a weight is pruned.
+
+    Raises:
+        GppruneError: a score is NaN.
     """
+    check_scores(scores)
     groups = pattern.groups(scores.shape)
     flat = scores.reshape(groups, -1)
     each, extra = divmod(zeros, groups)

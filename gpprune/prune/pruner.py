@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from gpprune.compile import kernel
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune.allocation import recipe_reads, recipe_zeros
-from gpprune.prune.masks import Pattern, exact_mask, prune_mask
+from gpprune.prune.masks import Pattern, exact_mask, parse_pattern, prune_mask
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.scores import ScoreKernel, layer_scores
-from gpprune.prune.selection import has_nan
 from gpprune.prune.sequential import BlockRunner
 from gpprune.prune.statistics import (
     ActivationSums,
@@ -95,6 +94,7 @@ def layer_mask(
     sparsity: float | None,
     pattern: str | Pattern,
     *,
+    zeros: int | None = None,
     weight: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -106,6 +106,7 @@ def layer_mask(
         statistics: the layer's statistics, see :func:`layer_scores`.
         sparsity: the share to prune.
         pattern: which weights compete.
+        zeros: how many weights go, in place of the share.
         weight: the weight to score, ``[out, in]``, in place of the layer's own.
         out: a prepared buffer for the scores.
 
@@ -117,8 +118,11 @@ def layer_mask(
         UsageError: naming the layer, if the pattern does not fit it.
     """
     scores = layer_scores(score, layer.weight if weight is None else weight, statistics, out)
+    shape = parse_pattern(pattern) if isinstance(pattern, str) else pattern
     try:
-        return prune_mask(scores, sparsity, pattern)
+        if zeros is not None:
+            return exact_mask(scores, zeros, shape)
+        return prune_mask(scores, sparsity, shape)
     except GppruneError as error:
         raise type(error)(f"in {layer.name!r}: {error}") from error
 
@@ -200,17 +204,9 @@ class _Job:
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
     def prune(self, layer: LinearLayer, statistics: LayerStatistics | None) -> None:
-        if self.zeros is None:
-            target, pattern = self.recipe.sparsity, self.recipe.shape
-            mask = layer_mask(layer, self.score, statistics, target, pattern)
-        else:
-            scores = layer_scores(self.score, layer.weight, statistics)
-            if has_nan(scores):
-                raise GppruneError(
-                    f"in {layer.name!r}: the scores hold NaN, so they have no order: change the "
-                    "formula"
-                )
-            mask = exact_mask(scores, self.zeros[layer.name], self.recipe.shape)
+        zeros = None if self.zeros is None else self.zeros[layer.name]
+        target, pattern = self.recipe.sparsity, self.recipe.shape
+        mask = layer_mask(layer, self.score, statistics, target, pattern, zeros=zeros)
         layer.weight.masked_fill_(mask, 0)
 
     def report(self, done: int, total: int) -> None:

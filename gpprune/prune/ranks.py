@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpprune.errors import GppruneError
-from gpprune.prune.masks import Pattern
-from gpprune.prune.selection import has_nan
+from gpprune.prune.masks import Pattern, check_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +19,7 @@ class Ranks:
 
     Attributes:
         values: ``[groups, width]``, the narrowest unsigned integers that hold a group's ranks
-            (16 bits for rows of up to 65,536 input features).
+            (16 bits for rows of up to 65,536 input features, 32 for layers of more).
         shape: ``(out, in)`` of the layer.
     """
 
@@ -46,8 +44,7 @@ def rank_scores(scores: Tensor, pattern: Pattern) -> Ranks:
     Raises:
         GppruneError: a score is NaN.
     """
-    if has_nan(scores):
-        raise GppruneError("the scores hold NaN, so they have no order: change the formula")
+    check_scores(scores)
     out, inputs = scores.shape
     flat = scores.float().cpu().numpy().reshape(pattern.groups(scores.shape), -1)
     width = flat.shape[1]

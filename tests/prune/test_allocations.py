@@ -494,6 +494,27 @@ def test_a_reduction_is_computed_once(first: str, second: str) -> None:
     assert torch.equal(other, fresh)  # one that is new reads the weights as they are
 
 
+@pytest.mark.parametrize(
+    "text", ["spread(l2(S), 0.2)", "threshold(S)", "sparse_as(size)", "mul(0.5, threshold(S))"]
+)
+def test_another_target_shares_the_reductions_that_do_not_depend_on_it(text: str) -> None:
+    model = small()
+    formula = parse(text, ALLOCATION)
+    allocator = model.allocator(0.5)
+    wanted = allocator.sparsities(formula, WANDA)
+    assert torch.equal(
+        allocator.at(0.3).sparsities(formula, WANDA),
+        small().allocator(0.3).sparsities(formula, WANDA),
+    )
+    assert torch.equal(allocator.at(0.3).at(0.5).sparsities(formula, WANDA), wanted)
+    for layer in model.layers.values():
+        layer.write(layer.weight + 1)
+    assert torch.equal(allocator.sparsities(formula, WANDA), wanted)
+    known = "threshold" not in text
+    late = allocator.at(0.6).sparsities(formula, WANDA)
+    assert torch.equal(late, small().allocator(0.6).sparsities(formula, WANDA)) is known
+
+
 def test_reductions_of_other_scores_and_numbers_are_their_own() -> None:
     allocator = SMALL.allocator(0.5)
     texts = ["spread(quantile(S, 0.1), 0.2)", "spread(quantile(S, 0.9), 0.2)"]
@@ -583,8 +604,10 @@ def test_scores_without_order_are_refused() -> None:
 
 def test_computed_sparsities_are_brought_to_the_budget(measured: Measured) -> None:
     allocator = measured.allocator(0.5)
-    given_sparsities = torch.linspace(0.1, 0.8, len(measured.layers)).double()
-    exact = project(given_sparsities, allocator.layer_sizes, 0.5)
-    counts = allocator.counts(exact, parse_pattern("row"))
+    given = torch.linspace(0.1, 0.8, len(measured.layers)).double()
+    exact = project(given, allocator.layer_sizes, 0.5)
+    names = [layer.name for layer in measured.layers.values()]
+    wanted = dict(zip(names, given.tolist(), strict=True))
+    counts = allocator.zeros_near(wanted, parse_pattern("row"))
     assert int(counts.sum()) == int(measured.sizes.sum()) // 2
     assert bool((counts - exact * allocator.layer_sizes).abs().max() < 1)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from gpprune.cli.console import print_table, progress
+from gpprune.cli.evolve import LAYERED_LENGTH, LAYERED_SAMPLES, LAYERED_WINDOWS
 from gpprune.cli.goals import AllocationGoal
 from gpprune.cli.problem import Texts, Workbench
 from gpprune.cli.report import describe
@@ -28,12 +29,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--generations", type=int, default=7)
     given = parser.parse_args()
-    texts = Texts(windows=4, window_length=1024, calibration_samples=8)
+    texts = Texts(
+        windows=LAYERED_WINDOWS, window_length=LAYERED_LENGTH, calibration_samples=LAYERED_SAMPLES
+    )
     goal = AllocationGoal(texts, sparsity=given.sparsity, dtype="auto")
     with progress() as report:
         reads = [("wikitext2", "validation"), ("wikitext2", "calibration")]
         bench = Workbench(goal.model, goal.dtype, texts, report, reads=reads)
-        fitness = goal.fitness(bench, "validation")
+        fitness = goal.fitness(bench)
     rows: list[list[str]] = []
     for strategy in ("evolution", "random"):
         for seed in range(given.seeds):

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from ..compile import render
-from ..evals import Judgement, window_losses
-from ..prune import Recipe, linear_layers, load_model, parse_pattern, prune_model
-from .console import Report, escape, out, print_json, print_table, progress
+from ..evals import Judgement
+from ..prune import Recipe, linear_layers, parse_pattern
+from .console import escape, out, print_json, print_table, progress
 from .named import AllocationBench, Named, allocation_workbench, named_allocations
 from .options import (
     CalibrationSpec,
@@ -38,7 +37,6 @@ from .problem import (
     TEST_LENGTH,
     TEST_WINDOWS,
     Texts,
-    Workbench,
     named_formula,
     pattern_of,
     sparsities,
@@ -85,7 +83,8 @@ def score_allocations(
     with progress() as report:
         bench = allocation_workbench(model, dtype, texts, report, chosen, metric, [(text, split)])
         tokens = bench.windows(split)
-        rows = [_dense(bench, tokens)]
+        start = time.perf_counter()
+        rows = [_row(None, None, 0.0, None, bench.dense(tokens), start)]
         judge = None if order == Order.sequential else AllocationBench(bench, tokens, metric, way)
         for level in levels:
             for done, named in enumerate(chosen):
@@ -99,7 +98,7 @@ def score_allocations(
                         sparsity=level,
                         pattern=way,
                     )
-                    judgement = _sequential(bench, tokens, recipe, report)
+                    judgement = bench.pruned(recipe, tokens)
                 else:
                     judgement = judge.fitness.judge_zeros(judge.zeros(named, level), tokens)
                 rows.append(_row(named, metric, level, way, judgement, start))
@@ -226,12 +225,6 @@ def _pattern(metric: str, pattern: str | None, levels: list[float]) -> str:
     return way
 
 
-def _dense(bench: Workbench, tokens: Tensor) -> dict[str, Any]:
-    start = time.perf_counter()
-    judgement = Judgement(window_losses(bench.judged, tokens, bench.report))
-    return _row(None, None, 0.0, None, judgement, start)
-
-
 def _row(
     named: Named | None,
     metric: str | None,
@@ -255,10 +248,3 @@ def _row(
         "windows": len(judgement.losses),
         "seconds": round(time.perf_counter() - start, 2),
     }
-
-
-def _sequential(bench: Workbench, tokens: Tensor, recipe: Recipe, report: Report) -> Judgement:
-    """Prune a fresh model block by block, judge it."""
-    fresh = load_model(bench.loaded.name).model
-    prune_model(fresh, recipe, bench.calibration(), progress=report)
-    return Judgement(window_losses(fresh.to(bench.dtype), tokens, report))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from ..evals import Judgement, window_losses
 from .console import print_json, print_table, progress
 from .options import (
     DType,
@@ -35,7 +34,7 @@ def evaluate(
         bench = Workbench(model, dtype, texts, report, reads=[(text, split)])
         chosen = bench.windows(split)
         start = time.perf_counter()
-        judgement = Judgement(window_losses(bench.judged, chosen, report))
+        judgement = bench.dense(chosen)
     row = {
         "model": model,
         "text": text,

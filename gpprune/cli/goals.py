@@ -65,11 +65,11 @@ class Goal(ABC):
     sparsity: float = 0.5
     pattern: str = "row"
     dtype: str = "float32"
-    goal: str = ""
 
     kind: ClassVar[str]
     language: ClassVar[Language]
     way: ClassVar[str]  # the field that a rival may differ in
+    spread: ClassVar[bool] = False  # whether to judge on windows from all over the text
 
     def stored(self) -> dict[str, Any]:
         """Plain values for `settings.toml`."""
@@ -85,12 +85,12 @@ class Goal(ABC):
         """What the search starts from, by name."""
 
     @abstractmethod
-    def fitness(self, bench: Workbench, split: str, way: str | None = None) -> Judge:
-        """Judges formulas on a part of the text; `way` in place of the goal's own."""
+    def fitness(self, bench: Workbench, way: str | None = None) -> Judge:
+        """Judges formulas on validation text; `way` in place of the goal's own."""
 
     def variant(self, fitness: Judge, bench: Workbench, way: str) -> Judge:
         """Judges formulas in another way than the goal's own."""
-        return self.fitness(bench, "validation", way)
+        return self.fitness(bench, way)
 
     @abstractmethod
     def rivals(self) -> list[Rival]:
@@ -101,9 +101,9 @@ class Goal(ABC):
         """How to prune by an evolved formula."""
 
     @property
-    def reads_hessians(self) -> bool:
-        """Whether the search needs the statistic D."""
-        return False
+    def terminals(self) -> frozenset[str]:
+        """The statistics that the search reads."""
+        return frozenset("XYG")
 
     @property
     def own_way(self) -> str:
@@ -123,16 +123,9 @@ class MetricGoal(Goal):
         """The published metrics."""
         return seeds
 
-    def fitness(self, bench: Workbench, split: str, way: str | None = None) -> MetricFitness:
+    def fitness(self, bench: Workbench, way: str | None = None) -> MetricFitness:
         """Judges metrics under a pattern."""
-        return MetricFitness(
-            bench.loaded.model,
-            bench.statistics,
-            bench.windows(split),
-            sparsity=self.sparsity,
-            pattern=way or self.pattern,
-            dtype=bench.dtype,
-        )
+        return bench.fitness(bench.windows("validation"), self.sparsity, way or self.pattern)
 
     def rivals(self) -> list[Rival]:
         """The published metrics, under their own pattern or the search's."""
@@ -157,22 +150,23 @@ class AllocationGoal(Goal):
     kind = "allocation"
     language = ALLOCATION
     way = "unit"
+    spread = True
 
     @property
-    def reads_hessians(self) -> bool:
-        """Whether the metric reads D."""
-        return "D" in named_formula(self.metric).names
+    def terminals(self) -> frozenset[str]:
+        """Those of any allocation and of the metric."""
+        return super().terminals | named_formula(self.metric).names
 
     def seeds(self) -> Mapping[str, Formula]:
-        """The published allocations, and shares of the weights under one threshold."""
+        """The published allocations."""
         return {name: entry.formula for name, entry in ALLOCATIONS.items()}
 
-    def fitness(self, bench: Workbench, split: str, way: str | None = None) -> AllocationFitness:
+    def fitness(self, bench: Workbench, way: str | None = None) -> AllocationFitness:
         """Judges allocations for a unit."""
         return AllocationFitness(
             bench.loaded.model,
             bench.statistics,
-            bench.windows(split),
+            bench.windows("validation", spread=self.spread),
             metric=named_formula(self.metric),
             sparsity=self.sparsity,
             pattern=self.pattern,
@@ -218,6 +212,7 @@ class JointGoal(Goal):
     kind = "joint"
     language = JOINT
     way = "pattern"
+    spread = True
 
     def canonical(self, formula: Formula, way: str | None = None) -> Formula:
         """As any goal's; a metric that reads nothing has no masks and is a FormulaError."""
@@ -234,12 +229,12 @@ class JointGoal(Goal):
                 found[f"{name} {text}"] = _joint(seeds[name], allocation(text).text)
         return found
 
-    def fitness(self, bench: Workbench, split: str, way: str | None = None) -> JointFitness:
+    def fitness(self, bench: Workbench, way: str | None = None) -> JointFitness:
         """Judges a metric and an allocation under a pattern."""
         return JointFitness(
             bench.loaded.model,
             bench.statistics,
-            bench.windows(split),
+            bench.windows("validation", spread=self.spread),
             sparsity=self.sparsity,
             pattern=way or self.pattern,
             unit=self.unit,
@@ -294,7 +289,8 @@ def restored(stored: Mapping[str, Any], where: object) -> Goal:
             f"is {kind!r}, not one of {', '.join(GOALS)}"
         )
     try:
-        return TypeAdapter(GOALS[str(kind)]).validate_python(dict(stored), extra="forbid")
+        values = {name: value for name, value in stored.items() if name != "goal"}
+        return TypeAdapter(GOALS[str(kind)]).validate_python(values, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

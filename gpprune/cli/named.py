@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import GppruneError, UsageError
 from ..evals import AllocationFitness
-from ..gp import RunDirectory
+from ..gp import Archive, RunDirectory
 from ..primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, unit_of
 from ..prune import BESA, besa, parse_pattern
 from .console import Report
@@ -61,11 +61,10 @@ def _best_of(path: Path, unit: str | None) -> Named:
         own = str(run.problem.get("unit", "layer"))
         if run.problem.get("goal") != "allocation":
             raise UsageError(f"the run {path} searched for no allocation: name one that did")
-        full = [o for o in run.outcomes() if o.full and not o.origin.startswith("seed ")]
-    if not full:
+        evolved = Archive(run.outcomes()).evolved(1)
+    if not evolved:
         raise GppruneError(f"the run {path} has no fully judged allocation yet: resume it first")
-    best = min(full, key=lambda outcome: outcome.fitness)
-    return Named(path.name, parse(best.text, ALLOCATION), unit or own)
+    return Named(path.name, parse(evolved[0].text, ALLOCATION), unit or own)
 
 
 class AllocationBench:
@@ -116,6 +115,5 @@ def allocation_workbench(
         texts,
         report,
         reads=[*reads, (texts.calibration_text, "calibration")],
-        gradients="G" in names,
-        hessians="D" in names,
+        terminals=names,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,23 +12,27 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..evals import (
+    Judgement,
     MetricFitness,
     calibration_samples,
     compute_dtype,
     read_text,
     tokenize,
+    window_losses,
     windows,
 )
 from ..primitives import METRIC, METRICS, Formula, parse, published
 from ..prune import (
     LayerStatistics,
     Loaded,
+    Recipe,
     calibrate,
     check_sparsity,
     check_weights,
     linear_layers,
     load_model,
     parse_pattern,
+    prune_model,
 )
 from .console import Report
 
@@ -59,14 +63,15 @@ class Workbench:
         report: Report | None,
         *,
         reads: Iterable[tuple[str, str]] = (),
-        gradients: bool = True,
-        hessians: bool = False,
+        terminals: Collection[str] = ("X", "Y", "G"),
     ) -> None:
-        """Read the texts `(spec, split)` in `reads` before the model: they fail sooner."""
+        """Read the texts `(spec, split)` in `reads` before the model: they fail sooner.
+
+        `terminals` are what formulas may read: G and D are measured only for who needs them.
+        """
         self.texts = texts
         self._text = {(spec, split): read_text(spec, split) for spec, split in reads}
-        self.gradients = gradients
-        self.hessians = hessians
+        self.terminals = terminals
         self.report = report
         self.dtype = compute_dtype(dtype)
         self.loaded: Loaded = load_model(model, dtype=torch.float32, progress=report)
@@ -80,21 +85,34 @@ class Workbench:
             self._tokens[spec, split] = tokenize(text, self.loaded.tokenizer)
         return self._tokens[spec, split]
 
-    def windows(self, split: str) -> Tensor:
-        """The windows that are judged on, `[windows, window_length]`."""
+    def windows(self, split: str, *, spread: bool = False) -> Tensor:
+        """The windows that are judged on, `[windows, window_length]`.
+
+        The first ones; with `spread`, at even distances over the text, less what `test_windows`
+        takes of a text without parts.
+        """
         tokens = self.tokens(self.texts.text, split)
-        return windows(tokens, self.texts.windows, self.texts.window_length)
+        count, length = self.texts.windows, self.texts.window_length
+        if spread and self._without_parts:
+            tokens = tokens[: len(tokens) - count * length]
+        return windows(tokens, count, length, spread=spread)
+
+    @property
+    def _without_parts(self) -> bool:
+        parts = (self.tokens(self.texts.text, split) for split in ("validation", "test"))
+        return torch.equal(*parts)
 
     def test_windows(self) -> Tensor:
         """Windows of text that a search never sees, `[10, 1024]` of the test part.
 
-        A text without parts gives those that follow the ones searched on, as many and as long.
+        A text without parts gives its last ones, as many and as long as those searched on.
         """
         tokens = self.tokens(self.texts.text, "test")
-        if not torch.equal(tokens, self.tokens(self.texts.text, "validation")):
+        if not self._without_parts:
             return windows(tokens, TEST_WINDOWS, TEST_LENGTH)
-        seen = self.texts.windows * self.texts.window_length
-        return windows(tokens[seen:], self.texts.windows, self.texts.window_length)
+        count, length = self.texts.windows, self.texts.window_length
+        windows(tokens, 2 * count, length)  # there must be as many to search on
+        return windows(tokens[len(tokens) - count * length :], count, length)
 
     def calibration(self) -> Tensor:
         """The calibration sequences, `[samples, window_length]`."""
@@ -117,10 +135,20 @@ class Workbench:
         return calibrate(
             self.loaded.model,
             self.calibration(),
-            self.gradients,
+            "G" in self.terminals,
             progress=self.report,
-            hessians=self.hessians,
+            hessians="D" in self.terminals,
         )
+
+    def dense(self, tokens: Tensor) -> Judgement:
+        """The dense model on windows `[windows, length]`."""
+        return Judgement(window_losses(self.judged, tokens, self.report))
+
+    def pruned(self, recipe: Recipe, tokens: Tensor) -> Judgement:
+        """A fresh model on windows, pruned block after block: the sequential order."""
+        fresh = load_model(self.loaded.name).model
+        prune_model(fresh, recipe, self.calibration(), progress=self.report)
+        return Judgement(window_losses(fresh.to(self.dtype), tokens, self.report))
 
     def fitness(self, windows: Tensor, sparsity: float, pattern: str) -> MetricFitness:
         """A fitness that judges metrics on these windows."""

@@ -16,7 +16,7 @@ from ..evals import Judgement
 from ..gp import SearchResult
 from ..primitives import Formula, parse
 from .console import err, escape, print_table
-from .goals import Choice, Goal, Judge, Rival
+from .goals import GOALS, Choice, Goal, Judge, Rival
 from .problem import Workbench
 
 REPORT_FILE = "report.json"
@@ -42,8 +42,7 @@ def describe(
     choices = [judges.best(rival) for rival in goal.rivals()]
     if not all_rivals:
         choices = [min(choices, key=lambda found: judges.perplexity(found[0], "validation"))]
-    evolved = [o for o in result.best(len(result.archive)) if not o.origin.startswith("seed ")]
-    winners = evolved[:WINNERS]
+    winners = result.archive.evolved(WINNERS)
     rows: list[dict[str, Any]] = []
     count = len(choices) + len(winners)
     for choice, paper in choices:
@@ -75,7 +74,7 @@ class _Judges:
     def __init__(self, goal: Goal, bench: Workbench, fitness: Judge) -> None:
         self.goal = goal
         self.bench = bench
-        self.texts = {"validation": bench.windows("validation"), "test": bench.test_windows()}
+        self.test = bench.test_windows()
         self.fitness = fitness
         self.copies = {goal.own_way: fitness}
         self.known: dict[tuple[str, str, str], float] = {}
@@ -98,7 +97,7 @@ class _Judges:
         if split == "validation":  # the fitness's own cases, which it may remember
             losses = fitness.prepare(form)(0, fitness.cases)
             return Judgement(torch.tensor(losses, dtype=torch.float64))
-        (judgement,) = fitness.judge(form, self.texts[split])
+        (judgement,) = fitness.judge(form, self.test)
         return judgement
 
     def row(self, choice: Choice, origin: str) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _finite(perplexity: float) -> float | None:
 
 def print_report(document: dict[str, Any]) -> None:
     """The table of a search, and what to do next."""
-    way = "unit" if document["goal"] == "allocation" else "pattern"
+    way = GOALS[document["goal"]].way
     columns = [document["goal"], "from", way, "validation", "test", "closed form"]
     rows = [
         [

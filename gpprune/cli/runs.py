@@ -11,7 +11,7 @@ import typer
 
 from ..compile import render
 from ..errors import GppruneError, UsageError
-from ..gp import Outcome, RunDirectory
+from ..gp import Archive, Outcome, RunDirectory
 from ..primitives import LANGUAGES, METRIC, parse
 from .console import print_json, print_table
 from .live import perplexity
@@ -88,8 +88,7 @@ def best_so_far(outcomes: list[Outcome]) -> list[tuple[int, float]]:
 
 
 def _row(name: str, run: RunDirectory, outcomes: list[Outcome]) -> dict[str, Any]:
-    full = [outcome for outcome in outcomes if outcome.full]
-    best = min(full, key=lambda outcome: outcome.fitness, default=None)
+    best = next(iter(Archive(outcomes).evolved(1)), None)
     language = LANGUAGES.get(str(run.problem.get("goal")), METRIC)
     form = None if best is None else parse(best.text, language).canonical(None)
     return {

@@ -6,13 +6,12 @@ import time
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from ..compile import render
-from ..evals import Judgement, MetricFitness, window_losses
+from ..evals import Judgement, MetricFitness
 from ..primitives import Formula
-from ..prune import Recipe, load_model, parse_pattern, prune_model
-from .console import Report, print_json, print_table, progress
+from ..prune import Recipe, parse_pattern
+from .console import print_json, print_table, progress
 from .options import (
     CalibrationSpec,
     DType,
@@ -80,11 +79,11 @@ def score_metrics(
             texts,
             report,
             reads=reads,
-            gradients="G" in names,
-            hessians="D" in names,
+            terminals=names,
         )
         tokens = bench.windows(split)
-        rows = [_dense(bench, tokens)]
+        start = time.perf_counter()
+        rows = [_row("dense", None, 0.0, None, bench.dense(tokens), start)]
         for level in levels:
             judges: dict[str, MetricFitness] = {}
             for done, (name, formula) in enumerate(chosen.items()):
@@ -92,7 +91,8 @@ def score_metrics(
                 way = pattern_of(name, pattern)
                 start = time.perf_counter()
                 if order == Order.sequential:
-                    judgement = _sequential(bench, tokens, formula, level, way, report)
+                    recipe = Recipe(metric=formula.text, sparsity=level, pattern=way)
+                    judgement = bench.pruned(recipe, tokens)
                 else:
                     if way not in judges:
                         judges[way] = bench.fitness(tokens, level, way)
@@ -138,24 +138,3 @@ def _row(
         "windows": len(judgement.losses),
         "seconds": round(time.perf_counter() - start, 2),
     }
-
-
-def _dense(bench: Workbench, tokens: Tensor) -> dict[str, Any]:
-    start = time.perf_counter()
-    judgement = Judgement(window_losses(bench.judged, tokens, bench.report))
-    return _row("dense", None, 0.0, None, judgement, start)
-
-
-def _sequential(
-    bench: Workbench,
-    tokens: Tensor,
-    formula: Formula,
-    sparsity: float,
-    pattern: str,
-    report: Report,
-) -> Judgement:
-    """Prune a fresh model block by block, judge it."""
-    recipe = Recipe(metric=formula.text, sparsity=sparsity, pattern=pattern)
-    fresh = load_model(bench.loaded.name).model
-    prune_model(fresh, recipe, bench.calibration(), progress=report)
-    return Judgement(window_losses(fresh.to(bench.dtype), tokens, report))

@@ -160,16 +160,18 @@ def tokenize(text: str, tokenizer: Any) -> Tensor:
     return torch.tensor(ids, dtype=torch.int64)
 
 
-def windows(tokens: Tensor, count: int | None, length: int) -> Tensor:
-    """The first non-overlapping windows of a text.
+def windows(tokens: Tensor, count: int | None, length: int, *, spread: bool = False) -> Tensor:
+    """Non-overlapping windows of a text.
 
     Args:
         tokens: ``[tokens]``.
         count: how many windows; None: as many as there are.
         length: tokens a window, at least 2 (the first token of a window is only context).
+        spread: at even distances over the whole text; else the first ones. Neighbouring windows
+            are of one article, and tell of it.
 
     Returns:
-        ``[count, length]``, a view.
+        ``[count, length]``.
 
     Raises:
         UsageError: the text is too short for one window or for ``count``, or a number is absurd.
@@ -190,7 +192,10 @@ def windows(tokens: Tensor, count: int | None, length: int) -> Tensor:
             f"the text has {len(tokens)} tokens, which makes {available} windows of {length} and "
             f"not {count}: ask for fewer or shorter windows, or give more text"
         )
-    return tokens[: count * length].view(count, length)
+    grid = tokens[: available * length].view(available, length)
+    if not spread:
+        return grid[:count]
+    return grid[[(2 * at + 1) * available // (2 * count) for at in range(count)]]
 
 
 def calibration_samples(tokens: Tensor, count: int, length: int, seed: int) -> Tensor:

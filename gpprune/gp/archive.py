@@ -40,6 +40,11 @@ class Outcome:
         return len(self.losses)
 
     @property
+    def seeded(self) -> bool:
+        """Whether the search began with it."""
+        return self.origin.startswith("seed ")
+
+    @property
     def dropped(self) -> bool:
         """Whether it lost the race before all cases were judged."""
         return self.reason is None and not self.full
@@ -132,6 +137,10 @@ class Archive:
     def best(self, count: int) -> list[Outcome]:
         """Return the best `count` outcomes that were judged on all cases, best first."""
         return ranked(outcome for outcome in self._outcomes.values() if outcome.full)[:count]
+
+    def evolved(self, count: int) -> list[Outcome]:
+        """As `best`, of what the search has added to its seeds."""
+        return [outcome for outcome in self.best(len(self)) if not outcome.seeded][:count]
 
 
 def _standing(outcome: Outcome) -> tuple[float, int, str]:

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gpprune.cli.main import run
+from gpprune.cli.problem import Texts, Workbench
+from gpprune.errors import UsageError
 from gpprune.primitives import published
 from gpprune.prune import linear_layers
 
@@ -41,6 +43,29 @@ def test_a_saved_model_is_judged_as_before_saving(
     flags = ["--window-length", "32", *judged, "--dtype", "float32", "--json"]
     assert run(["eval", "--model", str(out), *flags]) == 0
     assert json.loads(capsys.readouterr().out)["nll"] == before
+
+
+def test_a_text_without_parts_is_tested_on_what_no_search_sees(
+    tiny_model_dir: Path, tiny_text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(tiny_text)
+    for count in (1, 3, 7):
+        texts = Texts(text=str(file), windows=count, window_length=32)
+        bench = Workbench(str(tiny_model_dir), "float32", texts, None)
+        tokens = bench.tokens(str(file), "test").tolist()
+        searched = bench.windows("validation", spread=True)
+        tested = bench.test_windows()
+        assert searched.shape == tested.shape == (count, 32)
+        assert tested.flatten().tolist() == tokens[-32 * count :]
+        rest = tokens[: -32 * count]
+        grid = {tuple(rest[at : at + 32]) for at in range(0, len(rest) - 31, 32)}
+        assert {tuple(window) for window in searched.tolist()} <= grid
+        if count > 1:
+            assert searched[0].tolist() != rest[:32]  # they are from all over the text
+    texts = Texts(text=str(file), windows=len(tokens) // 32 // 2 + 1, window_length=32)
+    with pytest.raises(UsageError, match="windows of 32"):
+        Workbench(str(tiny_model_dir), "float32", texts, None).test_windows()
 
 
 def test_score_prints_one_json_document(

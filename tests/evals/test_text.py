@@ -163,6 +163,23 @@ def test_windows_are_the_first_tokens_in_order(total: int, length: int):
         windows(tokens, len(cut) + 1, length)
 
 
+@given(count=st.integers(1, 30), more=st.integers(0, 40), length=st.integers(2, 9))
+def test_spread_windows_are_at_even_distances_over_the_text(
+    count: int, more: int, length: int
+) -> None:
+    available = count + more
+    tokens = torch.arange(available * length + 1)
+    chosen = windows(tokens, count, length, spread=True)
+    assert chosen.shape == (count, length)
+    places = chosen[:, 0] / length
+    assert torch.equal(chosen, tokens[: available * length].view(-1, length)[places.long()])
+    gaps = places.diff()
+    assert count == 1 or gaps.max() - gaps.min() <= 1
+    before, after = float(places[0]), available - 1 - float(places[-1])
+    assert abs(before - after) <= 1
+    assert torch.equal(windows(tokens, available, length, spread=True).flatten(), tokens[:-1])
+
+
 @pytest.mark.parametrize(("count", "length"), [(0, 4), (-1, 4), (2, 1), (2, 0), (2, -3)])
 def test_absurd_windows_are_usage_errors(count: int, length: int):
     with pytest.raises(UsageError):

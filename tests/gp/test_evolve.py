@@ -57,6 +57,16 @@ def test_one_seed_gives_one_search_whatever_the_hash_seed(toy: ModuleType, tmp_p
         assert toy.json.loads(run.stdout.splitlines()[-1]) == here
 
 
+def test_what_evolved_is_what_the_search_added(toy: ModuleType) -> None:
+    result = search(toy, generations=8)
+    evolved = result.archive.evolved(3)
+    assert [o.seeded for o in evolved] == [False] * 3
+    assert evolved == [o for o in result.best(len(result.outcomes)) if not o.seeded][:3]
+    assert any(o.seeded for o in result.outcomes)
+    only_seeds = search(toy, population=1, generations=0)
+    assert only_seeds.best(1) and not only_seeds.archive.evolved(1)
+
+
 def test_another_seed_gives_another_search(toy: ModuleType) -> None:
     first = {o.key for o in search(toy).outcomes}
     assert first != {o.key for o in search(toy, seed=4).outcomes}

@@ -229,18 +229,11 @@ def mutate(tree: Tree, language: Language) -> tuple[Tree, str]:
 
 
 def _uniform(tree: Tree, language: Language) -> Tree:
-    # what only formula text may use (a DSA graph's inside) has nothing to be replaced by
+    # as DEAP's mutUniform, save for what only formula text may use (a DSA graph's inside)
     places = [at for at, node in enumerate(tree) if _drawn(node.ret, language)]
-
-    def expression(pset: gp.PrimitiveSetTyped, type_: type) -> list[gp.Primitive | gp.Terminal]:
-        return half_and_half(language, 0, 2, type_)
-
-    if len(places) < len(tree):
-        place = tree.searchSubtree(random.choice(places))
-        tree[place] = expression(language.pset, tree[place.start].ret)
-        return tree
-    (mutant,) = gp.mutUniform(tree, expression, language.pset)
-    return mutant
+    at = random.choice(places)
+    tree[tree.searchSubtree(at)] = half_and_half(language, 0, 2, tree[at].ret)
+    return tree
 
 
 def _drawn(type_: type, language: Language) -> bool:

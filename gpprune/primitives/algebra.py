@@ -31,13 +31,17 @@ class Sign(IntEnum):
 
 @dataclass(frozen=True)
 class Atom:
-    """What a monomial is a product of; equal when the text is."""
+    """What a monomial is a product of; equal when the text is.
+
+    `scaled` is its text with `{}` where a factor of it may be written, if there is such a place.
+    """
 
     text: str
     axes: frozenset[str] = field(compare=False)
     sign: Sign = field(compare=False)
     op: str = field(compare=False, default="")
     args: tuple[Sum, ...] = field(compare=False, default=())
+    scaled: str | None = field(compare=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,9 @@ def sum_text(value: Sum) -> str:
 def _term_text(monomial: Monomial, coefficient: float) -> str:
     if not monomial:
         return number_text(coefficient)
+    first = monomial[0]
+    if first.atom.scaled is not None and len(monomial) == 1 and first.exponent == 1:
+        return first.atom.scaled.format(number_text(coefficient))
     text = monomial_text(monomial)
     if coefficient == 1:
         return text

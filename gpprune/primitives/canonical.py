@@ -119,8 +119,8 @@ def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
         arguments = [_unscaled(x), *rest]
     elif entry.scale_free:
         arguments = [_ordered(x) if of_weights else _shape(x), *rest]
-    if name == "spread" and not (arguments[0].terms and arguments[1].terms):
-        return Sum({})
+    if name == "spread":
+        return _spread(entry, *arguments)
     text = f"{name}({', '.join(argument.text for argument in arguments)})"
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
     # what is made of numbers alone is the same for every unit, save that a running sum rises and
@@ -129,6 +129,16 @@ def _of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
     fixed = fixed and all(_same_everywhere(argument) for argument in arguments)
     axes = frozenset[str]() if fixed else _UNIT
     return from_atom(Atom(text, axes, sign, entry.name, tuple(arguments)))
+
+
+def _spread(entry: UnitPrimitive, x: Sum, amplitude: Sum) -> Sum:
+    """The amplitude is a factor, so that ranges of one shape add up."""
+    if not x.terms:
+        return Sum({})
+    axes = frozenset[str]() if _same_everywhere(x) else _UNIT
+    scaled = f"{word(entry.name)}({x.text}, {{}})"
+    atom = Atom(scaled.format(1), axes, Sign.NONNEGATIVE, entry.name, (x,), scaled)
+    return multiply(amplitude, from_atom(atom))
 
 
 def _same_everywhere(x: Sum) -> bool:
@@ -152,9 +162,7 @@ def _shape(x: Sum) -> Sum:
     inner = _alone(monomial)
     if inner is None or inner.op != "profile.spread":
         return x
-    profile, amplitude = inner.args
-    turned = coefficient * (amplitude.number or 0.0) < 0
-    return _shape(scale(profile, -1.0 if turned else 1.0))
+    return _shape(scale(inner.args[0], -1.0 if coefficient < 0 else 1.0))
 
 
 def _ordered(x: Sum) -> Sum:

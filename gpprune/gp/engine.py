@@ -203,16 +203,18 @@ class Engine:
         return formula if fits else None
 
     def _joins_seeds(self) -> bool:
-        """Whether a formula of generation 0 is to come of two seeds: half of them do.
+        """Whether a formula of generation 0 is to come of two seeds.
 
         Random trees are all but worthless beside formulas that people have published.
         """
         able = self.settings.strategy == "evolution" and len(self._seeds) > 1
-        return self.state.generation == 0 and able and random.random() < 0.5
+        return self.state.generation == 0 and able and random.random() < self.settings.joins
 
     def _joined_seeds(self) -> tuple[Tree, str, tuple[str, ...]]:
         (one, first), (other, second) = random.sample(list(self._seeds.items()), 2)
-        return join(first.tree, second.tree, self.language), f"join of {one} and {other}", ()
+        whole = self.settings.merge and random.random() < 0.5
+        combine = merge if whole else join
+        return combine(first.tree, second.tree, self.language), f"join of {one} and {other}", ()
 
     def _random(self) -> tuple[Tree, str, tuple[str, ...]]:
         nodes = half_and_half(self.language, self.settings.min_depth, self.settings.max_depth)
@@ -222,14 +224,19 @@ class Engine:
         if self.settings.merge and random.random() < self.settings.merge:
             parent = self._parent()
             keys = [parent.key]
-            if random.random() < 0.5:
+            kind = random.choice(
+                ("parent", "seed", "random") if self._seeds else ("parent", "random")
+            )
+            if kind == "parent":
                 other = self._parent(besides=parent.key)
                 keys.append(other.key)
                 donor = self._formula(other.text).tree
+            elif kind == "seed":
+                donor = random.choice(list(self._seeds.values())).tree
             else:
                 donor, _, _ = self._random()
             tree = merge(self._formula(parent.text).tree, donor, self.language)
-            return tree, "merge", tuple(dict.fromkeys(keys))
+            return tree, f"merge with {kind}", tuple(dict.fromkeys(keys))
         if self.settings.tune and random.random() < self.settings.tune:
             parent = self._parent()
             tree = tune(self._formula(parent.text).tree, self.language)

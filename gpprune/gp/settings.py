@@ -33,8 +33,10 @@ class SearchSettings(BaseModel):
         tournament: a parent is the best of this many random ones among those.
         crossover, mutation: chance of each; at least one of the two always happens.
         immigrants: chance that an offspring is a fresh random formula instead.
-        merge: chance that an offspring is instead a parent combined whole with another one or with
-            a fresh random formula, each half of the time.
+        joins: share of generation 0, its seeds aside, that combines two of the seeds.
+        merge: chance that an offspring is instead a parent combined whole with another one, with
+            a seed or with a fresh random formula, as often each; in generation 0, half of the
+            joins are then of whole seeds.
         tune: chance that an offspring is instead a parent with all its constants moved a little.
         strategy: "evolution", or "random", where every offspring is a fresh random formula.
 
@@ -63,6 +65,7 @@ class SearchSettings(BaseModel):
     crossover: float = Field(0.5, ge=0, le=1)
     mutation: float = Field(0.5, ge=0, le=1)
     immigrants: float = Field(0.1, ge=0, le=1)
+    joins: float = Field(0.5, ge=0, le=1)
     merge: float = Field(0.0, ge=0, le=1)
     tune: float = Field(0.0, ge=0, le=1)
     strategy: Literal["evolution", "random"] = "evolution"
@@ -114,9 +117,9 @@ def _names() -> str:
 
 PRESETS: dict[str, SearchSettings] = {
     "quick": SearchSettings(),
-    # An allocation is judged faster than a metric, and its parts add up.
+    # The parts of an allocation add up: sums of published ones are better than random formulas.
     "allocation": SearchSettings(
-        population=24, generations=9, merge=0.35, tune=0.25, size_limit=40
+        population=24, generations=9, joins=0.8, merge=0.35, tune=0.25, size_limit=40
     ),
     # Dong et al. 2024, arXiv 2406.02924, section 4.1: two parents drawn from the best 10.
     "pruner-zero": SearchSettings(

@@ -217,6 +217,24 @@ def test_the_time_limit_ends_a_search_cleanly(toy: ModuleType) -> None:
     assert [o.origin for o in result.best(3)] == ["seed magnitude"]
 
 
+def test_seeds_are_joined_and_merged_as_often_as_asked(toy: ModuleType) -> None:
+    def origins(**changes: Any) -> list[str]:
+        return [o.origin for o in search(toy, population=20, **changes).outcomes]
+
+    first = origins(generations=0, joins=1.0, merge=0.5)
+    assert {name.split()[0] for name in first} == {"seed", "join"}
+    assert "join" not in {name.split()[0] for name in origins(generations=0, joins=0.0)}
+    later = set(origins(generations=8, merge=1.0, immigrants=0.0))
+    assert {"merge with parent", "merge with seed", "merge with random"} <= later
+    assert not {
+        name for name in later if name.split()[0] not in ("seed", "join", "random", "merge")
+    }
+    # without seeds there is nothing to merge with but parents and random formulas
+    settings = toy.SETTINGS.replaced(merge=1.0, generations=6)
+    alone = {o.origin for o in evolve(METRIC, toy.Words(), settings=settings).outcomes}
+    assert alone == {"random", "merge with parent", "merge with random"}
+
+
 def test_random_search_breeds_nothing(toy: ModuleType) -> None:
     result = search(toy, strategy="random")
     assert {o.origin.split()[0] for o in result.outcomes} == {"seed", "random"}

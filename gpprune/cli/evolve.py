@@ -189,7 +189,7 @@ def _ready(goal: Goal, report: Any) -> Workbench:
     reads = [(texts.text, "validation"), (texts.calibration_text, "calibration")]
     bench = Workbench(goal.model, goal.dtype, texts, report, reads=reads, terminals=goal.terminals)
     bench.windows("validation", spread=goal.spread)
-    bench.test_windows()
+    bench.test_windows(spread=goal.spread)
     _ = bench.statistics
     return bench
 

@@ -69,7 +69,7 @@ class Goal(ABC):
     kind: ClassVar[str]
     language: ClassVar[Language]
     way: ClassVar[str]  # the field that a rival may differ in
-    spread: ClassVar[bool] = False  # whether to judge on windows from all over the text
+    spread: ClassVar[bool] = False  # whether windows are from all over the text, or the first
 
     def stored(self) -> dict[str, Any]:
         """Plain values for `settings.toml`."""

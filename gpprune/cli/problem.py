@@ -38,6 +38,8 @@ from .console import Report
 
 TEST_WINDOWS = 10
 TEST_LENGTH = 1024
+# The first windows of a text are of two or three articles. Over all of the text it takes more.
+TEST_SPREAD = 20
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,16 @@ class Workbench:
         parts = (self.tokens(self.texts.text, split) for split in ("validation", "test"))
         return torch.equal(*parts)
 
-    def test_windows(self) -> Tensor:
-        """Windows of text that a search never sees, `[10, 1024]` of the test part.
+    def test_windows(self, *, spread: bool = False) -> Tensor:
+        """Windows of text that a search never sees: the first 10 of 1,024 tokens of the test part.
 
-        A text without parts gives its last ones, as many and as long as those searched on.
+        With `spread`, 20 from all over it. A text without parts gives its last ones, as many and as
+        long as those searched on.
         """
         tokens = self.tokens(self.texts.text, "test")
         if not self._without_parts:
-            return windows(tokens, TEST_WINDOWS, TEST_LENGTH)
+            count = TEST_SPREAD if spread else TEST_WINDOWS
+            return windows(tokens, count, TEST_LENGTH, spread=spread)
         count, length = self.texts.windows, self.texts.window_length
         windows(tokens, 2 * count, length)  # there must be as many to search on
         return windows(tokens[len(tokens) - count * length :], count, length)

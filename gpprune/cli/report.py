@@ -74,7 +74,7 @@ class _Judges:
     def __init__(self, goal: Goal, bench: Workbench, fitness: Judge) -> None:
         self.goal = goal
         self.bench = bench
-        self.test = bench.test_windows()
+        self.test = bench.test_windows(spread=goal.spread)
         self.fitness = fitness
         self.copies = {goal.own_way: fitness}
         self.known: dict[tuple[str, str, str], float] = {}

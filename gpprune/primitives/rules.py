@@ -1,0 +1,194 @@
+"""The value form: algebra that keeps every score, primitive by primitive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .algebra import (
+    Atom,
+    Monomial,
+    Sign,
+    Sum,
+    absolute,
+    add,
+    chained,
+    constant,
+    from_atom,
+    from_monomial,
+    inverse,
+    multiply,
+    power,
+    scale,
+    single,
+)
+from .lowering import TINY
+from .table import PRIMITIVES, Primitive
+from .types import axes_of
+
+
+def normal(node: Any, arguments: list[Sum]) -> Sum:
+    """The form of a terminal, a constant or a primitive of metrics on forms."""
+    if node.arity:
+        rule = RULES.get(node.name)
+        return rule(*arguments) if rule else call(PRIMITIVES[node.name], arguments)
+    if isinstance(node.value, float):
+        return constant(node.value)
+    sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
+    return from_atom(Atom(node.value, axes_of(node.ret), sign))
+
+
+def call(entry: Primitive, arguments: list[Sum]) -> Sum:
+    """A primitive without a rule of its own, by its declared facts."""
+    if not entry.lowering.reductions:
+        numbers = [argument.number for argument in arguments]
+        if all(number is not None for number in numbers):
+            return _folded(entry, [float(number) for number in numbers if number is not None])
+    x = arguments[0]
+    if entry.even:
+        x = absolute(x)
+    if entry.scale_free:
+        return _scale_free(entry, x)
+    if entry.odd and x.ordered and x.ordered[0][1] < 0:
+        return scale(_applied(entry, scale(x, -1)), -1)
+    return _applied(entry, x, *arguments[1:])
+
+
+def _folded(entry: Primitive, numbers: list[float]) -> Sum:
+    apply = entry.lowering.apply
+    if apply is None:
+        raise RuntimeError(f"{entry.name} has no reductions and nothing to apply")
+    return constant(float(apply(*(torch.tensor(n, dtype=torch.float64) for n in numbers))))
+
+
+def _applied(entry: Primitive, *arguments: Sum) -> Sum:
+    text = f"{entry.name}({', '.join(argument.text for argument in arguments)})"
+    axes = frozenset[str]().union(*(argument.axes for argument in arguments))
+    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+    if entry.odd and entry.increasing and not entry.scale_free:
+        sign = arguments[0].sign
+    return from_atom(Atom(text, axes, sign, entry.name, arguments))
+
+
+def _scale_free(entry: Primitive, x: Sum) -> Sum:
+    """Normalisations ignore an added constant, a positive factor, and one another."""
+    x = add(Sum({monomial: c for monomial, c in x.terms.items() if monomial}))
+    if not x.terms:
+        return Sum({})
+    lead = x.ordered[0][1]
+    flip = -1 if lead < 0 and entry.odd else 1
+    x = scale(x, flip / abs(lead))
+    coefficient, monomial = single(x)
+    inner = alone(monomial)
+    if inner is not None and inner.op in PRIMITIVES and PRIMITIVES[inner.op].scale_free:
+        return scale(_scale_free(entry, scale(inner.args[0], coefficient)), flip)
+    return scale(_applied(entry, x), flip)
+
+
+def alone(monomial: Monomial) -> Atom | None:
+    """The atom of a monomial that is one atom to the power 1, sign included."""
+    if len(monomial) != 1 or monomial[0].exponent != 1:
+        return None
+    factor = monomial[0]
+    return factor.atom if factor.odd or factor.atom.sign is not Sign.ANY else None
+
+
+def _log(x: Sum) -> Sum:
+    inner = alone(single(x)[1]) if x.terms else None
+    if inner is not None and inner.op == "exp" and single(x)[0] == 1:
+        return inner.args[0]
+    return call(PRIMITIVES["log"], [x])
+
+
+def _exp(x: Sum) -> Sum:
+    inner = alone(single(x)[1]) if x.terms else None
+    if inner is not None and inner.op == "log" and single(x)[0] == 1:
+        size = inner.args[0]  # log made it |.|, and is bounded below
+        least = constant(TINY)
+        return size if size.sign is Sign.POSITIVE else _extremum("max")(size, least)
+    return call(PRIMITIVES["exp"], [x])
+
+
+def _extremum(name: str) -> Callable[[Sum, Sum], Sum]:
+    def rule(x: Sum, y: Sum) -> Sum:
+        parts: dict[str, Sum] = {}
+        for value in (x, y):
+            atom = alone(single(value)[1]) if len(value.terms) == 1 else None
+            nested = atom is not None and atom.op == name and single(value)[0] == 1
+            for part in atom.args if atom is not None and nested else (value,):
+                parts[part.text] = part
+        numbers = [part.number for part in parts.values() if part.number is not None]
+        if len(numbers) > 1:
+            pick = max(numbers) if name == "max" else min(numbers)
+            parts = {text: part for text, part in parts.items() if part.number is None}
+            parts[constant(pick).text] = constant(pick)
+        ordered = [parts[text] for text in sorted(parts)]
+        if len(ordered) == 1:
+            return ordered[0]
+        text = chained(name, [part.text for part in ordered])
+        signs = [part.sign for part in ordered]
+        axes = frozenset[str]().union(*(part.axes for part in ordered))
+        sign = max(signs) if name == "max" else min(signs)
+        return from_atom(Atom(text, axes, sign, name, tuple(ordered)))
+
+    return rule
+
+
+def _reduced(name: str) -> Callable[[Sum], Sum]:
+    entry = PRIMITIVES[name]
+    (reduction,) = entry.lowering.reductions
+    left = frozenset({"out"} if reduction.axis == "in" else {"in"})
+
+    def rule(x: Sum) -> Sum:
+        """What does not vary along the reduced axis moves out of the reduction."""
+        if not x.terms:
+            return Sum({})
+        coefficient, monomial = single(x)
+        fixed = from_monomial([p for p in monomial if p.atom.axes <= left], coefficient)
+        inner = from_monomial([p for p in monomial if not p.atom.axes <= left])
+        if entry.homogeneous:
+            fixed, inner = absolute(fixed), absolute(inner)
+        if reduction.kind == "mean" and inner.number == 1:
+            return fixed
+        sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
+        atom = Atom(f"{name}({inner.text})", inner.axes & left, sign, name, (inner,))
+        return multiply(fixed, from_atom(atom))
+
+    return rule
+
+
+def _pz_div(x: Sum, y: Sum) -> Sum:
+    if not x.terms or not y.terms:
+        return Sum({})
+    (a, left), (b, right) = single(x), single(y)
+    divisor = absolute(from_monomial(right))
+    result = _applied(PRIMITIVES["pz_div"], from_monomial(left), divisor)
+    ((monomial, _),) = result.terms.items()
+    if from_monomial(left).sign is not Sign.ANY:
+        atom = monomial[0].atom
+        result = from_atom(Atom(atom.text, atom.axes, Sign.NONNEGATIVE, atom.op, atom.args))
+    return multiply(constant(a), multiply(inverse(constant(abs(b))), result))
+
+
+RULES: dict[str, Callable[..., Sum]] = {
+    "add": add,
+    "sub": lambda x, y: add(x, scale(y, -1)),
+    "mul": multiply,
+    "div": lambda x, y: multiply(x, inverse(y)),
+    "neg": lambda x: scale(x, -1),
+    "abs": absolute,
+    "sqr": lambda x: power(x, 2.0),
+    "sqrt": lambda x: power(x, 0.5),
+    "pow": lambda x, exponent: power(x, exponent.number),
+    "log": _log,
+    "exp": _exp,
+    "max": _extremum("max"),
+    "min": _extremum("min"),
+    "pz_div": _pz_div,
+    **{
+        name: _reduced(name)
+        for name in ("rowsum", "colsum", "rowmean", "colmean", "rownorm", "colnorm")
+    },
+}

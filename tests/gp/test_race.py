@@ -96,7 +96,7 @@ def test_a_race_asks_for_no_case_twice() -> None:
     assert fitness.asked == 37
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), top_k=st.integers(1, 12))
 def test_without_noise_the_best_of_all_seen_wins(toy: ModuleType, seed: int, top_k: int) -> None:
     fitness = toy.Words(spread=0.0)

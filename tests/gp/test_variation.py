@@ -126,7 +126,7 @@ def test_a_language_without_an_end_is_refused() -> None:
         half_and_half(endless, 1, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     depth_limit=st.integers(2, 6),

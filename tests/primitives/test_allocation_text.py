@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from random_allocations import allocations, joints
 
 from gpprune.primitives import (
@@ -23,7 +23,6 @@ from gpprune.primitives import (
 from gpprune.primitives.types import Elements, Profile, Units
 
 
-@settings(deadline=None)
 @given(allocations())
 def test_allocations_round_trip(formula: Formula) -> None:
     again = parse(formula.text, ALLOCATION)
@@ -32,7 +31,6 @@ def test_allocations_round_trip(formula: Formula) -> None:
     assert [n.arity for n in again.tree] == [n.arity for n in formula.tree]
 
 
-@settings(deadline=None)
 @given(allocations())
 def test_every_allocation_has_a_sympy_meaning(formula: Formula) -> None:
     assert formula.expr == parse(formula.text, ALLOCATION).expr
@@ -43,7 +41,6 @@ def test_the_greater_of_functions_of_numbers_has_a_sympy_meaning() -> None:
     assert parse("max(rowsum(2), 3)", METRIC).expr is not None
 
 
-@settings(deadline=None)
 @given(joints())
 def test_joint_formulas_round_trip(formula: Formula) -> None:
     again = parse(formula.text, JOINT)
@@ -51,7 +48,6 @@ def test_joint_formulas_round_trip(formula: Formula) -> None:
     assert again.parts == formula.parts
 
 
-@settings(deadline=None)
 @given(allocations())
 def test_the_canonical_form_is_a_form(formula: Formula) -> None:
     form = formula.canonical()
@@ -60,7 +56,6 @@ def test_the_canonical_form_is_a_form(formula: Formula) -> None:
     assert form.key == formula.key
 
 
-@settings(deadline=None)
 @given(joints())
 def test_the_canonical_form_of_a_joint_formula_is_a_form(formula: Formula) -> None:
     form = formula.canonical()
@@ -188,7 +183,6 @@ def test_a_joint_formula_has_a_metric_and_an_allocation(metric: str, shares: str
     assert [part.language for part in formula.parts] == [METRIC, ALLOCATION]
 
 
-@settings(deadline=None)
 @given(joints())
 def test_the_parts_are_the_text_of_a_joint_formula(formula: Formula) -> None:
     metric, shares = formula.parts

@@ -152,14 +152,13 @@ chains = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(chains, st.sampled_from(list(VECTORS)))
 def test_longer_chains(steps: tuple[list[str], list[str], list[str]], vector: str) -> None:
     x = VECTORS[vector]
     assert same(ours(graph(*steps), x.clone()), published(*steps, x))
 
 
-@settings(deadline=None)
 @given(chains, st.integers(0, 2**31), st.integers(2, 300))
 def test_chains_of_random_scores(
     steps: tuple[list[str], list[str], list[str]], seed: int, count: int

@@ -381,7 +381,6 @@ def _under_one_threshold(values: list[NDArray[np.float32]], target: float) -> li
 levels = st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 1.0000001, 3e38, -3e38, 0.5])
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.lists(
@@ -431,7 +430,7 @@ def test_every_primitive_of_numbers_is_total(name: str) -> None:
     lowering = entry.lowering
     assert isinstance(lowering, OnUnits)
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.data())
     def total(data: st.DataObject) -> None:
         count = data.draw(st.integers(1, 5))
@@ -457,7 +456,7 @@ def test_every_primitive_of_numbers_is_total(name: str) -> None:
 def test_every_reduction_of_values_is_total(name: str) -> None:
     entry = UNIT_PRIMITIVES[name]
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.data())
     def total(data: st.DataObject) -> None:
         values = np.array(data.draw(st.composite(_lists)(data.draw(st.integers(1, 9)))), np.float32)
@@ -475,7 +474,7 @@ def test_every_reduction_of_values_is_total(name: str) -> None:
 def test_every_reduction_of_a_matrix_is_total(name: str) -> None:
     entry = UNIT_PRIMITIVES[name]
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.data())
     def total(data: st.DataObject) -> None:
         rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
@@ -485,7 +484,6 @@ def test_every_reduction_of_a_matrix_is_total(name: str) -> None:
     total()
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_the_threshold_is_total(data: st.DataObject) -> None:
     entry = UNIT_PRIMITIVES["profile.threshold"]

@@ -409,7 +409,7 @@ def test_what_depends_on_order_is_marked() -> None:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     allocations(4, terminals=UNORDERED, admit=_exact),
     st.permutations(range(6)),
@@ -423,7 +423,7 @@ def test_random_allocations_without_depth_know_no_order(
     torch.testing.assert_close(again, found[places], rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(allocations(4, terminals=frozenset(ALLOCATION.terminals) - {"D"}, admit=_exact))
 def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
     allocator = SMALL.allocator(0.5)
@@ -432,7 +432,7 @@ def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
     torch.testing.assert_close(form, found, rtol=0, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(allocations(5, terminals=frozenset(ALLOCATION.terminals) - {"D"}), st.sampled_from(TARGETS))
 def test_any_allocation_meets_the_target_or_is_unfit(formula: Formula, target: float) -> None:
     for unit in ("layer", "block"):
@@ -564,7 +564,6 @@ def by_sorting(scores: Tensor, zeros: int, width: int) -> Tensor:
     return mask.view(scores.shape)
 
 
-@settings(deadline=None)
 @given(scored())
 def test_an_exact_mask_is_a_stable_sort_with_so_many_zeros(case: tuple[Tensor, str, int]) -> None:
     scores, text, zeros = case
@@ -577,7 +576,6 @@ def test_an_exact_mask_is_a_stable_sort_with_so_many_zeros(case: tuple[Tensor, s
     assert torch.equal(mask, by_sorting(scores, zeros, width))
 
 
-@settings(deadline=None)
 @given(scored())
 def test_ranks_keep_what_an_exact_mask_leaves(case: tuple[Tensor, str, int]) -> None:
     scores, text, zeros = case

@@ -111,7 +111,7 @@ def zeros(model: nn.Module, sparsities: dict[str, float], block: int) -> int:
     logits=st.lists(st.floats(-30, 30), min_size=101, max_size=101),
     size=st.integers(1, 700),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_keep_probability_is_its_definition(logits: list[float], size: int) -> None:
     exponentials = [math.exp(logit) for logit in logits]
     beta = [value / math.fsum(exponentials) for value in exponentials]

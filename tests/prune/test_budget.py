@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,7 +46,6 @@ def mean(sparsities: Tensor, sizes: Tensor) -> float:
     return float((sparsities * sizes).sum() / sizes.sum())
 
 
-@settings(deadline=None)
 @given(units(), targets)
 @example((torch.tensor([1e6, 1e6 + 0.3, 1e6 - 0.7]).double(), torch.tensor([3, 5, 7])), 0.5)
 @example((torch.tensor([1e6, 0.1, -0.1, -1e6]).double(), torch.tensor([3, 5, 7, 9])), 0.5)
@@ -60,7 +59,6 @@ def test_the_mean_of_the_sparsities_is_the_target(
     assert mean(sparsities, sizes) == pytest.approx(target, rel=0, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(units(), targets)
 def test_sparsities_are_in_the_order_of_the_profile(
     given_units: tuple[Tensor, Tensor], target: float
@@ -73,7 +71,6 @@ def test_sparsities_are_in_the_order_of_the_profile(
     assert bool((sparsities[:, None] == sparsities[None, :])[same].all())
 
 
-@settings(deadline=None)
 @given(units(), targets, st.randoms(use_true_random=False))
 def test_permuting_the_units_permutes_the_sparsities(
     given_units: tuple[Tensor, Tensor], target: float, random: Random
@@ -85,7 +82,6 @@ def test_permuting_the_units_permutes_the_sparsities(
     torch.testing.assert_close(moved, project(profile, sizes, target)[places], rtol=0, atol=1e-9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=9), st.data())
 def test_without_clipping_it_is_the_centred_profile(
     values: list[float], data: st.DataObject
@@ -137,7 +133,6 @@ def test_the_total_is_the_decimal_number_rounded_half_to_even(target: float, wei
     assert total_zeros(target, weights) == whole(target, weights)
 
 
-@settings(deadline=None)
 @given(units(), targets)
 @example((torch.tensor([1e6, 1e6 + 0.3, 1e6 - 0.7]).double(), torch.tensor([3, 10**6, 7])), 0.5)
 @example((torch.zeros(12).double(), torch.full((12,), 1)), 0.5)
@@ -169,7 +164,6 @@ def grained(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return profile, groups * group, groups
 
 
-@settings(deadline=None)
 @given(grained(), targets)
 def test_zeros_of_groups_come_in_whole_groups(
     given_units: tuple[Tensor, Tensor, Tensor], target: float
@@ -184,7 +178,6 @@ def test_zeros_of_groups_come_in_whole_groups(
     assert bool((missing < grain)[zeros < sizes].all())
 
 
-@settings(deadline=None)
 @given(units(), targets, st.data())
 def test_layers_without_grain_fill_up_what_is_left(
     given_units: tuple[Tensor, Tensor], target: float, data: st.DataObject

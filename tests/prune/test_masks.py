@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,14 +37,12 @@ def by_sorting(scores: Tensor, count: int) -> Tensor:
 shares = st.integers(0, 99).map(lambda percent: percent / 100)
 
 
-@settings(deadline=None)
 @given(matrices(), shares)
 def test_a_row_mask_is_the_head_of_a_stable_sort(scores: Tensor, sparsity: float) -> None:
     count = pruned_count(sparsity, scores.shape[1])
     assert torch.equal(prune_mask(scores, sparsity, "row"), by_sorting(scores, count))
 
 
-@settings(deadline=None)
 @given(matrices(), shares)
 def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsity: float) -> None:
     count = pruned_count(sparsity, scores.numel())
@@ -52,7 +50,6 @@ def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsi
     assert torch.equal(prune_mask(scores, sparsity, "layer"), expected)
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from([(2, 4), (1, 4), (4, 8), (3, 5), (4, 4), (12, 24)]))
 def test_an_n_m_mask_is_a_stable_sort_of_each_group(
     st_data: st.DataObject, nm: tuple[int, int]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpprune.primitives import Formula
 
 _ALIKE = 2e-3
+_CONSTANT = re.compile(r"(?<![\w.])-?[0-9.]+(?:e[+-]?[0-9]+)?(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Outcome:
     def cases(self) -> int:
         """How many cases it was judged on."""
         return len(self.losses)
+
+    @property
+    def species(self) -> str:
+        """The formula without its constants."""
+        return _CONSTANT.sub("#", self.text)
 
     @property
     def seeded(self) -> bool:
@@ -77,6 +85,17 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
         if not any(_alike(outcome, other) for other in kept):
             kept.append(outcome)
     return kept
+
+
+def fittest(outcomes: Iterable[Outcome], count: int, kin: int | None) -> list[Outcome]:
+    """The best `count` as `ranked`; of formulas that differ in constants alone the best `kin`."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for outcome in ranked(outcomes):
+        seen[outcome.species] += 1
+        if kin is None or seen[outcome.species] <= kin:
+            kept.append(outcome)
+    return kept[:count]
 
 
 def _alike(a: Outcome, b: Outcome) -> bool:

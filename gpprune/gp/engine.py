@@ -10,7 +10,7 @@ from functools import lru_cache
 from gpprune.errors import UsageError
 from gpprune.primitives import Formula, FormulaError, Language, parse
 
-from .archive import Archive, Outcome, Proposal, ranked
+from .archive import Archive, Outcome, Proposal, fittest, ranked
 from .settings import SearchSettings
 from .variation import Tree, cross, half_and_half, join, merge, mutate, seeded, tune
 
@@ -110,7 +110,7 @@ class Engine:
     def tell(self, outcomes: Sequence[Outcome]) -> State:
         """Take the outcomes of what was asked, select, and return the next generation's state."""
         union = [*self.population, *outcomes]
-        survivors = ranked(union)[: self.settings.population]
+        survivors = fittest(union, self.settings.population, self.settings.kin)
         self.state = State(
             self.state.generation + 1,
             tuple(outcome.key for outcome in survivors),

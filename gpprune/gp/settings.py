@@ -28,6 +28,8 @@ class SearchSettings(BaseModel):
 
     Variation:
         sample: share of the population that parents are drawn from (drawn anew each time).
+        kin: how many formulas that differ in their constants alone survive a generation; None for
+            any number.
         top_k: parents are among the best this many of that share. The race is against the
             top_k-th of the population.
         tournament: a parent is the best of this many random ones among those.
@@ -60,6 +62,7 @@ class SearchSettings(BaseModel):
     depth_limit: int = Field(8, ge=1, le=60)
     size_limit: int = Field(30, ge=1, le=1000)
     sample: float = Field(1.0, gt=0, le=1)
+    kin: int | None = Field(None, ge=1)
     top_k: int = Field(6, ge=1)
     tournament: int = Field(3, ge=1)
     crossover: float = Field(0.5, ge=0, le=1)
@@ -119,7 +122,7 @@ PRESETS: dict[str, SearchSettings] = {
     "quick": SearchSettings(),
     # The parts of an allocation add up: sums of published ones are better than random formulas.
     "allocation": SearchSettings(
-        population=24, generations=9, joins=0.8, merge=0.35, tune=0.25, size_limit=40
+        population=24, generations=9, kin=1, joins=0.8, merge=0.35, tune=0.25, size_limit=40
     ),
     # Dong et al. 2024, arXiv 2406.02924, section 4.1: two parents drawn from the best 10.
     "pruner-zero": SearchSettings(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -215,6 +217,25 @@ def test_the_time_limit_ends_a_search_cleanly(toy: ModuleType) -> None:
     assert result.evaluated == 1
     assert result.generations == 0
     assert [o.origin for o in result.best(3)] == ["seed magnitude"]
+
+
+@pytest.mark.parametrize("kin", [1, 2, None])
+def test_formulas_that_differ_in_constants_alone_are_kin(
+    toy: ModuleType, tmp_path: Path, kin: int | None
+) -> None:
+    settings = toy.SETTINGS.replaced(kin=kin, tune=0.7, generations=8, population=20)
+    RunDirectory.create(tmp_path / "run", settings, {}).close()
+    with RunDirectory.open(tmp_path / "run") as run:
+        result = evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+        states = run.states()
+    texts = {o.key: o.text for o in result.outcomes}
+    most = 0
+    for state in states:
+        skeletons = Counter(
+            re.sub(r"-?\b\d+(\.\d+)?(e-?\d+)?\b", "c", texts[key]) for key in state.population
+        )
+        most = max(most, *skeletons.values())
+    assert most == kin if kin else most > 2
 
 
 def test_seeds_are_joined_and_merged_as_often_as_asked(toy: ModuleType) -> None:

@@ -21,7 +21,7 @@ import numpy
 from deap import gp
 
 from gpprune.errors import GppruneError
-from gpprune.primitives import Language
+from gpprune.primitives import Language, Node, word
 
 Tree: TypeAlias = gp.PrimitiveTree
 Mutation: TypeAlias = Callable[[Tree, Language], Tree]
@@ -160,7 +160,11 @@ def join(tree: Tree, donor: Tree, language: Language) -> Tree:
 
 
 def merge(tree: Tree, donor: Tree, language: Language) -> Tree:
-    """Combine two whole trees by a primitive, each first given a constant half of the time.
+    """Combine two whole trees: blend them, or join them by a primitive, as often each.
+
+    A blend is `w x + (1 - w) y`, the geometric crossover of Moraglio, Krawiec and Johnson 2012
+    (Geometric Semantic Genetic Programming): of two good allocations the ones between them are
+    seldom bad. Before a primitive joins them, each is given a constant half of the time.
 
     Where no primitive takes two whole formulas (a metric with its allocation), one of the root's
     arguments is merged with the donor's.
@@ -172,6 +176,10 @@ def merge(tree: Tree, donor: Tree, language: Language) -> Tree:
         mine, theirs = _argument(tree, which), _argument(donor, which)
     wanted = slots(tree, language)[mine.start]
     parts = [Tree(tree[mine]), Tree(donor[theirs])]
+    blended = _blended(parts[0], parts[1], wanted, language) if random.random() < 0.5 else None
+    if blended is not None:
+        tree[mine] = blended
+        return tree
     for at, part in enumerate(parts):
         if random.random() < 0.5:
             parts[at] = _tempered(part, 0, wanted, language)
@@ -183,6 +191,17 @@ def merge(tree: Tree, donor: Tree, language: Language) -> Tree:
     if closed:
         tree[mine] = [random.choice(closed), *parts[0], *parts[1]]
     return tree
+
+
+def _blended(x: Tree, y: Tree, wanted: type, language: Language) -> list[Node] | None:
+    """The sum of two trees with weights that add up to 1, None where the language has none."""
+    known = {word(p.name): p for p in language.pset.primitives.get(wanted, []) if p.arity == 2}
+    add, times = known.get("add"), known.get("mul")
+    if add is None or times is None or not _is_constant(times.args[0], language):
+        return None
+    weight = round(random.uniform(0.1, 0.9), 2)
+    shares = language.constant(weight), language.constant(round(1 - weight, 2))
+    return [add, times, shares[0], *x, times, shares[1], *y]
 
 
 def tune(tree: Tree, language: Language) -> Tree:

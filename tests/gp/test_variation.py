@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -201,6 +202,20 @@ def test_merging_keeps_both_parents_whole() -> None:
             merged.append(Formula(merge(uniform.tree, owl.tree, ALLOCATION), ALLOCATION).text)
     assert all(owl.text in text and uniform.text in text for text in merged)
     assert len(set(merged)) > 10
+
+
+def test_merging_blends_half_of_the_time() -> None:
+    atp, owl = (ALLOCATIONS[name].formula for name in ("atp", "owl"))
+    first, second = re.escape(atp.text), re.escape(owl.text)
+    blend = re.compile(rf"add\(mul\((.+), {first}\), mul\((.+), {second}\)\)")
+    weights = []
+    for seed in range(60):
+        with seeded(seed):
+            merged = Formula(merge(atp.tree, owl.tree, ALLOCATION), ALLOCATION).text
+        if (found := blend.fullmatch(merged)) and float(found[1]) + float(found[2]) == 1:
+            weights.append(float(found[1]))
+    assert 15 < len(weights) < 45
+    assert len(set(weights)) > 10 and 0.1 <= min(weights) < max(weights) <= 0.9
 
 
 def test_merging_joint_formulas_changes_one_part() -> None:

@@ -21,6 +21,7 @@ from gpprune.primitives import (
     allocation,
     parse,
     published,
+    word,
 )
 from gpprune.primitives.units import Layout, OnUnits
 
@@ -85,16 +86,16 @@ def test_a_number_alone_is_uniform() -> None:
 
 
 WORDS = [
-    entry.text
+    word(entry.name)
     for entry in UNIT_PRIMITIVES.values()
     if isinstance(entry.lowering, OnUnits) and entry.arity == 1 and entry.name[0] == "u"
 ]
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word != "cumsum"])
-def test_a_number_is_the_same_for_every_unit(word: str) -> None:
+@pytest.mark.parametrize("name", [name for name in WORDS if name != "cumsum"])
+def test_a_number_is_the_same_for_every_unit(name: str) -> None:
     """Else the canonical form, which drops what is added to all, would change an allocation."""
-    assert values(f"spread(add(depth, {word}(0.4)), 0.3)") == pytest.approx(
+    assert values(f"spread(add(depth, {name}(0.4)), 0.3)") == pytest.approx(
         values("spread(depth, 0.3)")
     )
 

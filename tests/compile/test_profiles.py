@@ -48,7 +48,7 @@ class Asked:
     def reduced(
         self, reduction: UnitPrimitive, elements: Formula, numbers: tuple[float, ...]
     ) -> Tensor:
-        self.questions.append((reduction.text, elements.text, numbers))
+        self.questions.append((word(reduction.name), elements.text, numbers))
         return torch.tensor(self.answer, dtype=torch.float64)
 
     def dsa(self, chain: Sequence[UnitPrimitive], elements: Formula) -> Tensor:

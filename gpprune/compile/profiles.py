@@ -119,6 +119,17 @@ def _number(value: _Value) -> Tensor:
     return value
 
 
+def _read(elements: Formula) -> Formula:
+    """What DSA's operators are applied to.
+
+    They keep their code's float32, in which the variance of a constant is rounding that differs
+    with a unit's size: scaled to a range it would be an allocation.
+    """
+    if not elements.names:
+        raise Unfit(f"dsa_scores({elements.text}) is a constant: it tells no units apart")
+    return elements
+
+
 def _apply(entry: UnitPrimitive, arguments: list[_Value], reducer: Reducer) -> _Value:
     first = arguments[0]
     match entry.lowering:
@@ -133,6 +144,6 @@ def _apply(entry: UnitPrimitive, arguments: list[_Value], reducer: Reducer) -> _
         case None if isinstance(first, _Flat):  # dsa_importance
             return reducer.dsa(first.chain, first.elements)
         case None:  # dsa_scores
-            return _Flat((), Formula(_nodes(first), METRIC))
+            return _Flat((), _read(Formula(_nodes(first), METRIC)))
     numbers = tuple(float(_number(argument)) for argument in arguments[1:])
     return reducer.reduced(entry, Formula(_nodes(first), METRIC), numbers)

@@ -105,6 +105,11 @@ def test_what_is_not_finite_is_unfit() -> None:
         values("spread(mean(S), 1)", Asked((np.nan, 1, 2, 3, 4, 5)))
 
 
+def test_a_constant_under_dsas_operators_is_unfit() -> None:
+    with pytest.raises(Unfit, match=r"dsa_scores\(5\) is a constant"):
+        values("spread(dsa_importance(dsa_var(dsa_scores(5))), 1)")
+
+
 def test_text_of_other_languages_is_refused() -> None:
     with pytest.raises(FormulaError, match="joint"):
         parse("joint(W, 0)", ALLOCATION)

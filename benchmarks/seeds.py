@@ -1,6 +1,6 @@
 """Allocation search on SmolLM2-135M: five seeds of evolution, and of random search beside them.
 
-    python -m benchmarks.seeds RUNS [--sparsity 0.7] [--seeds 5] [--generations 7]
+    python -m benchmarks.seeds RUNS [--sparsity 0.7] [--seeds 0 1 2 3 4] [--generations 7]
 
 Every search judges as many candidates. All share one calibration, one ranking of Wanda's scores
 and what was judged before, so that ten searches take an hour or two; each is a run directory in
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("--sparsity", type=float, default=0.7)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--generations", type=int, default=7)
     parser.add_argument("--strategies", nargs="+", default=["evolution", "random"])
     given = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
     judged = _Judged(goal, fitness, [bench.test_windows(spread=True), bench.test_windows()])
     rows = []
     for strategy in given.strategies:
-        for seed in range(given.seeds):
+        for seed in given.seeds:
             name = f"{strategy}-{seed}"
             changes = {"strategy": strategy, "seed": seed, "generations": given.generations}
             result = _search(goal, fitness, given.runs / name, changes)

@@ -53,7 +53,7 @@ def report(
     if json:
         print_json(rows)
         return
-    columns = ["run", "strategy", "seed", "candidates", "validation", "test", "best formula"]
+    columns = ["run", "strategy", "seed", "candidates", "validation", "test"]
     table = [
         [
             row["run"],
@@ -62,11 +62,13 @@ def report(
             str(row["candidates"]),
             _shown(row["validation_perplexity"]),
             _shown(row["test_perplexity"]),
-            row["closed_form"] or "",
         ]
         for row in rows
     ]
     print_table(columns, table, numbers=["seed", "candidates", "validation", "test"])
+    for row in rows:  # a column beside the numbers would be too narrow for a formula
+        if row["closed_form"] is not None:
+            print(f"{row['run']}  {row['closed_form']}")
     for picture in pictures:
         print(picture)
 

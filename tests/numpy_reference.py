@@ -30,6 +30,10 @@ def _std1(x: Array) -> float:
     return float(x.std(ddof=1)) if x.size > 1 else 0.0
 
 
+def _mean_in_deviations(x: Array) -> Array:
+    return _divide(x.mean(keepdims=True), x.std(keepdims=True))
+
+
 def _along(axis: int, reduce: Callable[..., Array]) -> Callable[..., Array]:
     """A reduction of x as if broadcast; what does not vary along the other axis stays narrow."""
 
@@ -107,6 +111,10 @@ def evaluate(
             return value[:, None] if node.value == "Y" else value
         if rng is None:
             return value
+        if node.arity and node.name in ("zscore", "pz_zsn"):
+            # the mean is rounded too, before it is taken away: of two values that lie close, all
+            # that a disturbance of the result itself would leave is exactly 1 and -1
+            value = value + noise * rng.uniform(-1, 1) * _mean_in_deviations(arguments[0])
         return np.clip(value * (1 + noise * rng.uniform(-1, 1, value.shape)), -LARGEST, LARGEST)
 
     return np.broadcast_to(fold(formula.tree, visit), shape)

@@ -1,5 +1,6 @@
 """From formula to kernel, and from formula to what a person reads."""
 
+from .cache import cache_folder as cache_folder
 from .kernels import Kernel as Kernel
 from .kernels import choose as choose
 from .kernels import kernel as kernel

@@ -8,12 +8,12 @@ level of reductions and once for the scores. `inductor` hands the whole program 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce
+from .program import Apply, Instruction, Literal, Load, Program, Reduce, sweeps
 from .reductions import Partial, finish, merge, partial, quick_partial
 
 Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
@@ -30,7 +30,7 @@ def _placed(value: Tensor, axes: frozenset[str], dtype: torch.dtype) -> Tensor:
     return wide.reshape(-1, 1) if axes == {"out"} else wide
 
 
-def _whole(
+def whole(
     instruction: Instruction,
     values: Mapping[int, Tensor],
     terminals: Mapping[str, Tensor],
@@ -55,7 +55,7 @@ def reference(program: Program) -> Runner:
     def run(terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor) -> None:
         values: dict[int, Tensor] = {}
         for place, instruction in enumerate(program.instructions):
-            values[place] = _whole(instruction, values, terminals, shape, out)
+            values[place] = whole(instruction, values, terminals, shape, out)
         out.copy_(values[program.root])
 
     return run
@@ -68,7 +68,7 @@ def inductor(program: Program) -> Runner:
         terminals = dict(zip(names, tensors, strict=True))
         values: dict[int, Tensor] = {}
         for place, instruction in enumerate(program.instructions):
-            values[place] = _whole(instruction, values, terminals, shape, like)
+            values[place] = whole(instruction, values, terminals, shape, like)
         return values[program.root].expand(shape)
 
     names = sorted(program.terminals)
@@ -98,68 +98,31 @@ class Blocked:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.small: list[list[int]] = []
-        self.sweeps: list[tuple[list[int], list[int]]] = []
-        code = program.instructions
-        for level in range(code[program.root].level + 1):
-            reduced = [p for p, i in enumerate(code) if i.level == level + 1 and self._swept(i)]
-            self.small.append(
-                [
-                    p
-                    for p, i in enumerate(code)
-                    if i.level == level and i.axes != MATRIX and not self._swept(i)
-                ]
-            )
-            wanted = [code[p].arguments[0] for p in reduced]
-            if level == code[program.root].level:
-                wanted, reduced = [program.root], []
-            self.sweeps.append((self._needed(wanted), reduced))
+        self.sweeps = sweeps(program)
 
     def __call__(
         self, terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor
     ) -> None:
         """Run on these terminals into `out`."""
         values: dict[int, Tensor] = {}
-        for small, (needed, reduced) in zip(self.small, self.sweeps, strict=True):
-            for place in small:
+        for sweep in self.sweeps:
+            for place in sweep.small:
                 instruction = self.program.instructions[place]
-                values[place] = _whole(instruction, values, terminals, shape, out)
+                values[place] = whole(instruction, values, terminals, shape, out)
             found: dict[int, Partial] = {}
-            for rows in _row_blocks(shape) if needed else ():
-                block = self._block(needed, values, terminals, rows, out.dtype)
+            for rows in _row_blocks(shape) if sweep.needed else ():
+                block = self._block(sweep.needed, values, terminals, rows, out.dtype)
                 if self.program.root in block:
                     out[rows] = block[self.program.root]
-                self._reduce(reduced, block, found)
+                self._reduce(sweep.reduced, block, found)
             for place, part in found.items():
-                values[place] = finish(self._reduce_at(place), part, shape, out.dtype)
+                values[place] = finish(self.program.reduce_at(place), part, shape, out.dtype)
         if self.program.root in values:
             out.copy_(values[self.program.root])
 
-    def _swept(self, instruction: Instruction) -> bool:
-        """Whether it is a reduction of a matrix, which a sweep computes."""
-        source = isinstance(instruction, Reduce) and instruction.arguments[0]
-        return source is not False and self.program.instructions[source].axes == MATRIX
-
-    def _needed(self, wanted: list[int]) -> list[int]:
-        """The matrix-valued instructions behind those wanted, in order."""
-        seen: set[int] = set()
-        waiting = list(wanted)
-        while waiting:
-            at = waiting.pop()
-            if at not in seen and self.program.instructions[at].axes == MATRIX:
-                seen.add(at)
-                waiting.extend(self.program.instructions[at].arguments)
-        return sorted(seen)
-
-    def _reduce_at(self, place: int) -> Reduce:
-        instruction = self.program.instructions[place]
-        if not isinstance(instruction, Reduce):
-            raise RuntimeError(f"instruction {place} is not a reduction")
-        return instruction
-
     def _block(
         self,
-        needed: list[int],
+        needed: Sequence[int],
         values: Mapping[int, Tensor],
         terminals: Mapping[str, Tensor],
         rows: slice,
@@ -177,10 +140,10 @@ class Blocked:
         return block
 
     def _reduce(
-        self, reduced: list[int], block: Mapping[int, Tensor], found: dict[int, Partial]
+        self, reduced: Sequence[int], block: Mapping[int, Tensor], found: dict[int, Partial]
     ) -> None:
         for place in reduced:
-            reduce = self._reduce_at(place)
+            reduce = self.program.reduce_at(place)
             part = quick_partial(reduce, block[reduce.arguments[0]])
             found[place] = merge(reduce, found[place], part) if place in found else part
 
@@ -194,10 +157,3 @@ def _row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
 def _cut(value: Tensor, rows: slice) -> Tensor:
     """A vector's part in a block of rows: all of it where it does not vary by row."""
     return value[rows] if value.shape[0] > 1 else value
-
-
-BACKENDS: dict[str, Callable[[Program], Runner]] = {
-    "reference": reference,
-    "blocked": Blocked,
-    "inductor": inductor,
-}

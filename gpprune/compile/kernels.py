@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,8 +12,16 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..primitives import METRIC, TERMINALS, Formula, axes_of
-from .backends import BACKENDS, Runner
-from .program import MATRIX, lower
+from .backends import Blocked, Runner, inductor, reference
+from .machine import machine
+from .program import MATRIX, Program, lower
+
+BACKENDS: dict[str, Callable[[Program], Runner]] = {
+    "reference": reference,
+    "blocked": Blocked,
+    "machine": machine,
+    "inductor": inductor,
+}
 
 # Measured on 2 cores (see benchmarks/kernels.py): a compile of one formula takes seconds, and a
 # compiled kernel saves about half of the blocked backend's time, some 1 ns an element.

@@ -9,7 +9,7 @@ before it can be computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,62 @@ class Program:
         """The names of the tensors that it reads."""
         return frozenset(i.name for i in self.instructions if isinstance(i, Load))
 
+    def reduce_at(self, place: int) -> Reduce:
+        """The reduction at a place where there is one."""
+        instruction = self.instructions[place]
+        if not isinstance(instruction, Reduce):
+            raise RuntimeError(f"instruction {place} is not a reduction")
+        return instruction
+
+    def swept(self, place: int) -> bool:
+        """Whether it is the reduction of a matrix, which takes a sweep."""
+        found = self.instructions[place]
+        return isinstance(found, Reduce) and self.instructions[found.arguments[0]].axes == MATRIX
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One pass over the matrix, and the vectors and numbers that must be there before it.
+
+    `small` are these, in order; `needed` the matrix-valued instructions of the pass, in order;
+    `reduced` the reductions that it feeds. The last sweep has none: it gives the scores.
+    """
+
+    small: tuple[int, ...]
+    needed: tuple[int, ...]
+    reduced: tuple[int, ...]
+
+
+def sweeps(program: Program) -> tuple[Sweep, ...]:
+    """The passes of a program, a level each."""
+    code = program.instructions
+    last = code[program.root].level
+    found = []
+    for level in range(last + 1):
+        small = [
+            p
+            for p, i in enumerate(code)
+            if i.level == level and i.axes != MATRIX and not program.swept(p)
+        ]
+        reduced = [p for p, i in enumerate(code) if i.level == level + 1 and program.swept(p)]
+        wanted = [code[p].arguments[0] for p in reduced]
+        if level == last:
+            wanted, reduced = [program.root], []
+        found.append(Sweep(tuple(small), _matrices(code, wanted), tuple(reduced)))
+    return tuple(found)
+
+
+def _matrices(code: Sequence[Instruction], wanted: list[int]) -> tuple[int, ...]:
+    """The matrix-valued instructions behind those wanted, in order."""
+    seen: set[int] = set()
+    waiting = list(wanted)
+    while waiting:
+        at = waiting.pop()
+        if at not in seen and code[at].axes == MATRIX:
+            seen.add(at)
+            waiting.extend(code[at].arguments)
+    return tuple(sorted(seen))
+
 
 def lower(formula: Formula) -> Program:
     """The program that computes a formula's scores, exactly as its tree says."""
@@ -116,7 +172,8 @@ class _Builder:
         reduced = [self._reduction(r, arguments, common) for r in entry.lowering.reductions]
         if entry.lowering.apply is None:
             return reduced[0]
-        inputs = (*arguments, *reduced)
+        given = (*arguments, *reduced)
+        inputs = tuple(given[at] for at in entry.lowering.reads)
         return self._emit(
             Apply(entry.name, entry.lowering.apply, inputs, self._axes(inputs), self._level(inputs))
         )

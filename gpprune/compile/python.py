@@ -77,8 +77,6 @@ def _helpers(program: Program) -> list[str]:
     uses = {f.__name__ for f in own}
     if uses & {"minmax", "zscore"}:
         uses |= {"sub", "div"}
-    if "pz_div" in uses:
-        uses |= {"div"}
     sources = [inspect.getsource(getattr(lowering, n)) for n in _ORDER if n in uses]
     reduce = [_REDUCE] if any(isinstance(i, Reduce) for i in program.instructions) else []
     needed = [inspect.getsource(lowering.saturate), *reduce, *sources]

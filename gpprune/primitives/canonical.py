@@ -69,13 +69,15 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     values = [value for value, _ in below]
     if not node.arity:
         return normal(node, values), axes_of(node.ret)
-    axes = frozenset[str]().union(*(found for _, found in below))
     if node.name in UNIT_PRIMITIVES:
         return of_units(UNIT_PRIMITIVES[node.name], values), UNIT
     lowering = PRIMITIVES[node.name].lowering
+    axes = frozenset[str]().union(*(found for _, found in below))
     if any(reduction.over == "arguments" for reduction in lowering.reductions):
         if axes != frozenset[str]().union(*(value.axes for value in values)):
             raise IrreducibleError
     elif lowering.apply is None:
         axes -= {lowering.reductions[0].axis}
+    if lowering.apply is not None:
+        axes = frozenset[str]().union(*(below[at][1] for at in lowering.reads if at < len(below)))
     return normal(node, values), axes

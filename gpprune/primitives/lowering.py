@@ -7,6 +7,7 @@ float64 as the reference, with the same saturation point.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,10 +42,23 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Lowering:
-    """`apply(*arguments, *reduced)`; `apply=None` where the single reduction is the result."""
+    """How a primitive is computed of its arguments, then its reductions: `a`, `b`, `c`.
+
+    `scalar` is an expression of C++ in those that it reads, as floats: beside the standard
+    library's functions there are `saturate`, `quotient` (0 where the divisor is 0), `power`,
+    `half`, `LARGEST` and `TINY`. `apply` is the same function of tensors, of those alone; None
+    where the single reduction is the result.
+    """
 
     apply: Callable[..., Tensor] | None
     reductions: tuple[Reduction, ...] = ()
+    scalar: str = ""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The places of what is read: `pz_div` takes part of its divisor as a norm alone."""
+        names = sorted(set(re.findall(r"\b[abc]\b", self.scalar)))
+        return tuple("abc".index(name) for name in names)
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
@@ -111,12 +125,6 @@ def pz_log(x: Tensor) -> Tensor:
 def pz_exp(x: Tensor) -> Tensor:
     """E to the min(x, 100)."""
     return saturate(x.clamp(max=100.0).exp())
-
-
-def pz_div(x: Tensor, y: Tensor, norm: Tensor) -> Tensor:
-    """X over the norm of y."""
-    # y takes part through its norm alone; a zero norm is infinite in the published code
-    return div(x, norm)
 
 
 def pz_half(x: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def _folded(entry: Primitive, numbers: list[float]) -> Sum:
 
 def _applied(entry: Primitive, *arguments: Sum) -> Sum:
     text = f"{entry.name}({', '.join(argument.text for argument in arguments)})"
-    axes = frozenset[str]().union(*(argument.axes for argument in arguments))
+    read = [arguments[at] for at in entry.lowering.reads if at < len(arguments)]
+    axes = frozenset[str]().union(*(argument.axes for argument in read))
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
     if entry.odd and entry.increasing and not entry.scale_free:
         sign = arguments[0].sign

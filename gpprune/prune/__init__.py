@@ -27,7 +27,6 @@ from .recipe import BESA as BESA
 from .recipe import UPDATES as UPDATES
 from .recipe import Recipe as Recipe
 from .scores import layer_scores as layer_scores
-from .smollm2 import cache_folder as cache_folder
 from .statistics import LayerStatistics as LayerStatistics
 from .statistics import calibrate as calibrate
 from .structure import LinearLayer as LinearLayer

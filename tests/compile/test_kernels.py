@@ -41,10 +41,13 @@ def test_reference_agrees_with_numpy(formula: Formula, shape: tuple[int, int], s
     assert agrees(formula, terminals, "reference")
 
 
+@pytest.mark.parametrize("backend", ["blocked", "machine"])
 @given(formulas(), SHAPES, st.integers(0, 99))
-def test_blocked_agrees_with_numpy(formula: Formula, shape: tuple[int, int], seed: int) -> None:
+def test_backends_agree_with_numpy(
+    backend: str, formula: Formula, shape: tuple[int, int], seed: int
+) -> None:
     terminals = layer(seed, *shape)
-    assert agrees(formula, terminals, "blocked")
+    assert agrees(formula, terminals, backend)
 
 
 @pytest.mark.parametrize("text", COMPILED)
@@ -58,6 +61,12 @@ def test_inductor_agrees_and_serves_every_shape(text: str) -> None:
 @given(formulas(), st.integers(0, 99))
 def test_inductor_agrees_on_random_formulas(formula: Formula, seed: int) -> None:
     assert agrees(formula, layer(seed), "inductor")
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked", "machine"])
+def test_a_norms_shape_is_not_its_quotients(backend: str) -> None:
+    """X over the norm of W varies by input feature alone: its unbiased deviation is of so many."""
+    assert agrees(parse("pz_zsn(pz_div(X, W))"), layer(0, 3, 5), backend)
 
 
 def test_those_formulas_use_every_primitive() -> None:
@@ -88,7 +97,7 @@ def test_finite_inputs_give_finite_scores(formula: Formula, values: list[float])
         "G": grid.abs(),
         "D": grid[1].abs(),
     }
-    for backend in ("blocked", "reference"):
+    for backend in ("blocked", "machine", "reference"):
         assert torch.isfinite(kernel(formula, backend)(**terminals)).all()
 
 

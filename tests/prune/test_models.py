@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gpprune.compile import cache_folder
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import cache_folder, load_model
+from gpprune.prune import load_model
 
 
 @pytest.fixture

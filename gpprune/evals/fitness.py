@@ -73,7 +73,9 @@ class Fitness(ABC):
         self._sparsity = self._pattern.target(sparsity)
         for layer in self._dense.values():
             self._pattern.check_layer(repr(layer.name), layer.in_features)
-        self._elements = sum(layer.weight.numel() for layer in self._dense.values())
+        weights = [layer.weight for layer in self._dense.values()]
+        self._elements = sum(weight.numel() for weight in weights)
+        self._device = weights[0].device
         self._model = _copy_as(model, dtype)
         self._pruned = linear_layers(self._model)
         self._loss = WindowLoss(self._model)
@@ -187,7 +189,7 @@ class Fitness(ABC):
         Raises:
             Unfit: it reads nothing.
         """
-        score = kernel(metric, elements=self._elements)
+        score = kernel(metric, elements=self._elements, device=self._device)
         if not score.terminals:
             raise Unfit("no terminal: the formula is a constant")
         return score

@@ -183,7 +183,8 @@ class Allocator:
             yield parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _scores(self, elements: Formula, layer: LinearLayer) -> NDArray[Any]:
-        score = kernel(elements, elements=int(self.layer_sizes.sum()))
+        size = int(self.layer_sizes.sum())
+        score = kernel(elements, elements=size, device=layer.weight.device)
         statistics = self._statistics.get(layer.name)
         scores: NDArray[Any] = layer_scores(score, layer.weight, statistics).cpu().numpy()
         return scores

@@ -167,7 +167,9 @@ def prune_model(
     for layer in layers.values():
         recipe.shape.check_layer(repr(layer.name), layer.in_features)
     formula = recipe.formula.canonical(recipe.shape.group)
-    score = kernel(formula, elements=sum(layer.weight.numel() for layer in layers.values()))
+    weights = [layer.weight for layer in layers.values()]
+    elements = sum(weight.numel() for weight in weights)
+    score = kernel(formula, elements=elements, device=weights[0].device)
     measured = zeros = None
     with quiet_model(model):
         if recipe.allocation != "uniform":

@@ -175,8 +175,9 @@ def test_an_unknown_backend_is_named() -> None:
 
 
 def test_compiling_is_chosen_where_it_pays() -> None:
-    assert choose(1_000_000) == "blocked"
-    assert choose(10**14) in ("inductor", "blocked")  # blocked where there is no C++ compiler
+    assert choose(1_000_000) == choose(10**14) in ("machine", "blocked")
+    assert choose(1_000_000, "cuda") == "blocked"
+    assert choose(10**14, "cuda") in ("inductor", "blocked")  # blocked without a C++ compiler
 
 
 CANCELLING = torch.tensor([3.4e38] * 8 + [-3.4e38] * 8).repeat(30, 16)

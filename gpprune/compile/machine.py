@@ -1,41 +1,26 @@
 """The backend without compile latency: a machine that reads a program as data.
 
-Its C++ (see `machine_source`) is built once and kept in the cache folder under a digest of the
-source, the compiler and the processor. A program becomes a list of steps for each sweep; rows are
-shared out over threads.
+Its C++ (see `machine_source`) is built once, see `native`. A program becomes a list of steps for
+each sweep; rows are shared out over threads.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from . import native
 from .backends import Blocked, Runner, whole
-from .cache import cache_folder
 from .machine_source import STRIDE, code_of, source
 from .program import MATRIX, Apply, Load, Program, Sweep, sweeps
 from .reductions import Partial, finish
 
-# -ffp-contract=off: a product is rounded before it is added, as torch does it.
-_FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp-simd"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-)
 _NARROW = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-_ELEMENTS_A_THREAD = 1 << 16
 _STREAMED = 1 << 24  # bytes of scores that no cache would keep for who reads them next
 _OUT = -1  # where the scores go, beside the places of the program
 # What a reduction is made of, where that is not its own kind.
@@ -186,20 +171,16 @@ class _Pass:
     def run(self) -> dict[int, Tensor]:
         """The values of the sweep's reductions; the scores go into `out`."""
         rows, columns = self.shape
-        threads = min(torch.get_num_threads(), rows, 1 + rows * columns // _ELEMENTS_A_THREAD)
-        edges = [rows * at // threads for at in range(threads + 1)]
-        parts = [self._accumulators() for _ in range(threads)]
+        shares = native.shares(rows, columns)
+        parts = [self._accumulators() for _ in shares]
         function = _built()
 
         def share(at: int) -> None:
             steps = self._steps(parts[at])
             scratch = torch.empty(max(1, 1 + max(self.slots.values(), default=0)) * STRIDE)
-            function(steps, len(steps), edges[at], edges[at + 1], columns, scratch.data_ptr())
+            function(steps, len(steps), *shares[at], columns, scratch.data_ptr())
 
-        if threads == 1:
-            share(0)
-        else:
-            list(_pool(threads).map(share, range(threads)))
+        native.together(share, len(shares))
         return {place: self._finished(place, parts) for place in self.sweep.reduced}
 
     def _slots(self) -> dict[int, int]:
@@ -304,11 +285,6 @@ def _joined(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return count, total, spread
 
 
-@lru_cache(maxsize=8)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="gpprune")
-
-
 def _built() -> Callable[..., None]:
     function = built()
     if function is None:
@@ -318,49 +294,11 @@ def _built() -> Callable[..., None]:
 
 @lru_cache(maxsize=1)
 def built() -> Callable[..., None] | None:
-    """The machine, built on the first call (some seconds) or found in the cache folder.
-
-    None where there is no C++ compiler, or one that cannot build it.
-    """
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    """The machine's one function; None where it cannot be built."""
+    library = native.library(source())
+    if library is None:
         return None
-    text = source()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    made_of = "\n".join([text, version, *_FLAGS, platform.machine(), _processor()])
-    name = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    target = cache_folder() / "machine" / f"{name}.so"
-    if not target.is_file() and not _build(compiler, text, target):
-        return None
-    function = ctypes.CDLL(str(target)).sweep
     pointer, count = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, count, count, count, count, pointer]
-    function.restype = None
-    return function
-
-
-def _build(compiler: str, text: str, target: Path) -> bool:
-    """Whether the machine could be built; it is written whole, beside others that build it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            file, draft = Path(folder) / "machine.cpp", Path(folder) / target.name
-            file.write_text(text, encoding="utf-8")
-            done = subprocess.run(
-                [compiler, *_FLAGS, str(file), "-o", str(draft)], capture_output=True
-            )
-            if done.returncode:
-                return False
-            os.replace(draft, target)
-    except OSError:
-        return target.is_file()
-    return True
-
-
-def _processor() -> str:
-    """What -march=native depends on: a cache folder may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    library.sweep.argtypes = [pointer, count, count, count, count, pointer]
+    library.sweep.restype = None
+    return library.sweep

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy_reference import evaluate
 from random_formulas import layer
 
-from gpprune.compile import kernel, lower, machine
+from gpprune.compile import kernel, lower, machine, native
 from gpprune.primitives import parse
 
 TEXTS = [
@@ -30,6 +30,11 @@ TEXTS = [
 pytestmark = pytest.mark.skipif(
     machine.built() is None, reason="there is no C++ compiler to build the machine"
 )
+
+
+def forget() -> None:
+    machine.built.cache_clear()
+    native.library.cache_clear()
 
 
 def scores(text: str, backend: str, terminals: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -107,14 +112,14 @@ def test_without_a_compiler_the_blocks_do_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    machine.built.cache_clear()
+    forget()
     try:
         assert machine.built() is None
         run = machine.machine(lower(parse("mul(abs(W), X)")))
         weight, x, out = torch.randn(3, 4), torch.rand(4), torch.empty(3, 4)
         run({"W": weight, "X": x}, (3, 4), out)
     finally:
-        machine.built.cache_clear()
+        forget()
     assert torch.equal(out, weight.abs() * x)
 
 
@@ -124,8 +129,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("GPPRUNE_CACHE", str(file))
-    machine.built.cache_clear()
+    forget()
     try:
         assert machine.built() is None
     finally:
-        machine.built.cache_clear()
+        forget()

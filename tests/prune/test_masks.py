@@ -43,6 +43,35 @@ def test_a_row_mask_is_the_head_of_a_stable_sort(scores: Tensor, sparsity: float
     assert torch.equal(prune_mask(scores, sparsity, "row"), by_sorting(scores, count))
 
 
+BITS = st.integers(-(2**31), 2**31 - 1)
+
+
+@given(st.lists(BITS, min_size=17, max_size=60), st.integers(1, 99), st.booleans())
+def test_any_floats_are_told_apart_like_by_a_stable_sort(
+    bits: list[int], percent: int, near: bool
+) -> None:
+    """Neighbouring floats, subnormal and infinite ones, of both signs."""
+    close = [bits[0] // 2 + bit % 7 for bit in bits] if near else bits
+    scores = torch.tensor([close, close[::-1]], dtype=torch.int32).view(torch.float32)
+    scores = torch.where(torch.isnan(scores), 0.0, scores)
+    count = pruned_count(percent / 100, scores.shape[1])
+    assert torch.equal(prune_mask(scores, percent / 100, "row"), by_sorting(scores, count))
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("shape", [(600, 576), (3, 70_000), (40, 3001)])
+def test_wide_and_many_rows_are_as_by_a_stable_sort(
+    shape: tuple[int, int], built: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not built:  # as where there is no C++ compiler
+        monkeypatch.setattr("gpprune.prune.selection.lowest_by_bisection", lambda *_: None)
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+    count = pruned_count(0.37, shape[1])
+    assert torch.equal(prune_mask(scores, 0.37, "row"), by_sorting(scores, count))
+    part = scores[:, 5:500]  # read where it lies
+    assert torch.equal(prune_mask(part, 0.2, "row"), by_sorting(part, 99))
+
+
 @given(matrices(), shares)
 def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsity: float) -> None:
     count = pruned_count(sparsity, scores.numel())

@@ -1,0 +1,91 @@
+"""C++ of gpprune's own: built once, kept in the cache folder, run on several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from .cache import cache_folder
+
+# -ffp-contract=off: a product is rounded before it is added, as torch does it.
+_FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp-simd"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+)
+_ELEMENTS_A_THREAD = 1 << 16
+
+
+def shares(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Rows of a matrix, from and to, for each of as many threads as torch has and pay."""
+    threads = min(torch.get_num_threads(), rows, 1 + rows * columns // _ELEMENTS_A_THREAD)
+    edges = [rows * at // threads for at in range(threads + 1)]
+    return list(pairwise(edges))
+
+
+def together(run: Callable[[int], None], count: int) -> None:
+    """`run(0)` to `run(count - 1)` at once; what they call must let go of Python's lock."""
+    if count == 1:
+        run(0)
+    else:
+        list(_pool(count).map(run, range(count)))
+
+
+@lru_cache(maxsize=8)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="gpprune")
+
+
+@lru_cache(maxsize=8)
+def library(source: str) -> ctypes.CDLL | None:
+    """A source built as a library (some seconds), or found in the cache folder.
+
+    It lies there under a digest of the source, the compiler and the processor. None where there
+    is no C++ compiler, or one that cannot build it.
+    """
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    made_of = "\n".join([source, version, *_FLAGS, platform.machine(), _processor()])
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    target = cache_folder() / "native" / f"{name}.so"
+    if not target.is_file() and not _build(compiler, source, target):
+        return None
+    return ctypes.CDLL(str(target))
+
+
+def _build(compiler: str, source: str, target: Path) -> bool:
+    """Whether it could be built; it is written whole, beside others that build it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            file, draft = Path(folder) / "source.cpp", Path(folder) / target.name
+            file.write_text(source, encoding="utf-8")
+            built = [compiler, *_FLAGS, str(file), "-o", str(draft)]
+            if subprocess.run(built, capture_output=True).returncode:
+                return False
+            os.replace(draft, target)
+    except OSError:
+        return target.is_file()
+    return True
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache folder may be shared by machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))

@@ -23,8 +23,8 @@ BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "inductor": inductor,
 }
 
-# Measured on 2 cores (see benchmarks/kernels.py): a compile of one formula takes seconds, and a
-# compiled kernel saves about half of the blocked backend's time, some 1 ns an element.
+# For what the machine cannot do, such as a GPU's weights. Measured on 2 cores and on no GPU yet:
+# compiling a formula takes seconds, and saves some 1 ns an element of the blocked backend's time.
 COMPILE_SECONDS = 4.0
 SAVED_SECONDS_AN_ELEMENT = 1e-9
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import native
 from .backends import Blocked, Runner, whole
-from .machine_source import STRIDE, code_of, source
+from .machine_source import STRIDE, VARIANTS, code_of, source
 from .program import MATRIX, Apply, Load, Program, Sweep, sweeps
 from .reductions import Partial, finish
 
@@ -57,8 +57,9 @@ def machine(program: Program) -> Runner:
     So are a program that it has no steps for, and weights of float64.
     """
     blocked = Blocked(program)
+    function = built()
     try:
-        run = _Machine(program) if built() is not None else None
+        run = _Machine(program, function) if function is not None else None
     except UnfitProgramError:
         run = None
 
@@ -81,8 +82,9 @@ class _Operation:
 class _Machine:
     """A program's sweeps as steps."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, function: Callable[..., None]) -> None:
         self.program = program
+        self.function = function
         self.sweeps = sweeps(program)
         self.operations = [self._operations(sweep) for sweep in self.sweeps]
         self.matrices = [
@@ -115,9 +117,8 @@ class _Machine:
                     for place in sweep.needed
                     if isinstance(instruction := self.program.instructions[place], Load)
                 }
-                values.update(
-                    _Pass(self.program, sweep, operations, values, matrices, shape, out).run()
-                )
+                found = _Pass(self.program, sweep, operations, values, matrices, shape, out)
+                values.update(found.run(self.function))
         root = self.program.root
         if root in values:
             out.copy_(values[root])
@@ -168,12 +169,11 @@ class _Pass:
             self.operations.append(_Operation("stream", _OUT, (program.root,)))
         self.slots = self._slots()
 
-    def run(self) -> dict[int, Tensor]:
+    def run(self, function: Callable[..., None]) -> dict[int, Tensor]:
         """The values of the sweep's reductions; the scores go into `out`."""
         rows, columns = self.shape
         shares = native.shares(rows, columns)
         parts = [self._accumulators() for _ in shares]
-        function = _built()
 
         def share(at: int) -> None:
             steps = self._steps(parts[at])
@@ -224,11 +224,7 @@ class _Pass:
                 step.arguments[at] = self._argument(argument)
             if len(given) > 1:
                 moves = [self.program.instructions[a].axes >= {"in"} for a in given]
-                if len(given) > 2 or not any(moves):
-                    moves = [True, False]
-                step.variant = {(True, True): 0, (True, False): 1, (False, True): 2}[
-                    moves[0], moves[1]
-                ]
+                step.variant = VARIANTS.index((moves[0], moves[1]))
         return steps
 
     def _result(self, place: int, parts: Mapping[int, Tensor]) -> _Place:
@@ -283,13 +279,6 @@ def _joined(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         spread = spread + apart + shift * shift * (count * other / (count + other))
         count, total = count + other, total + more
     return count, total, spread
-
-
-def _built() -> Callable[..., None]:
-    function = built()
-    if function is None:
-        raise RuntimeError("the machine is not built")
-    return function
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ scores that are all equal carry no order to lose.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .algebra import Sum
@@ -72,12 +72,16 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     if node.name in UNIT_PRIMITIVES:
         return of_units(UNIT_PRIMITIVES[node.name], values), UNIT
     lowering = PRIMITIVES[node.name].lowering
-    axes = frozenset[str]().union(*(found for _, found in below))
-    if any(reduction.over == "arguments" for reduction in lowering.reductions):
-        if axes != frozenset[str]().union(*(value.axes for value in values)):
-            raise IrreducibleError
-    elif lowering.apply is None:
+    axes = _union(found for _, found in below)
+    by_shape = any(reduction.over == "arguments" for reduction in lowering.reductions)
+    if by_shape and axes != _union(value.axes for value in values):
+        raise IrreducibleError
+    if lowering.apply is None:
         axes -= {lowering.reductions[0].axis}
-    if lowering.apply is not None:
-        axes = frozenset[str]().union(*(below[at][1] for at in lowering.reads if at < len(below)))
+    else:
+        axes = _union(below[at][1] for at in lowering.reads if at < len(below))
     return normal(node, values), axes
+
+
+def _union(found: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*found)

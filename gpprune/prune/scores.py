@@ -41,7 +41,7 @@ def layer_scores(
     Raises:
         UsageError: the metric reads a statistic that was not measured.
     """
-    terminals = {"W": weight.float()}
+    terminals = {"W": weight}
     if statistics is not None:
         terminals |= {"X": statistics.X, "Y": statistics.Y}
         if statistics.G is not None:

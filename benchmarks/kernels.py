@@ -37,12 +37,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--inductor", action="store_true")
     given = parser.parse_args()
-    measure(given.size, given.count, ["blocked", "machine", *["inductor"] * given.inductor])
+    measure(
+        given.size, given.count, ["blocked", "machine", "generated", *["inductor"] * given.inductor]
+    )
 
 
 def measure(size: int = 4096, count: int = 50, backends: list[str] | None = None) -> None:
     """As `main`, for these backends."""
-    backends = backends or ["blocked", "machine"]
+    backends = backends or ["blocked", "machine", "generated"]
     torch.manual_seed(0)
     terminals = {
         "W": torch.randn(size, size),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,21 +11,26 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..primitives import METRIC, TERMINALS, Formula, axes_of
+from . import native
 from .backends import Blocked, Runner, inductor, reference
+from .generated import Generated, is_generated
 from .machine import built, machine
-from .program import MATRIX, Program, lower
+from .program import MATRIX, Apply, Program, Reduce, lower
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
     "blocked": Blocked,
     "machine": machine,
+    "generated": Generated,
     "inductor": inductor,
 }
 
-# For what the machine cannot do, such as a GPU's weights. Measured on 2 cores and on no GPU yet:
-# compiling a formula takes seconds, and saves some 1 ns an element of the blocked backend's time.
+# Measured on 2 cores: compiling takes so long, and saves so much of the time without it.
+GENERATE_SECONDS = 0.3  # of C++, against the machine
+GENERATE_SAVES = 5e-11  # seconds an element and instruction
+# Of inductor, against the blocked backend, for weights that are not on a CPU; on no GPU yet.
 COMPILE_SECONDS = 4.0
-SAVED_SECONDS_AN_ELEMENT = 1e-9
+COMPILE_SAVES = 1e-9  # seconds an element
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def kernel(
     Args:
         formula: computed exactly as written; pass `formula.canonical("row")` where only the
             order of scores matters.
-        backend: "reference", "blocked", "machine", "inductor", or "auto" for the one with the
-            least total time, compilation included.
+        backend: "reference", "blocked", "machine", "generated", "inductor", or "auto" for the one
+            with the least total time, compilation included.
         elements: about how many weights it will score in all its calls.
         device: where these weights are; only "auto" asks.
 
@@ -118,20 +122,24 @@ def kernel(
             f"{formula.language.name} language"
         )
     if backend == "auto":
-        backend = choose(elements, device)
+        backend = choose(formula, elements, device)
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
     return _compiled(formula, backend)
 
 
-def choose(elements: int, device: torch.device | str = "cpu") -> str:
+def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") -> str:
     """The backend whose compile and run times for this many elements add up to least.
 
-    On a CPU the machine, where it can be built: it needs no compilation, and is faster than what
-    is compiled. Elsewhere compiling pays from some number of elements.
+    On a CPU that is the machine, which has nothing to compile, or C++ generated for the formula,
+    if that is in the cache folder or so many elements pay for it; without a C++ compiler, and on
+    other devices, blocks or what `torch.compile` makes of the formula.
     """
     if torch.device(device).type == "cpu" and built() is not None:
-        return "machine"
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    pays = elements * SAVED_SECONDS_AN_ELEMENT > COMPILE_SECONDS
-    return "inductor" if pays and compiler else "blocked"
+        program = lower(formula)
+        steps = sum(isinstance(i, Apply | Reduce) for i in program.instructions)
+        saved = elements * steps * GENERATE_SAVES
+        pays = saved > GENERATE_SECONDS or (saved > 0 and is_generated(program))
+        return "generated" if pays else "machine"
+    pays = elements * COMPILE_SAVES > COMPILE_SECONDS
+    return "inductor" if pays and native.compiler() else "blocked"

@@ -47,33 +47,56 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="gpprune")
 
 
-@lru_cache(maxsize=8)
+def compiler() -> str | None:
+    """The C++ compiler; None where there is none."""
+    return shutil.which("g++") or shutil.which("clang++")
+
+
+@lru_cache(maxsize=1024)
 def library(source: str) -> ctypes.CDLL | None:
-    """A source built as a library (some seconds), or found in the cache folder.
+    """A source built as a library, or found in the cache folder.
 
     It lies there under a digest of the source, the compiler and the processor. None where there
     is no C++ compiler, or one that cannot build it.
     """
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    program = compiler()
+    if program is None:
         return None
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    made_of = "\n".join([source, version, *_FLAGS, platform.machine(), _processor()])
-    name = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    target = cache_folder() / "native" / f"{name}.so"
-    if not target.is_file() and not _build(compiler, source, target):
+    target = _target(program, source)
+    if not target.is_file() and not _build(program, source, target):
         return None
-    return ctypes.CDLL(str(target))
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError:
+        return None
 
 
-def _build(compiler: str, source: str, target: Path) -> bool:
+def is_built(source: str) -> bool:
+    """Whether `library` would find this source in the cache folder."""
+    program = compiler()
+    return program is not None and _target(program, source).is_file()
+
+
+def _target(program: str, source: str) -> Path:
+    name = hashlib.sha256(f"{source}\n{_toolchain(program)}".encode()).hexdigest()[:16]
+    return cache_folder() / "native" / f"{name}.so"
+
+
+@lru_cache(maxsize=8)
+def _toolchain(program: str) -> str:
+    """What a library depends on beside its source."""
+    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    return "\n".join([version, *_FLAGS, platform.machine(), _processor()])
+
+
+def _build(program: str, source: str, target: Path) -> bool:
     """Whether it could be built; it is written whole, beside others that build it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             file, draft = Path(folder) / "source.cpp", Path(folder) / target.name
             file.write_text(source, encoding="utf-8")
-            built = [compiler, *_FLAGS, str(file), "-o", str(draft)]
+            built = [program, *_FLAGS, str(file), "-o", str(draft)]
             if subprocess.run(built, capture_output=True).returncode:
                 return False
             os.replace(draft, target)

@@ -1,22 +1,24 @@
 """A formula as a straight-line program: each value computed once, reductions made explicit.
 
 The tree is walked bottom up into a list of instructions in which equal subexpressions share one
-entry. A primitive that needs reductions becomes its `Reduce` instructions and one elementwise
-`Apply`. Every instruction knows the axes along which its value varies (nothing is broadcast to
-the matrix before it must be) and its `level`: how many sweeps over the matrix must be complete
-before it can be computed.
+entry, constants are folded and powers become roots and products. A primitive that needs
+reductions becomes its `Reduce` instructions and one elementwise `Apply`. Every instruction knows
+the axes along which its value varies (nothing is broadcast to the matrix before it must be) and
+its `level`: how many sweeps over the matrix must be complete before it can be computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from ..primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
 from ..primitives.lowering import Reduction
+from .simpler import POWERS, folded
 
 MATRIX = frozenset({"out", "in"})
 
@@ -140,6 +142,7 @@ def _matrices(code: Sequence[Instruction], wanted: list[int]) -> tuple[int, ...]
     return tuple(sorted(seen))
 
 
+@lru_cache(maxsize=1024)
 def lower(formula: Formula) -> Program:
     """The program that computes a formula's scores, exactly as its tree says."""
     builder = _Builder()
@@ -156,7 +159,7 @@ class _Builder:
 
     def visit(self, node: Any, arguments: list[int]) -> int:
         if node.arity:
-            return self._primitive(PRIMITIVES[node.name], arguments)
+            return self._simplest(node.name, arguments)
         if isinstance(node.value, float):
             return self._emit(Literal(node.value))
         return self._emit(Load(node.value, axes_of(node.ret)))
@@ -166,6 +169,25 @@ class _Builder:
             self.known[instruction] = len(self.instructions)
             self.instructions.append(instruction)
         return self.known[instruction]
+
+    def _simplest(self, name: str, arguments: list[int]) -> int:
+        given = [self.instructions[a] for a in arguments]
+        numbers = [i.value for i in given if isinstance(i, Literal)]
+        if len(numbers) == len(given):
+            number = folded(PRIMITIVES[name], numbers)
+            if number is not None:
+                return self._emit(Literal(number))
+        if name == "pow" and numbers[-1] in POWERS:
+            return self._written(POWERS[numbers[-1]], arguments[0])
+        return self._primitive(PRIMITIVES[name], arguments)
+
+    def _written(self, form: object, x: int) -> int:
+        match form:
+            case (str(name), *arguments):
+                return self._simplest(name, [self._written(a, x) for a in arguments])
+            case float(number):
+                return self._emit(Literal(number))
+        return x
 
     def _primitive(self, entry: Primitive, arguments: list[int]) -> int:
         common = self._axes(arguments)

@@ -44,10 +44,10 @@ class Reduction:
 class Lowering:
     """How a primitive is computed of its arguments, then its reductions: `a`, `b`, `c`.
 
-    `scalar` is an expression of C++ in those that it reads, as floats: beside the standard
-    library's functions there are `saturate`, `quotient` (0 where the divisor is 0), `power`,
-    `half`, `LARGEST` and `TINY`. `apply` is the same function of tensors, of those alone; None
-    where the single reduction is the result.
+    `scalar` is an expression of C++ in those that it reads, as floats: there are `fabs`, `sqrt`,
+    `min`, `max`, `expf`, `logf`, `tanhf`, `saturate`, `quotient` (0 where the divisor is 0),
+    `power`, `half`, `LARGEST` and `TINY`. `apply` is the same function of tensors, of those alone;
+    None where the single reduction is the result.
     """
 
     apply: Callable[..., Tensor] | None

@@ -284,10 +284,5 @@ def _joined(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def built() -> Callable[..., None] | None:
     """The machine's one function; None where it cannot be built."""
-    library = native.library(source())
-    if library is None:
-        return None
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    library.sweep.argtypes = [pointer, count, count, count, count, pointer]
-    library.sweep.restype = None
-    return library.sweep
+    found = native.functions(source(), sweep="pnnnnp")
+    return None if found is None else found[0]

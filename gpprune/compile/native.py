@@ -66,6 +66,26 @@ def library(source: str) -> ctypes.CDLL | None:
     return ctypes.CDLL(str(target))
 
 
+@lru_cache(maxsize=8)
+def functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...] | None:
+    """Functions of a source that return nothing; None as `library` has it.
+
+    Args:
+        source: declares them `extern "C"`.
+        signatures: by name, a letter for each argument: "p" a pointer, "n" an `int64_t`.
+    """
+    built = library(source)
+    if built is None:
+        return None
+    found = []
+    for name, letters in signatures.items():
+        function = getattr(built, name)
+        function.argtypes = [{"p": ctypes.c_void_p, "n": ctypes.c_int64}[one] for one in letters]
+        function.restype = None
+        found.append(function)
+    return tuple(found)
+
+
 def _build(compiler: str, source: str, target: Path) -> bool:
     """Whether it could be built; it is written whole, beside others that build it."""
     try:

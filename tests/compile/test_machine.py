@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 def forget() -> None:
     machine.built.cache_clear()
+    native.functions.cache_clear()
     native.library.cache_clear()
 
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpprune.prune.bisection import WIDEST, lowest_by_bisection
-
-_WIDEST_RANKED_ROW = 16  # up to here comparing all pairs beats a selection in each row
+from gpprune.prune.groups import WIDEST_GROUP, lowest_of_groups
 
 
 def has_nan(scores: Tensor) -> bool:
@@ -46,11 +45,13 @@ def lowest(scores: Tensor, count: int) -> Tensor:
         order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
         mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         return mask.scatter_(1, order, True)
-    if _WIDEST_RANKED_ROW < columns <= WIDEST and scores.dtype != torch.float64:
-        found = lowest_by_bisection(scores.detach().float(), count)
+    if columns <= WIDEST and scores.dtype != torch.float64:
+        built = lowest_of_groups if columns <= WIDEST_GROUP else lowest_by_bisection
+        found = built(scores.detach().float(), count)
         if found is not None:
             return found
-    select = _by_rank if columns <= _WIDEST_RANKED_ROW else _by_threshold
+    # without a compiler, and for the rare scores that are wider than a key
+    select = _by_rank if columns <= WIDEST_GROUP else _by_threshold
     return torch.from_numpy(select(_array(scores), count))
 
 

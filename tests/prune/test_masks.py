@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_any_floats_are_told_apart_like_by_a_stable_sort(
     assert torch.equal(prune_mask(scores, percent / 100, "row"), by_sorting(scores, count))
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def few_levels(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+
+
 @pytest.mark.parametrize("built", [True, False])
 @pytest.mark.parametrize("shape", [(600, 576), (3, 70_000), (40, 3001)])
 def test_wide_and_many_rows_are_as_by_a_stable_sort(
@@ -79,21 +92,36 @@ def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsi
     assert torch.equal(prune_mask(scores, sparsity, "layer"), expected)
 
 
-@given(st.data(), st.sampled_from([(2, 4), (1, 4), (4, 8), (3, 5), (4, 4), (12, 24)]))
-def test_an_n_m_mask_is_a_stable_sort_of_each_group(
-    st_data: st.DataObject, nm: tuple[int, int]
-) -> None:
-    kept, size = nm
+@given(st.data(), st.integers(2, 24))
+def test_an_n_m_mask_is_a_stable_sort_of_each_group(st_data: st.DataObject, size: int) -> None:
+    kept = st_data.draw(st.integers(1, size))
     scores = st_data.draw(matrices(multiple=size))
     groups = by_sorting(scores.reshape(-1, size), size - kept)
     mask = prune_mask(scores, None, f"{kept}:{size}")
     assert torch.equal(mask, groups.view(scores.shape))
 
 
+@pytest.mark.parametrize("size", range(2, 17))
+@pytest.mark.usefixtures("threads")
+def test_many_groups_are_each_as_by_a_stable_sort(size: int) -> None:
+    scores = few_levels(1001, 17 * size)
+    groups = by_sorting(scores.reshape(-1, size), size - 1)
+    assert torch.equal(prune_mask(scores, None, f"1:{size}"), groups.view(scores.shape))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_scores_of_any_width_are_ordered_as_they_are(dtype: torch.dtype) -> None:
     scores = torch.randn(9, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(prune_mask(scores, 0.5, "row"), by_sorting(scores, 32))
+    groups = by_sorting(scores.reshape(-1, 4), 2).view(scores.shape)
+    assert torch.equal(prune_mask(scores, None, "2:4"), groups)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 64)])
+def test_float64_is_told_apart_where_float32_is_not(shape: tuple[int, int]) -> None:
+    scores = 1 - torch.arange(shape[1], dtype=torch.float64)[None] * 1e-14
+    half = shape[1] // 2
+    assert torch.equal(prune_mask(scores, 0.5, "row"), by_sorting(scores, half))
 
 
 def test_scores_that_are_a_view_are_ordered_as_the_view_shows_them() -> None:

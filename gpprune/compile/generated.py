@@ -101,18 +101,10 @@ def body(program: Program, types: Types | None = None) -> str:
 @lru_cache(maxsize=1024)
 def _functions(program: Program, types: Types) -> dict[int, Callable[..., None]] | None:
     """The compiled functions, by the number of the sweep."""
-    library = native.library(source(program, types))
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    functions: dict[int, Callable[..., None]] = {}
-    for at, sweep in enumerate(sweeps(program)):
-        if sweep.needed:
-            function = getattr(library, f"sweep{at}")
-            function.argtypes = [pointer, pointer, *[number] * 4]
-            function.restype = None
-            functions[at] = function
-    return functions
+    numbers = [number for number, sweep in enumerate(sweeps(program)) if sweep.needed]
+    signatures = {f"sweep{number}": "ppnnnn" for number in numbers}
+    found = native.functions(source(program, types), **signatures)
+    return None if found is None else dict(zip(numbers, found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,16 +51,10 @@ def machine(program: Program) -> Runner:
     return Blocked(program) if function is None else _Machine(program, function)
 
 
-@lru_cache(maxsize=1)
 def built() -> Callable[..., None] | None:
     """The machine's one function; None where it cannot be built."""
-    library = native.library(source())
-    if library is None:
-        return None
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    library.sweep.argtypes = [pointer, count, count, count, count, pointer]
-    library.sweep.restype = None
-    return library.sweep
+    found = native.functions(source(), sweep="pnnnnp")
+    return None if found is None else found[0]
 
 
 class _Machine(Sweeping):

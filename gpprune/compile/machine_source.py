@@ -9,6 +9,7 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ..primitives import PRIMITIVES
 from .cpp import EACH, PRELUDE, loop
@@ -62,6 +63,7 @@ _TAIL = """
 """
 
 
+@lru_cache(maxsize=1)
 def source() -> str:
     """The machine's C++."""
     head = _HEAD.replace("@CHUNK@", str(CHUNK)).replace("@STRIDE@", str(STRIDE))

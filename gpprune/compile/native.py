@@ -53,12 +53,35 @@ def compiler() -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def library(source: str) -> ctypes.CDLL | None:
-    """A source built as a library, or found in the cache folder.
+def functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...] | None:
+    """Functions of a source, built as a library or found in the cache folder.
 
     It lies there under a digest of the source, the compiler and the processor. None where there
     is no C++ compiler, or one that cannot build it.
+
+    Args:
+        source: declares them `extern "C"`; they return nothing.
+        signatures: by name, a letter for each argument: "p" a pointer, "n" a 64-bit integer.
     """
+    library = _library(source)
+    if library is None:
+        return None
+    found = []
+    for name, letters in signatures.items():
+        function = getattr(library, name)
+        function.argtypes = [{"p": ctypes.c_void_p, "n": ctypes.c_int64}[one] for one in letters]
+        function.restype = None
+        found.append(function)
+    return tuple(found)
+
+
+def is_built(source: str) -> bool:
+    """Whether a source's library is in the cache folder."""
+    program = compiler()
+    return program is not None and _target(program, source).is_file()
+
+
+def _library(source: str) -> ctypes.CDLL | None:
     program = compiler()
     if program is None:
         return None
@@ -69,12 +92,6 @@ def library(source: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(target))
     except OSError:
         return None
-
-
-def is_built(source: str) -> bool:
-    """Whether `library` would find this source in the cache folder."""
-    program = compiler()
-    return program is not None and _target(program, source).is_file()
 
 
 def _target(program: str, source: str) -> Path:

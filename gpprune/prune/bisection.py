@@ -1,29 +1,25 @@
 """The lowest scores of each row by bisection: a few passes over a row that stays in cache.
 
-A float32 is, but for a flip of negative ones, ordered as the integer that its bits are. So the
-`count`-th lowest of a row is found bit by bit: how many lie below a candidate is a comparison and
-a sum, which a processor does for many at once without a branch. It ends early at any candidate
-that has exactly `count` below it, which rows without ties have long before the last bit.
+The `count`-th lowest of a row's keys is found bit by bit: how many lie below a candidate is a
+comparison and a sum, which a processor does for many at once without a branch. It ends early at
+any candidate that has exactly `count` below it, which rows without ties have long before the last
+bit.
 """
 
 from __future__ import annotations
-
-import ctypes
-from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from gpprune.compile import native
+from gpprune.prune.keys import KEY
 
-# A row of keys is read some 15 times: past the second-level cache other ways are better.
-WIDEST = 1 << 16
+# A row of keys is read some 15 times: of more than a shared cache holds, counting is faster.
+WIDEST = 1 << 19
 
-_SOURCE = r"""
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
+_SOURCE = (
+    KEY
+    + r"""
 #include <vector>
 
 extern "C" void select_lowest(const float* scores, int64_t stride, int64_t first, int64_t last,
@@ -36,13 +32,10 @@ extern "C" void select_lowest(const float* scores, int64_t stride, int64_t first
     int32_t least = INT32_MAX, most = INT32_MIN;
 #pragma omp simd reduction(min : least) reduction(max : most)
     for (int64_t i = 0; i < columns; i++) {
-      const float plain = score[i] + 0.0f;  // -0 is 0
-      int32_t bits;
-      std::memcpy(&bits, &plain, 4);
-      bits ^= (bits >> 31) & 0x7fffffff;
-      key[i] = bits;
-      least = std::min(least, bits);
-      most = std::max(most, bits);
+      const int32_t one = key_of(score[i]);
+      key[i] = one;
+      least = std::min(least, one);
+      most = std::max(most, one);
     }
     // below `low` lie at most `count`, below `high` more
     int64_t low = least, high = int64_t(most) + 1, under = 0;
@@ -69,6 +62,7 @@ extern "C" void select_lowest(const float* scores, int64_t stride, int64_t first
   }
 }
 """
+)
 
 
 def lowest_by_bisection(scores: Tensor, count: int) -> Tensor | None:
@@ -78,9 +72,10 @@ def lowest_by_bisection(scores: Tensor, count: int) -> Tensor | None:
         scores: ``[rows, columns]``, float32 on the CPU, without NaN.
         count: from 1 to ``columns - 1``.
     """
-    function = _built()
-    if function is None:
+    built = native.functions(_SOURCE, select_lowest="pnnnnnp")
+    if built is None:
         return None
+    (select_lowest,) = built
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
     rows, columns = scores.shape
     mask = torch.empty(rows, columns, dtype=torch.bool)
@@ -89,18 +84,7 @@ def lowest_by_bisection(scores: Tensor, count: int) -> Tensor | None:
     def share(at: int) -> None:
         first, last = parts[at]
         given = (scores.data_ptr(), scores.stride(0), first, last, columns, count)
-        function(*given, mask.data_ptr())
+        select_lowest(*given, mask.data_ptr())
 
     native.together(share, len(parts))
     return mask
-
-
-@lru_cache(maxsize=1)
-def _built() -> Callable[..., None] | None:
-    library = native.library(_SOURCE)
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.select_lowest.argtypes = [pointer, *[number] * 5, pointer]
-    library.select_lowest.restype = None
-    return library.select_lowest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpprune.prune.bisection import WIDEST, lowest_by_bisection
-
-_WIDEST_RANKED_ROW = 16  # up to here comparing all pairs beats a selection in each row
+from gpprune.prune.groups import WIDEST_GROUP, lowest_of_groups
+from gpprune.prune.histogram import lowest_by_histogram
 
 
 def has_nan(scores: Tensor) -> bool:
@@ -46,12 +47,20 @@ def lowest(scores: Tensor, count: int) -> Tensor:
         order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
         mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         return mask.scatter_(1, order, True)
-    if _WIDEST_RANKED_ROW < columns <= WIDEST and scores.dtype != torch.float64:
-        found = lowest_by_bisection(scores.detach().float(), count)
+    if scores.dtype != torch.float64:
+        found = _built(columns)(scores.detach().float(), count)
         if found is not None:
             return found
-    select = _by_rank if columns <= _WIDEST_RANKED_ROW else _by_threshold
+    # without a compiler, and for the rare scores that are wider than a key
+    select = _by_rank if columns <= WIDEST_GROUP else _by_threshold
     return torch.from_numpy(select(_array(scores), count))
+
+
+def _built(columns: int) -> Callable[[Tensor, int], Tensor | None]:
+    """The selection in C++ that is fastest for rows of so many columns."""
+    if columns <= WIDEST_GROUP:
+        return lowest_of_groups
+    return lowest_by_bisection if columns <= WIDEST else lowest_by_histogram
 
 
 def _array(scores: Tensor) -> NDArray[Any]:

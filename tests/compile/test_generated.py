@@ -88,7 +88,7 @@ def test_what_is_in_the_cache_folder_is_chosen(
     assert choose(formula, 1_000_000) == "machine"
     assert choose(formula, 10**12) == "generated"
     assert not is_generated(lower(formula))
-    native.library.cache_clear()
+    native.functions.cache_clear()
     kernel(formula, "generated")(**layer(0))
     assert is_generated(lower(formula))
     assert choose(formula, 1_000_000) == "generated"

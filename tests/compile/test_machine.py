@@ -33,8 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def forget() -> None:
-    machine.built.cache_clear()
-    native.library.cache_clear()
+    native.functions.cache_clear()
 
 
 def scores(text: str, backend: str, terminals: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gpprune.compile import native
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import parse_pattern, prune_mask, pruned_count
+from gpprune.prune.bisection import WIDEST, lowest_by_bisection
+from gpprune.prune.histogram import lowest_by_histogram
 
 LEVELS = [-math.inf, -2.0, -0.0, 0.0, 1e-30, 1.0, 3.5, math.inf]
 
@@ -58,18 +63,94 @@ def test_any_floats_are_told_apart_like_by_a_stable_sort(
     assert torch.equal(prune_mask(scores, percent / 100, "row"), by_sorting(scores, count))
 
 
-@pytest.mark.parametrize("built", [True, False])
-@pytest.mark.parametrize("shape", [(600, 576), (3, 70_000), (40, 3001)])
-def test_wide_and_many_rows_are_as_by_a_stable_sort(
-    shape: tuple[int, int], built: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not built:  # as where there is no C++ compiler
-        monkeypatch.setattr("gpprune.prune.selection.lowest_by_bisection", lambda *_: None)
-    scores = torch.randn(shape, generator=torch.Generator().manual_seed(0)).round(decimals=2)
-    count = pruned_count(0.37, shape[1])
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    def forget() -> None:
+        native.functions.cache_clear()
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def few_levels(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+
+
+# a layer of more than `WIDEST` is counted, one of less is bisected
+SHAPES = [(600, 576), (3, 70_000), (40, 3001), (1, WIDEST + 1), (6000, 16)]
+
+
+def check_rows_and_layer(scores: Tensor) -> None:
+    count = pruned_count(0.37, scores.shape[1])
     assert torch.equal(prune_mask(scores, 0.37, "row"), by_sorting(scores, count))
-    part = scores[:, 5:500]  # read where it lies
-    assert torch.equal(prune_mask(part, 0.2, "row"), by_sorting(part, 99))
+    all_of_it = by_sorting(scores.reshape(1, -1), pruned_count(0.37, scores.numel()))
+    assert torch.equal(prune_mask(scores, 0.37, "layer"), all_of_it.view(scores.shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("threads")
+def test_wide_and_many_rows_are_as_by_a_stable_sort(shape: tuple[int, int]) -> None:
+    check_rows_and_layer(few_levels(*shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("without_compiler")
+def test_without_a_compiler_masks_are_the_same(shape: tuple[int, int]) -> None:
+    assert lowest_by_histogram(torch.ones(1, 2), 1) is None
+    check_rows_and_layer(few_levels(*shape))
+
+
+@pytest.mark.parametrize("select", [lowest_by_histogram, lowest_by_bisection])
+def test_a_part_of_a_matrix_is_read_where_it_lies(
+    select: Callable[[Tensor, int], Tensor | None],
+) -> None:
+    scores = few_levels(40, 600)[:, 5:500]
+    assert_mask(select(scores, 99), by_sorting(scores, 99))
+    across = few_levels(600, 40).t()
+    assert_mask(select(across, 99), by_sorting(across, 99))
+
+
+def assert_mask(found: Tensor | None, wanted: Tensor) -> None:
+    if found is None:
+        pytest.skip("there is no C++ compiler")
+    assert torch.equal(found, wanted)
+
+
+@given(st.lists(BITS, min_size=2, max_size=60), st.data(), st.booleans())
+def test_counting_tells_any_floats_apart(
+    bits: list[int], st_data: st.DataObject, near: bool
+) -> None:
+    close = [bits[0] // 2 + bit % 7 for bit in bits] if near else bits
+    scores = torch.tensor([close], dtype=torch.int32).view(torch.float32)
+    scores = torch.where(torch.isnan(scores), 0.0, scores)
+    count = st_data.draw(st.integers(1, scores.shape[1] - 1))
+    assert_mask(lowest_by_histogram(scores, count), by_sorting(scores, count))
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.sampled_from([*LEVELS, -math.inf, 1e-45, -1e-45]), min_size=1, max_size=4),
+    st.integers(0, 2**31),
+    st.integers(0, 200_000),
+    st.booleans(),
+)
+@pytest.mark.usefixtures("threads")
+def test_ties_of_a_counted_row_go_lowest_first_whichever_thread_has_them(
+    levels: list[float], seed: int, count: int, ordered: bool
+) -> None:
+    places = torch.randint(len(levels), (200_001,), generator=torch.Generator().manual_seed(seed))
+    scores = torch.tensor(levels)[places.sort().values if ordered else places][None]
+    assert_mask(lowest_by_histogram(scores, max(1, count)), by_sorting(scores, max(1, count)))
 
 
 @given(matrices(), shares)
@@ -79,21 +160,36 @@ def test_a_layer_mask_is_the_head_of_a_stable_sort_of_all(scores: Tensor, sparsi
     assert torch.equal(prune_mask(scores, sparsity, "layer"), expected)
 
 
-@given(st.data(), st.sampled_from([(2, 4), (1, 4), (4, 8), (3, 5), (4, 4), (12, 24)]))
-def test_an_n_m_mask_is_a_stable_sort_of_each_group(
-    st_data: st.DataObject, nm: tuple[int, int]
-) -> None:
-    kept, size = nm
+@given(st.data(), st.integers(2, 24))
+def test_an_n_m_mask_is_a_stable_sort_of_each_group(st_data: st.DataObject, size: int) -> None:
+    kept = st_data.draw(st.integers(1, size))
     scores = st_data.draw(matrices(multiple=size))
     groups = by_sorting(scores.reshape(-1, size), size - kept)
     mask = prune_mask(scores, None, f"{kept}:{size}")
     assert torch.equal(mask, groups.view(scores.shape))
 
 
+@pytest.mark.parametrize("size", range(2, 17))
+@pytest.mark.usefixtures("threads")
+def test_many_groups_are_each_as_by_a_stable_sort(size: int) -> None:
+    scores = few_levels(1001, 17 * size)
+    groups = by_sorting(scores.reshape(-1, size), size - 1)
+    assert torch.equal(prune_mask(scores, None, f"1:{size}"), groups.view(scores.shape))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_scores_of_any_width_are_ordered_as_they_are(dtype: torch.dtype) -> None:
     scores = torch.randn(9, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(prune_mask(scores, 0.5, "row"), by_sorting(scores, 32))
+    groups = by_sorting(scores.reshape(-1, 4), 2).view(scores.shape)
+    assert torch.equal(prune_mask(scores, None, "2:4"), groups)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 64), (1, WIDEST + 1)])
+def test_float64_is_told_apart_where_float32_is_not(shape: tuple[int, int]) -> None:
+    scores = 1 - torch.arange(shape[1], dtype=torch.float64)[None] * 1e-14
+    half = shape[1] // 2
+    assert torch.equal(prune_mask(scores, 0.5, "row"), by_sorting(scores, half))
 
 
 def test_scores_that_are_a_view_are_ordered_as_the_view_shows_them() -> None:

@@ -1,5 +1,6 @@
 """From formula to kernel, and from formula to what a person reads."""
 
+from .behaviour import behaviour as behaviour
 from .cache import cache_folder as cache_folder
 from .kernels import Kernel as Kernel
 from .kernels import choose as choose

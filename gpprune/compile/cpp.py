@@ -48,7 +48,9 @@ inline float number(uint32 u) { float a; __builtin_memcpy(&a, &u, 4); return a; 
 // one, and then the loop around it is no longer done for several elements at once.
 inline float where(bool kept, float a) { return number(bits(a) & -uint32(kept)); }
 inline float saturate(float a) {
-  return number(min(bits(a) & 0x7fffffffu, bits(LARGEST)) | (bits(a) & 0x80000000u));
+  const uint32 size = bits(a) & 0x7fffffff, sign = bits(a) & 0x80000000;
+  const uint32 nan = -uint32(size > 0x7f800000) & 0x7fffffff;
+  return number(min(size, bits(LARGEST)) | nan | sign);
 }
 inline float quotient(float a, float b) { return where(b != 0, saturate(a / b)); }
 inline float power(float a, float b) {

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from gpprune.compile import behaviour
 from gpprune.evals.fitness import Fitness, Trial
 from gpprune.evals.perplexity import Judgement, Progress
 from gpprune.primitives import Formula
@@ -164,9 +165,10 @@ class JointFitness(Fitness):
         return self._allocator.zeros(allocation, metric, self._pattern)
 
     def fingerprint(self, formula: Formula) -> str:
-        """The metric and, digested, the zeros of every layer."""
+        """The metric's order of a fixed probe and, digested, the zeros of every layer."""
         metric, _ = formula.parts
-        return f"{metric.digest} {_digest(self.zeros(formula))}"
+        order = behaviour(metric, self._pattern.group) or metric.digest
+        return f"{order} {_digest(self.zeros(formula))}"
 
     def _prune(self, formula: Formula) -> None:
         metric, _ = formula.parts

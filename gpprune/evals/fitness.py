@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from gpprune.compile import Kernel, kernel
+from gpprune.compile import Kernel, behaviour, kernel
 from gpprune.errors import GppruneError, Unfit
 from gpprune.evals.perplexity import Judgement, WindowLoss, check_windows
 from gpprune.primitives import Formula
@@ -216,6 +216,10 @@ class Fitness(ABC):
 
 class MetricFitness(Fitness):
     """Judges metrics: every layer is pruned to the same sparsity by the metric's scores."""
+
+    def fingerprint(self, formula: Formula) -> str | None:
+        """The order in which it puts a fixed probe's weights, see `gpprune.compile.behaviour`."""
+        return behaviour(formula, self._pattern.group)
 
     def _prune(self, formula: Formula) -> None:
         score = self._compiled(formula)

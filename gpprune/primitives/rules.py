@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,12 @@ from .algebra import (
     scale,
     single,
 )
-from .lowering import TINY
+from .lowering import LARGEST, TINY
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
+
+# What exp does not take out of float32's range: values in [-1, 1], weights and their gradients.
+_SMALL = ("W", "G", "tanh", "sigmoid", "minmax")
 
 
 def normal(node: Any, arguments: list[Sum]) -> Sum:
@@ -99,8 +103,18 @@ def alone(monomial: Monomial) -> Atom | None:
 def _log(x: Sum) -> Sum:
     inner = alone(single(x)[1]) if x.terms else None
     if inner is not None and inner.op == "exp" and single(x)[0] == 1:
-        return inner.args[0]
+        return _clamped(inner.args[0])
     return call(PRIMITIVES["log"], [x])
+
+
+def _clamped(x: Sum) -> Sum:
+    """What log(exp(x)) is: x, unless exp left float32's range or log met its smallest."""
+    factor, monomial = single(x) if x.terms else (0.0, ())
+    inner = alone(monomial)
+    if inner is not None and (inner.op or inner.text) in _SMALL and abs(factor) <= 1:
+        return x
+    low, high = constant(math.log(TINY)), constant(math.log(LARGEST))
+    return _extremum("max")(_extremum("min")(x, high), low)
 
 
 def _exp(x: Sum) -> Sum:
@@ -153,11 +167,19 @@ def _reduced(name: str) -> Callable[[Sum], Sum]:
             fixed, inner = absolute(fixed), absolute(inner)
         if reduction.kind == "mean" and inner.number == 1:
             return fixed
+        if reduction.kind in ("sum", "mean") and _is_centred(inner, frozenset({reduction.axis})):
+            return Sum({})
         sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
         atom = Atom(f"{name}({inner.text})", inner.axes & left, sign, name, (inner,))
         return multiply(fixed, from_atom(atom))
 
     return rule
+
+
+def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
+    """Whether it is a z-score of what varies along these axes alone: its mean along them is 0."""
+    atom = alone(single(x)[1]) if x.terms else None
+    return atom is not None and atom.op in ("zscore", "pz_zsn") and atom.axes <= axes
 
 
 def _pz_div(x: Sum, y: Sum) -> Sum:

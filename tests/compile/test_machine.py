@@ -91,6 +91,13 @@ def test_ties_in_rounding_to_float16(exponent: int) -> None:
         assert np.array_equal(scores("pz_half(W)", "machine", {"W": weight}).numpy(), wanted)
 
 
+def test_what_is_not_a_number_stays_so() -> None:
+    weight = torch.tensor([[1.0, math.nan, -math.inf, math.inf, 2.0]])
+    for text in ("mul(W, 2)", "add(W, 1)", "sqr(W)", "div(W, 2)", "pow(W, 0.3)"):
+        found = scores(text, "machine", {"W": weight})
+        assert torch.isnan(found).tolist() == [[False, True, False, False, False]]
+
+
 def test_rows_apart_and_columns_apart() -> None:
     """A part of a larger matrix is read where it lies; a transposed one is not misread."""
     whole = torch.randn(8, 40)

@@ -170,7 +170,9 @@ def test_the_fingerprint_tells_what_is_pruned(
     assert fitness.fingerprint(formula("spread(mul(3, depth), 0.3)")) == seen
     assert fitness.fingerprint(formula("spread(depth, 0.2)")) != seen
     metric = MetricFitness(model, statistics, judged, sparsity=0.5)
-    assert metric.fingerprint(WANDA) is None
+    seen = metric.fingerprint(WANDA)
+    assert metric.fingerprint(parse("max(mul(abs(W), X), 1e-9)")) == seen
+    assert metric.fingerprint(parse("abs(W)")) != seen
 
 
 def test_the_fingerprint_of_a_pair_is_of_both(joint: JointFitness) -> None:
@@ -178,6 +180,7 @@ def test_the_fingerprint_of_a_pair_is_of_both(joint: JointFitness) -> None:
     assert joint.fingerprint(pair("joint(W, spread(mul(3, depth), 0.3))")) == seen
     assert joint.fingerprint(pair("joint(W, spread(depth, 0.2))")) != seen
     assert joint.fingerprint(pair(f"joint(G, {DEEPER})")) != seen
+    assert joint.fingerprint(pair(f"joint(add(W, 3), {DEEPER})")) == seen
 
 
 def test_what_is_known_cannot_be_changed_from_outside(fitness: AllocationFitness) -> None:

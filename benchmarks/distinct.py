@@ -1,0 +1,157 @@
+"""How many evaluations a search is spared: random trees, told apart at four levels.
+
+    python -m benchmarks.distinct [--count 10000] [--group row] [--layer NAME]
+
+Of each tree the text, the key (of the canonical form) and the key's fingerprint (the order of a
+fixed probe) are held against the true mask: half of each row, or of the layer, of a layer of
+SmolLM2-135M, by scores of the tree as it stands in float64. A merge is false where two trees of
+one key or one fingerprint have masks that differ in more than the order of equal scores: in a
+weight whose score, in both, lies off its group's threshold by more than rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpprune.cli.console import progress
+from gpprune.compile import behaviour, kernel
+from gpprune.evals import calibration_samples, read_text, tokenize
+from gpprune.gp.variation import Tree, half_and_half, seeded
+from gpprune.primitives import METRIC, Formula
+from gpprune.prune import calibrate, linear_layers, load_model, prune_mask
+
+LAYER = "model.layers.10.self_attn.q_proj"
+ROUNDING = 1e-9  # relative, of float64 arithmetic in two orders
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--group", choices=["row", "layer"], default="row")
+    parser.add_argument("--layer", default=LAYER)
+    given = parser.parse_args()
+    truth = Truth(given.layer, given.group)
+    trees = list(random_trees(given.count))
+    found = []
+    with progress() as report:
+        for at, tree in enumerate(trees):
+            found.append(_told(tree, truth))
+            report("masks", at + 1, len(trees))
+    print(f"{given.count} random trees of depth 3 to 5, masks of half of each {given.group} of")
+    print(f"{given.layer}, {list(truth.weight.shape)}")
+    for level in ("text", "key", "fingerprint", "mask"):
+        names = {getattr(one, level) for one in found}
+        saved = 1 - len(names) / len(found)
+        print(f"distinct by {level:12}{len(names):>7}   evaluations saved {saved:6.1%}")
+    for level in ("key", "fingerprint"):
+        differ, false = _merges(found, level, truth)
+        print(f"merged by {level}: {differ} with another mask, of these {len(false)} false")
+        for one, other in false[:10]:
+            print(f"    {one}\n    {other}")
+    for level in ("key", "fingerprint"):
+        times = sorted(getattr(one, f"{level}_seconds") * 1e3 for one in found)
+        print(
+            f"milliseconds to a {level}: median {statistics.median(times):.2f}, "
+            f"99 % {times[len(times) * 99 // 100]:.2f}, most {times[-1]:.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What tells a tree from others, and how long that took."""
+
+    text: str
+    key: str
+    fingerprint: str
+    mask: str
+    key_seconds: float
+    fingerprint_seconds: float
+
+
+class Truth:
+    """A real layer, and the masks of formulas on it."""
+
+    def __init__(self, name: str, group: str) -> None:
+        loaded = load_model("smollm2")
+        tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
+        measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), gradients=True)
+        found = measured[name]
+        self.group = group
+        self.weight = linear_layers(loaded.model)[name].weight.detach()
+        self.terminals = {"W": self.weight, "X": found.X, "Y": found.Y, "G": found.G}
+
+    def scores(self, formula: Formula) -> Tensor:
+        """float64 ``[out, in]``."""
+        return kernel(formula, "reference")(**self.terminals)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """Half of each group."""
+        return prune_mask(scores, 0.5, self.group)
+
+    def alike(self, one: Formula, other: Formula) -> bool:
+        """Whether two masks differ among equal scores alone."""
+        scores = [self.scores(formula) for formula in (one, other)]
+        masks = [self.mask(found) for found in scores]
+        apart = masks[0] != masks[1]
+        near = [self._near(*pair) for pair in zip(scores, masks, strict=True)]
+        return bool((near[0] | near[1])[apart].all())
+
+    def _near(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Which scores are their group's threshold but for rounding."""
+        flat = scores if self.group == "row" else scores.reshape(1, -1)
+        pruned = flat.masked_fill(~mask.view(flat.shape), -torch.inf)
+        threshold = pruned.amax(dim=1, keepdim=True)
+        near = (flat - threshold).abs() <= ROUNDING * threshold.abs()
+        return near.view(scores.shape)
+
+
+def random_trees(count: int) -> Iterator[Formula]:
+    """Trees as a search's first generation draws them, always the same."""
+    for number in range(count):
+        with seeded(1, number):
+            yield Formula(Tree(half_and_half(METRIC, 3, 5)), METRIC)
+
+
+def _told(tree: Formula, truth: Truth) -> Told:
+    start = time.perf_counter()
+    form = tree.canonical(truth.group)
+    key = form.digest
+    keyed = time.perf_counter()
+    fingerprint = behaviour(form, truth.group)
+    done = time.perf_counter()
+    mask = truth.mask(truth.scores(tree))
+    digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+    return Told(tree.text, key, fingerprint, digest, keyed - start, done - keyed)
+
+
+def _merges(found: list[Told], level: str, truth: Truth) -> tuple[int, list[tuple[str, str]]]:
+    """How many trees were merged with one that has another mask, and the pairs that are false."""
+    from gpprune.primitives import parse
+
+    first: dict[str, Told] = {}
+    judged: dict[tuple[str, str, str], bool] = {}
+    differ = 0
+    false = []
+    for one in found:
+        other = first.setdefault(getattr(one, level), one)
+        if one.mask == other.mask:
+            continue
+        differ += 1
+        known = (getattr(one, level), one.mask, other.mask)
+        if known not in judged:
+            judged[known] = truth.alike(parse(other.text), parse(one.text))
+        if not judged[known]:
+            false.append((other.text, one.text))
+    return differ, false
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .program import Apply, Instruction, Literal, Load, Program, Reduce, sweeps
-from .reductions import Partial, finish, merge, partial, quick_partial
+from .reductions import Partial, finish, merge, partial
 
 Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
 
@@ -144,7 +144,7 @@ class Blocked:
     ) -> None:
         for place in reduced:
             reduce = self.program.reduce_at(place)
-            part = quick_partial(reduce, block[reduce.arguments[0]])
+            part = partial(reduce, block[reduce.arguments[0]])
             found[place] = merge(reduce, found[place], part) if place in found else part
 
 

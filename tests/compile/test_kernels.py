@@ -194,6 +194,13 @@ def test_sums_past_float32_and_of_constants_are_as_in_float64(
     torch.testing.assert_close(kernel(parse(f"{name}(W)"), "blocked")(W=matrix), wanted)
 
 
+@pytest.mark.parametrize("backend", ["blocked", "machine"])
+def test_a_sum_keeps_what_cancellation_leaves(backend: str) -> None:
+    matrix = torch.tensor([[1e8, 1.0, -1e8]])
+    assert kernel(parse("rowsum(W)"), backend)(W=matrix).unique().tolist() == [1.0]
+    assert kernel(parse("colsum(W)"), backend)(W=matrix.T).unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("text", ["zscore(sqr(sqr(G)))", "colnorm(sqr(sqr(G)))", "rownorm(exp(G))"])
 def test_squares_out_of_float32s_range_are_not_lost(text: str) -> None:
     generator = torch.Generator().manual_seed(0)

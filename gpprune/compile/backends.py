@@ -64,12 +64,13 @@ def reference(program: Program) -> Runner:
 def inductor(program: Program) -> Runner:
     """The same instructions traced by `torch.compile` into fused kernels."""
 
-    def scores(tensors: list[Tensor], shape: tuple[int, int], like: Tensor) -> Tensor:
+    def scores(tensors: list[Tensor], shape: tuple[int, int], out: Tensor) -> None:
         terminals = dict(zip(names, tensors, strict=True))
         values: dict[int, Tensor] = {}
         for place, instruction in enumerate(program.instructions):
-            values[place] = whole(instruction, values, terminals, shape, like)
-        return values[program.root].expand(shape)
+            values[place] = whole(instruction, values, terminals, shape, out)
+        # inside, so that the kernel writes there: a copy afterwards would move as much again
+        out.copy_(values[program.root])
 
     names = sorted(program.terminals)
     # A code object of its own for each program: recompilation limits are counted by code object
@@ -84,7 +85,7 @@ def inductor(program: Program) -> Runner:
     )
 
     def run(terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor) -> None:
-        out.copy_(compiled([terminals[name] for name in names], shape, out))
+        compiled([terminals[name] for name in names], shape, out)
 
     return run
 

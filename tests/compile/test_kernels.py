@@ -10,22 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_reference import evaluate, float32_tolerance
-from random_formulas import formulas, layer
+from random_formulas import COMPILED, formulas, layer
 
 from gpprune.compile import choose, kernel, lower
 from gpprune.errors import UsageError
 from gpprune.primitives import PRIMITIVES, Formula, parse, published
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9))
-# Formulas that between them use every primitive; compiling takes a second or more each.
-COMPILED = [
-    *(f.text for f in published.values()),
-    "zscore(log(mul(W, exp(tanh(G)))))",
-    "max(sqr(W), min(sqrt(X), sigmoid(Y)))",
-    "sub(rowmean(W), colmean(pow(W, 1.5)))",
-    "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
-    "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
-]
 
 
 def agrees(formula: Formula, terminals: dict[str, torch.Tensor], backend: str) -> bool:

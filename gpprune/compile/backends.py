@@ -20,6 +20,8 @@ Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
 
 # Elements a block: four float32 temporaries of this size fit the L2 caches of two cores.
 BLOCK = 1 << 16
+# Elsewhere every instruction of a block is a kernel to launch, which takes microseconds.
+LAUNCHED_BLOCK = 1 << 24
 
 
 def _placed(value: Tensor, axes: frozenset[str], dtype: torch.dtype) -> Tensor:
@@ -111,7 +113,7 @@ class Blocked:
                 instruction = self.program.instructions[place]
                 values[place] = whole(instruction, values, terminals, shape, out)
             found: dict[int, Partial] = {}
-            for rows in _row_blocks(shape) if sweep.needed else ():
+            for rows in _row_blocks(shape, out.device) if sweep.needed else ():
                 block = self._block(sweep.needed, values, terminals, rows, out.dtype)
                 if self.program.root in block:
                     out[rows] = block[self.program.root]
@@ -149,8 +151,9 @@ class Blocked:
             found[place] = merge(reduce, found[place], part) if place in found else part
 
 
-def _row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    rows = max(1, BLOCK // max(1, shape[1]))
+def _row_blocks(shape: tuple[int, int], device: torch.device) -> Iterator[slice]:
+    block = BLOCK if device.type == "cpu" else LAUNCHED_BLOCK
+    rows = max(1, block // max(1, shape[1]))
     for start in range(0, shape[0], rows):
         yield slice(start, min(start + rows, shape[0]))
 

@@ -1,4 +1,4 @@
-"""Random typed formulas and the data they are scored on, for property tests."""
+"""Formulas, random typed ones too, and the data they are scored on, for property tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.primitives import METRIC, PRIMITIVES, Formula
+from gpprune.primitives import METRIC, PRIMITIVES, Formula, published
+
+# Formulas that between them use every primitive; compiling takes a second or more each.
+COMPILED = [
+    *(f.text for f in published.values()),
+    "zscore(log(mul(W, exp(tanh(G)))))",
+    "max(sqr(W), min(sqrt(X), sigmoid(Y)))",
+    "sub(rowmean(W), colmean(pow(W, 1.5)))",
+    "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
+    "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
+]
 
 
 @st.composite

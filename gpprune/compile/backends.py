@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from .program import Apply, Instruction, Literal, Load, Program, Reduce, sweeps
-from .reductions import Partial, finish, merge, partial, quick_partial
+from .reductions import Partial, finish, merge, partial
 
 Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
 
 # Elements a block: four float32 temporaries of this size fit the L2 caches of two cores.
 BLOCK = 1 << 16
+# Elsewhere every instruction of a block is a kernel to launch, which takes microseconds.
+LAUNCHED_BLOCK = 1 << 24
 
 
 def _placed(value: Tensor, axes: frozenset[str], dtype: torch.dtype) -> Tensor:
@@ -64,12 +66,13 @@ def reference(program: Program) -> Runner:
 def inductor(program: Program) -> Runner:
     """The same instructions traced by `torch.compile` into fused kernels."""
 
-    def scores(tensors: list[Tensor], shape: tuple[int, int], like: Tensor) -> Tensor:
+    def scores(tensors: list[Tensor], shape: tuple[int, int], out: Tensor) -> None:
         terminals = dict(zip(names, tensors, strict=True))
         values: dict[int, Tensor] = {}
         for place, instruction in enumerate(program.instructions):
-            values[place] = whole(instruction, values, terminals, shape, like)
-        return values[program.root].expand(shape)
+            values[place] = whole(instruction, values, terminals, shape, out)
+        # inside, so that the kernel writes there: a copy afterwards would move as much again
+        out.copy_(values[program.root])
 
     names = sorted(program.terminals)
     # A code object of its own for each program: recompilation limits are counted by code object
@@ -84,7 +87,7 @@ def inductor(program: Program) -> Runner:
     )
 
     def run(terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor) -> None:
-        out.copy_(compiled([terminals[name] for name in names], shape, out))
+        compiled([terminals[name] for name in names], shape, out)
 
     return run
 
@@ -110,7 +113,7 @@ class Blocked:
                 instruction = self.program.instructions[place]
                 values[place] = whole(instruction, values, terminals, shape, out)
             found: dict[int, Partial] = {}
-            for rows in _row_blocks(shape) if sweep.needed else ():
+            for rows in _row_blocks(shape, out.device) if sweep.needed else ():
                 block = self._block(sweep.needed, values, terminals, rows, out.dtype)
                 if self.program.root in block:
                     out[rows] = block[self.program.root]
@@ -144,12 +147,13 @@ class Blocked:
     ) -> None:
         for place in reduced:
             reduce = self.program.reduce_at(place)
-            part = quick_partial(reduce, block[reduce.arguments[0]])
+            part = partial(reduce, block[reduce.arguments[0]])
             found[place] = merge(reduce, found[place], part) if place in found else part
 
 
-def _row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    rows = max(1, BLOCK // max(1, shape[1]))
+def _row_blocks(shape: tuple[int, int], device: torch.device) -> Iterator[slice]:
+    block = BLOCK if device.type == "cpu" else LAUNCHED_BLOCK
+    rows = max(1, block // max(1, shape[1]))
     for start in range(0, shape[0], rows):
         yield slice(start, min(start + rows, shape[0]))
 

@@ -49,6 +49,9 @@ class Kernel:
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
         """Scores, `[out_features, in_features]`, float32 (float64 from the reference backend).
 
+        They are computed where `out` lies, else where `W` or `G` does; what lies elsewhere is
+        copied there.
+
         Args:
             out: a prepared buffer for the scores; returned.
             **terminals: tensors by name; those the formula does not use are ignored. A formula
@@ -63,8 +66,10 @@ class Kernel:
             out = torch.empty(shape, dtype=dtype, device=device)
         elif out.dtype != dtype:
             raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
+        # statistics may have been measured elsewhere, and the machine reads addresses
+        placed = {name: terminals[name].to(out.device) for name in self.terminals}
         with torch.no_grad():
-            self._run(terminals, shape, out)
+            self._run(placed, shape, out)
         return out
 
     def _shape(

@@ -1,7 +1,7 @@
 """Reductions of a value held at its natural shape `[out or 1, in or 1]`.
 
-Sums run in float64, so that neither cancellation nor the number of blocks shows in float32; a
-float32 sum stands in where its result says that it is as good.
+Sums run in float64, so that neither cancellation nor the number of blocks shows in float32. In
+blocks that lie in cache they take no longer than float32's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from ..primitives.lowering import saturate
 from .program import Reduce
 
 _DIMENSION = {"out": 0, "in": 1}
-_SMALL_SQUARES = 1e-30  # a float32 sum of squares below this has lost some to underflow
 ROUNDING = 1e-14
 
 
@@ -44,20 +43,6 @@ def partial(reduce: Reduce, value: Tensor) -> Partial:
         return Partial(count, total)
     centred = wide - total / count
     return Partial(count, total, (centred * centred).sum(dims, keepdim=True))
-
-
-def quick_partial(reduce: Reduce, value: Tensor) -> Partial:
-    """As `partial`, with a float32 sum where that is as good: not past or below its range."""
-    if reduce.kind not in ("sum", "norm"):
-        return partial(reduce, value)
-    dims = [0, 1] if reduce.axis == "all" else [_DIMENSION[reduce.axis]]
-    found = (value if reduce.kind == "sum" else value * value).sum(dims, keepdim=True)
-    extremes = torch.aminmax(found) if found.numel() else None
-    if extremes is None or not torch.isfinite(extremes.max - extremes.min):
-        return partial(reduce, value)
-    if reduce.kind == "norm" and extremes.min < _SMALL_SQUARES:
-        return partial(reduce, value)
-    return Partial(_product([value.shape[d] for d in dims]), found.double())
 
 
 def merge(reduce: Reduce, a: Partial, b: Partial) -> Partial:

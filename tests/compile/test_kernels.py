@@ -10,22 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_reference import evaluate, float32_tolerance
-from random_formulas import formulas, layer
+from random_formulas import COMPILED, formulas, layer
 
 from gpprune.compile import choose, kernel, lower
 from gpprune.errors import UsageError
 from gpprune.primitives import PRIMITIVES, Formula, parse, published
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9))
-# Formulas that between them use every primitive; compiling takes a second or more each.
-COMPILED = [
-    *(f.text for f in published.values()),
-    "zscore(log(mul(W, exp(tanh(G)))))",
-    "max(sqr(W), min(sqrt(X), sigmoid(Y)))",
-    "sub(rowmean(W), colmean(pow(W, 1.5)))",
-    "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
-    "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
-]
 
 
 def agrees(formula: Formula, terminals: dict[str, torch.Tensor], backend: str) -> bool:
@@ -214,6 +205,13 @@ def test_sums_past_float32_and_of_constants_are_as_in_float64(
 ) -> None:
     wanted = kernel(parse(f"{name}(W)"), "reference")(W=matrix).float()
     torch.testing.assert_close(kernel(parse(f"{name}(W)"), "blocked")(W=matrix), wanted)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "machine"])
+def test_a_sum_keeps_what_cancellation_leaves(backend: str) -> None:
+    matrix = torch.tensor([[1e8, 1.0, -1e8]])
+    assert kernel(parse("rowsum(W)"), backend)(W=matrix).unique().tolist() == [1.0]
+    assert kernel(parse("colsum(W)"), backend)(W=matrix.T).unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("text", ["zscore(sqr(sqr(G)))", "colnorm(sqr(sqr(G)))", "rownorm(exp(G))"])

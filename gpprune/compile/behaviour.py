@@ -95,6 +95,8 @@ def _probe() -> tuple[dict[str, Tensor], ...]:
         _quantised(_layer(generator, 128, 24, uneven=2.0)),
         _layer(generator, 64, 80),
         _layer(generator, 48, 96, size=0.02, gradient=1e-3, output=4.0),
+        _holed(_layer(generator, 320, 24, uneven=1.0)),
+        _holed(_layer(generator, 24, 320, uneven=1.0)),
         *(_layer(generator, 24, 16, uneven=1.0) for _ in range(6)),
         *(_quantised(_layer(generator, 12, 20)) for _ in range(4)),
     )
@@ -129,6 +131,13 @@ def _layer(
         "G": gradients * lognormal(0.3 + 2 * uneven, 1, columns),
         "D": lognormal(0.5 + uneven / 2, columns),
     }
+
+
+def _holed(layer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with a weight of 0 here and there: among hundreds it moves a mean of logarithms."""
+    weight = layer["W"]
+    holes = torch.arange(weight.numel()).view(weight.shape) % 601 == 0
+    return {**layer, "W": weight.masked_fill(holes, 0.0)}
 
 
 def _quantised(layer: dict[str, Tensor]) -> dict[str, Tensor]:

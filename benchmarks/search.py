@@ -37,13 +37,13 @@ def main() -> None:
     measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), gradients=True)
     layers = linear_layers(loaded.model)
     largest = max(layer.weight.numel() for layer in layers.values()) * 4
-    buffers = {layer.weight.shape: torch.empty(layer.weight.shape) for layer in layers.values()}
+    buffer = torch.empty(largest // 4)
 
     @torch.no_grad()
     def ours(formula: Formula) -> None:
         score = kernel(formula)
         for name, layer in layers.items():
-            out = buffers[layer.weight.shape]
+            out = buffer[: layer.weight.numel()].view(layer.weight.shape)
             prune_mask(layer_scores(score, layer.weight, measured[name], out), SPARSITY, "row")
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ def main() -> None:
     total = time.perf_counter() - start
     print(f"{len(formulas)} formulas over {len(layers)} layers: {total:.1f} s, compiling included")
     if before is not None:
-        extra = (_peak() or 0) - before + sum(buffer.nbytes for buffer in buffers.values())
+        extra = (_peak() or 0) - before + buffer.nbytes
         print(f"peak extra memory {extra / largest:.2f} times the largest layer ({largest} bytes)")
     sample = formulas[: given.sample]
     rival = _seconds(theirs, sample)

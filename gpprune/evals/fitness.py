@@ -79,7 +79,8 @@ class Fitness(ABC):
         self._model = _copy_as(model, dtype)
         self._pruned = linear_layers(self._model)
         self._loss = WindowLoss(self._model)
-        self._buffers: dict[torch.Size, Tensor] = {}
+        largest = max(weight.numel() for weight in weights)
+        self._buffer = torch.empty(largest, dtype=torch.float32, device=self._device)
         self._prepared = [0]  # shared by all that prune this copy
 
     @abstractmethod
@@ -195,17 +196,14 @@ class Fitness(ABC):
         return score
 
     def _scores(self, layer: LinearLayer, score: Kernel) -> Tensor:
-        """A layer's scores, float32 `[out, in]`, good until those of a layer of its shape.
+        """A layer's scores, float32 `[out, in]`, good until those of the next layer.
 
         Raises:
             Unfit: they are NaN or all the same.
         """
         weight = layer.weight
-        if weight.shape not in self._buffers:
-            buffer = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-            self._buffers[weight.shape] = buffer
-        statistics = self._statistics.get(layer.name)
-        scores = layer_scores(score, weight, statistics, self._buffers[weight.shape])
+        buffer = self._buffer[: weight.numel()].view(weight.shape)
+        scores = layer_scores(score, weight, self._statistics.get(layer.name), buffer)
         lowest, highest = torch.aminmax(scores)
         if torch.isnan(lowest) or torch.isnan(highest):
             raise Unfit(f"NaN among the scores of {layer.name}")

@@ -3,9 +3,9 @@
     python -m benchmarks.backends [--formulas 24] [--passes 40]
 
 Two kinds of work over the 210 linear layers of SmolLM2-135M: a search's, which scores them once by
-each of many formulas, and that of pruning a larger model, which scores as many weights as `--passes`
-such models have by a few published formulas. Every backend has a process and empty caches of its
-own; what is built once for all formulas is built before.
+each of many formulas, and that of pruning a larger model, which scores as many weights as
+`--passes` such models have by a few published formulas. Every backend has a process and empty
+caches of its own; what is built once for all formulas is built before.
 """
 
 from __future__ import annotations

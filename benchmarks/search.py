@@ -1,6 +1,6 @@
 """What a search pays for scores and masks: distinct formulas over all layers of SmolLM2-135M.
 
-    python -m benchmarks.search [--count 1000] [--sample 8]
+    python -m benchmarks.search [--count 1000] [--sample 40]
 
 Every formula is compiled, scores all 210 linear layers and gives their masks at 50 % of each row;
 nothing is judged. The rival, eager trees and stable sorts of rows, does the same for the first
@@ -30,7 +30,7 @@ SPARSITY = 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--sample", type=int, default=8)
+    parser.add_argument("--sample", type=int, default=40)
     given = parser.parse_args()
     loaded = load_model("smollm2")
     tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)

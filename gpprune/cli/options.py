@@ -62,11 +62,11 @@ SplitOption = Annotated[
 Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
 PatternOption = Annotated[
     str,
-    typer.Option("--pattern", help="Weights compete within a row, a layer, or N:M (2:4)."),
+    typer.Option("--pattern", help="Weights compete within a row, rows:N, a layer, or N:M (2:4)."),
 ]
 OwnPattern = Annotated[
     str | None,
-    typer.Option("--pattern", help="row, layer or N:M; by default the metric's own."),
+    typer.Option("--pattern", help="row, rows:N, layer or N:M; by default the metric's own."),
 ]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Pruned by: a published metric or formula text.")

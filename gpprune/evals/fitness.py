@@ -72,7 +72,7 @@ class Fitness(ABC):
         self._pattern = parse_pattern(pattern)
         self._sparsity = self._pattern.target(sparsity)
         for layer in self._dense.values():
-            self._pattern.check_layer(repr(layer.name), layer.in_features)
+            self._pattern.check_layer(repr(layer.name), layer.weight.shape)
         weights = [layer.weight for layer in self._dense.values()]
         self._elements = sum(weight.numel() for weight in weights)
         self._device = weights[0].device

@@ -39,13 +39,16 @@ class Pattern:
     """A shape of sparsity: which weights compete, and how many of them go.
 
     Attributes:
-        text: how it is written: ``"row"``, ``"layer"``, ``"2:4"``.
-        group: the comparison group of its scores, ``"row"`` or ``"layer"``. Only their order
-            inside it matters, so a formula may be reduced to that order before it is compiled.
+        text: how it is written: ``"row"``, ``"rows:16"``, ``"layer"``, ``"2:4"``.
+        group: what holds its comparison groups of scores, ``"row"`` or ``"layer"``. Only their
+            order inside it matters, so a formula may be reduced to that order before it is
+            compiled.
         choose: from scores ``[out, in]`` without NaN and a sparsity to the mask, bool
             ``[out, in]``, True where a weight goes.
         sparsity: the sparsity that the pattern itself implies, or None.
         multiple: what a layer's number of input features must be a multiple of.
+        rows: how many consecutive output neurons compete together, where that is neither one nor
+            all; a layer has a multiple of so many.
     """
 
     text: str
@@ -53,6 +56,7 @@ class Pattern:
     choose: Callable[[Tensor, float], Tensor]
     sparsity: float | None = None
     multiple: int = 1
+    rows: int = 0
 
     def target(self, sparsity: float | None) -> float:
         """The sparsity to prune to, from the one asked for (None: what the pattern implies).
@@ -76,22 +80,30 @@ class Pattern:
         """How many comparison groups a layer of ``[out, in]`` weights has."""
         if self.multiple > 1:
             return shape[0] * shape[1] // self.multiple
+        if self.rows:
+            return shape[0] // self.rows
         return shape[0] if self.group == "row" else 1
 
     def grain(self, shape: Sequence[int]) -> int:
         """A layer's zeros come in multiples of this: in N:M every group has as many."""
         return self.groups(shape) if self.multiple > 1 else 1
 
-    def check_layer(self, name: str, in_features: int) -> None:
-        """See that the pattern fits a layer.
+    def check_layer(self, name: str, shape: Sequence[int]) -> None:
+        """See that the pattern fits a layer of ``[out, in]`` weights.
 
         Raises:
             UsageError: naming the layer that it does not fit.
         """
-        if in_features % self.multiple:
+        neurons, features = shape
+        if features % self.multiple:
             raise UsageError(
-                f"the pattern {self.text!r} does not fit {name}: its {in_features} input "
+                f"the pattern {self.text!r} does not fit {name}: its {features} input "
                 f"features are not divisible by {self.multiple}"
+            )
+        if self.rows and neurons % self.rows:
+            raise UsageError(
+                f"the pattern {self.text!r} does not fit {name}: its {neurons} output neurons "
+                f"are not divisible by {self.rows}"
             )
 
 
@@ -106,9 +118,22 @@ def _lowest_of_layer(scores: Tensor, sparsity: float) -> Tensor:
     return lowest(flat, pruned_count(sparsity, flat.shape[1])).view(scores.shape)
 
 
+def _lowest_of_bands(rows: int, scores: Tensor, sparsity: float) -> Tensor:
+    """The lowest ``floor(sparsity * rows * in)`` of each ``rows`` consecutive output neurons."""
+    flat = scores.reshape(-1, rows * scores.shape[1])
+    return lowest(flat, pruned_count(sparsity, flat.shape[1])).view(scores.shape)
+
+
 def _lowest_of_groups(size: int, pruned: int, scores: Tensor, sparsity: float) -> Tensor:
     """The ``pruned`` lowest of each ``size`` consecutive input features."""
     return lowest(scores.reshape(-1, size), pruned).view(scores.shape)
+
+
+def _band_pattern(match: re.Match[str]) -> Pattern:
+    rows = int(match[1])
+    if rows < 1:
+        raise UsageError(f"the pattern {match[0]!r} compares no rows: write rows:N with N from 1")
+    return Pattern(f"rows:{rows}", "layer", partial(_lowest_of_bands, rows), rows=rows)
 
 
 def _mixed_pattern(match: re.Match[str]) -> Pattern:
@@ -135,6 +160,7 @@ def _group_pattern(match: re.Match[str]) -> Pattern:
 # How a pattern is described and written, and how it is made. A new pattern is a new line.
 _FORMS: tuple[tuple[str, str, Callable[[re.Match[str]], Pattern]], ...] = (
     ("row", r"row", lambda match: Pattern("row", "row", _lowest_of_rows)),
+    ("rows:N such as rows:16", r"rows:([0-9]{1,6})", _band_pattern),
     ("layer", r"layer", lambda match: Pattern("layer", "layer", _lowest_of_layer)),
     ("N:M such as 2:4", r"([0-9]{1,4}):([0-9]{1,4})", _group_pattern),
     ("N:8 (another N in each layer)", r"N:([0-9]{1,4})", _mixed_pattern),
@@ -143,7 +169,7 @@ _FORMS: tuple[tuple[str, str, Callable[[re.Match[str]], Pattern]], ...] = (
 
 @lru_cache(maxsize=64)
 def parse_pattern(text: str) -> Pattern:
-    """The pattern written as ``"row"``, ``"layer"`` or ``"N:M"``.
+    """The pattern written as ``"row"``, ``"rows:N"``, ``"layer"`` or ``"N:M"``.
 
     Raises:
         UsageError: the text is no pattern.
@@ -174,7 +200,7 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     Args:
         scores: ``[out, in]``, any floating dtype; infinities are fine.
         sparsity: the share to prune, in ``[0, 1)``; None where the pattern implies it.
-        pattern: ``"row"``, ``"layer"``, ``"N:M"`` or a parsed :class:`Pattern`.
+        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or a parsed :class:`Pattern`.
 
     Returns:
         A bool tensor ``[out, in]`` on the scores' device, True where a weight is pruned.
@@ -187,7 +213,7 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     target = shape.target(sparsity)
     if scores.ndim != 2:
         raise UsageError(f"scores have shape {list(scores.shape)}: a layer's are [out, in]")
-    shape.check_layer("this layer", scores.shape[1])
+    shape.check_layer("this layer", scores.shape)
     check_scores(scores)
     return shape.choose(scores, target)
 

@@ -165,7 +165,7 @@ def prune_model(
     layers = linear_layers(model)
     check_weights(layers)
     for layer in layers.values():
-        recipe.shape.check_layer(repr(layer.name), layer.in_features)
+        recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
     formula = recipe.formula.canonical(recipe.shape.group)
     weights = [layer.weight for layer in layers.values()]
     elements = sum(weight.numel() for weight in weights)

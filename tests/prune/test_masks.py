@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpprune.compile import native
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import parse_pattern, prune_mask, pruned_count
+from gpprune.prune import exact_mask, parse_pattern, prune_mask, pruned_count
 from gpprune.prune.bisection import WIDEST, lowest_by_bisection
 from gpprune.prune.histogram import lowest_by_histogram
 
@@ -95,6 +95,31 @@ def check_rows_and_layer(scores: Tensor) -> None:
     assert torch.equal(prune_mask(scores, 0.37, "row"), by_sorting(scores, count))
     all_of_it = by_sorting(scores.reshape(1, -1), pruned_count(0.37, scores.numel()))
     assert torch.equal(prune_mask(scores, 0.37, "layer"), all_of_it.view(scores.shape))
+
+
+@given(matrices(), st.sampled_from([1, 2, 3]), shares)
+def test_a_band_of_rows_is_a_stable_sort_of_them_together(
+    scores: Tensor, rows: int, sparsity: float
+) -> None:
+    whole = scores.repeat(rows, 1)
+    bands = whole.reshape(len(scores), -1)
+    wanted = by_sorting(bands, pruned_count(sparsity, bands.shape[1]))
+    assert torch.equal(prune_mask(whole, sparsity, f"rows:{rows}"), wanted.view(whole.shape))
+
+
+def test_a_band_of_rows_has_its_share_of_exact_zeros() -> None:
+    pattern = parse_pattern("rows:2")
+    mask = exact_mask(torch.randn(6, 5), 16, pattern)
+    assert mask.view(3, 10).sum(1).tolist() == [6, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("rows:4", "6 output neurons are not divisible by 4"), ("rows:0", "rows:N with N from 1")],
+)
+def test_a_band_that_does_not_fit_is_named(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        prune_mask(torch.randn(6, 5), 0.5, text)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

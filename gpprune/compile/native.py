@@ -86,12 +86,14 @@ def _library(source: str) -> ctypes.CDLL | None:
     if program is None:
         return None
     target = _target(program, source)
-    if not target.is_file() and not _build(program, source, target):
-        return None
-    try:
-        return ctypes.CDLL(str(target))
-    except OSError:
-        return None
+    for _ in range(2):  # one that is damaged is built again
+        if not target.is_file() and not _build(program, source, target):
+            return None
+        try:
+            return ctypes.CDLL(str(target))
+        except OSError:
+            target.unlink(missing_ok=True)
+    return None
 
 
 def _target(program: str, source: str) -> Path:

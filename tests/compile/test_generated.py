@@ -32,7 +32,7 @@ def scores(text: str, backend: str, terminals: dict[str, torch.Tensor]) -> torch
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_it_gives_the_machines_bits(text: str) -> None:
-    """One library serves every shape."""
+    """Of float32; one library serves every shape."""
     for shape in ((3, 1023), FAR, (300, 700)):
         terminals = layer(1, *shape)
         assert torch.equal(scores(text, "generated", terminals), scores(text, "machine", terminals))
@@ -76,6 +76,19 @@ def test_without_a_compiler_the_blocks_do_it(
     weight, x, out = torch.randn(3, 4), torch.rand(4), torch.empty(3, 4)
     Generated(lower(parse("sub(abs(W), X)")))({"W": weight, "X": x}, (3, 4), out)
     assert torch.equal(out, weight.abs() - x)
+
+
+def test_a_damaged_library_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program, weight, out = lower(parse("sub(sqr(W), Y)")), torch.randn(3, 4), torch.empty(3, 4)
+    for folder in ("first", "second"):
+        monkeypatch.setenv("GPPRUNE_CACHE", str(tmp_path / folder))
+        native.functions.cache_clear()
+        Generated(program)({"W": weight, "Y": torch.ones(3)}, (3, 4), out)
+        (library,) = (tmp_path / folder / "native").iterdir()
+        assert library.stat().st_size
+        assert torch.equal(out, weight.square() - 1)
+        (tmp_path / "second" / "native").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "second" / "native" / library.name).touch()
 
 
 def test_what_is_in_the_cache_folder_is_chosen(

@@ -82,6 +82,7 @@ def score_allocations(
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     with progress() as report:
         bench = allocation_workbench(model, dtype, texts, report, chosen, metric, [(text, split)])
+        bench.check_pattern(way)
         tokens = bench.windows(split)
         start = time.perf_counter()
         rows = [_row(None, None, 0.0, None, bench.dense(tokens), start)]
@@ -151,6 +152,7 @@ def allocate(
     )
     with progress() as report:
         bench = allocation_workbench(model, DType.float32, texts, report, chosen, metric, [])
+        bench.check_pattern(way)
         layers = linear_layers(bench.loaded.model)
         judge = AllocationBench(bench, bench.calibration(), metric, way)
         rows: list[dict[str, Any]] = []

@@ -188,6 +188,7 @@ def _ready(goal: Goal, report: Any) -> Workbench:
     texts = goal.texts
     reads = [(texts.text, "validation"), (texts.calibration_text, "calibration")]
     bench = Workbench(goal.model, goal.dtype, texts, report, reads=reads, terminals=goal.terminals)
+    bench.check_pattern(goal.pattern)
     bench.test_windows(spread=goal.spread)
     bench.windows("validation", spread=goal.spread)
     _ = bench.statistics

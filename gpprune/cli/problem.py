@@ -77,8 +77,14 @@ class Workbench:
         self.report = report
         self.dtype = compute_dtype(dtype)
         self.loaded: Loaded = load_model(model, dtype=torch.float32, progress=report)
-        check_weights(linear_layers(self.loaded.model))
+        self._layers = linear_layers(self.loaded.model)
+        check_weights(self._layers)
         self._tokens: dict[tuple[str, str], Tensor] = {}
+
+    def check_pattern(self, text: str) -> None:
+        """See that a pattern fits every layer, before anything is measured for it."""
+        for layer in self._layers.values():
+            parse_pattern(text).check_layer(repr(layer.name), layer.weight.shape)
 
     def tokens(self, spec: str, split: str) -> Tensor:
         """A text's tokens, `[tokens]`."""

@@ -81,6 +81,8 @@ def score_metrics(
             reads=reads,
             terminals=names,
         )
+        for name in chosen:
+            bench.check_pattern(pattern_of(name, pattern))
         tokens = bench.windows(split)
         start = time.perf_counter()
         rows = [_row("dense", None, 0.0, None, bench.dense(tokens), start)]

@@ -190,6 +190,30 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
     assert list(tmp_path.iterdir()) == []
 
 
+MISFIT = [
+    ["score", "metrics", "wanda"],
+    ["score", "allocations", "uniform"],
+    ["allocate", "uniform"],
+    ["evolve", "metric", "--out", "x"],
+]
+
+
+@pytest.mark.parametrize("command", MISFIT, ids=" ".join)
+def test_a_pattern_that_does_not_fit_is_said_before_anything_is_measured(
+    command: list[str],
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpprune.cli.problem.calibrate", None)
+    monkeypatch.setattr("gpprune.cli.problem.window_losses", None)
+    assert run([*command, "--model", str(tiny_model_dir), "--pattern", "rows:7"]) == 2
+    assert "64 output neurons are not divisible by 7" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_text_too_short_for_a_window_is_said_with_its_size(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,7 +107,7 @@ class Truth:
         masks = [self.mask(found) for found in scores]
         apart = masks[0] != masks[1]
         near = [self._near(*pair) for pair in zip(scores, masks, strict=True)]
-        return bool((near[0] | near[1])[apart].all())
+        return bool((near[0] & near[1])[apart].all())
 
     def _near(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Which scores are their group's threshold but for rounding."""

@@ -35,7 +35,7 @@ def prune(
         float | None, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option("--pattern", help="row, layer, or N:M (2:4).")
+        str | None, typer.Option("--pattern", help="row, rows:N, layer, or N:M (2:4).")
     ] = None,
     allocation: Annotated[
         str | None,

@@ -53,7 +53,7 @@ def score_metrics(
     ] = "0.5",
     pattern: Annotated[
         str | None,
-        typer.Option("--pattern", help="row, layer or N:M; by default each metric's own."),
+        typer.Option("--pattern", help="row, rows:N, layer or N:M; by default each metric's own."),
     ] = None,
     windows: Windows = TEST_WINDOWS,
     window_length: WindowLength = TEST_LENGTH,

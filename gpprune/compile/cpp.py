@@ -68,7 +68,8 @@ inline float half(float a) {
 }
 inline float from_float16(uint16 h) {
   const float size = number(uint32(h & 0x7fff) << 13) * 5.192296858534828e33f;  // 2^112
-  return number(bits(size) | uint32(h & 0x8000) << 16);
+  const uint32 infinite = -uint32((h & 0x7c00) == 0x7c00) & 0x7f800000;  // or not a number
+  return number(bits(size) | infinite | uint32(h & 0x8000) << 16);
 }
 inline float from_bfloat16(uint16 h) { return number(uint32(h) << 16); }
 

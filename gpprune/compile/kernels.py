@@ -58,7 +58,8 @@ class Kernel:
                 that uses neither `W` nor `G` needs one of them, or `out`, to know the shape.
 
         Raises:
-            UsageError: a terminal is missing, or its shape does not fit the others.
+            UsageError: a terminal is missing, its shape does not fit the others, or `out` has
+                another shape or dtype than the scores, or rows that share memory.
         """
         shape, device = self._shape(terminals, out)
         dtype = torch.float64 if self.backend == "reference" else torch.float32
@@ -67,9 +68,10 @@ class Kernel:
         elif out.dtype != dtype:
             raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
         # statistics may have been measured elsewhere, and the machine reads addresses
-        placed = {name: terminals[name].to(out.device) for name in self.terminals}
+        placed = {name: terminals[name].to(out.device).resolve_neg() for name in self.terminals}
         with torch.no_grad():
-            self._run(placed, shape, out)
+            if out.numel():
+                self._run(placed, shape, out)
         return out
 
     def _shape(
@@ -84,6 +86,11 @@ class Kernel:
         if not whole or whole[0].dim() != 2:
             raise UsageError("pass W or G of shape [out_features, in_features]")
         shape = (whole[0].shape[0], whole[0].shape[1])
+        if out is not None and (tuple(out.shape) != shape or 0 in out.stride()):
+            raise UsageError(
+                f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
+                f"{shape}, each in a place of its own"
+            )
         for name in self.terminals:
             axes = axes_of(TERMINALS[name][0])
             wanted = shape if axes == MATRIX else shape[:1] if axes == {"out"} else shape[1:]
@@ -137,10 +144,12 @@ def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") 
     """The backend whose compile and run times for this many elements add up to least.
 
     On a CPU that is the machine, which has nothing to compile, or C++ generated for the formula,
-    if that is in the cache folder or so many elements pay for it; without a C++ compiler, and on
-    other devices, blocks or what `torch.compile` makes of the formula.
+    if that is in the cache folder or so many elements pay for it, and blocks where neither can be
+    built; on other devices blocks, or what `torch.compile` makes of the formula.
     """
-    if torch.device(device).type == "cpu" and built() is not None:
+    if torch.device(device).type == "cpu":
+        if built() is None:
+            return "blocked"
         program = lower(formula)
         steps = sum(isinstance(i, Apply | Reduce) for i in program.instructions)
         saved = elements * steps * GENERATE_SAVES

@@ -11,9 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -25,6 +27,7 @@ _FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
 )
 _ELEMENTS_A_THREAD = 1 << 16
+_BUILDING = Lock()  # a source that several threads ask for is built once
 
 
 def shares(rows: int, columns: int) -> list[tuple[int, int]]:
@@ -47,6 +50,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="gpprune")
 
 
+# A forked child has none of the pool's threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def compiler() -> str | None:
     """The C++ compiler; None where there is none."""
     return shutil.which("g++") or shutil.which("clang++")
@@ -63,7 +71,8 @@ def functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...]
         source: declares them `extern "C"`; they return nothing.
         signatures: by name, a letter for each argument: "p" a pointer, "n" a 64-bit integer.
     """
-    library = _library(source)
+    with _BUILDING:
+        library = _library(source)
     if library is None:
         return None
     found = []
@@ -92,7 +101,8 @@ def _library(source: str) -> ctypes.CDLL | None:
         try:
             return ctypes.CDLL(str(target))
         except OSError:
-            target.unlink(missing_ok=True)
+            with suppress(OSError):
+                target.unlink()
     return None
 
 
@@ -104,7 +114,10 @@ def _target(program: str, source: str) -> Path:
 @lru_cache(maxsize=8)
 def _toolchain(program: str) -> str:
     """What a library depends on beside its source."""
-    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    try:
+        version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    except OSError:  # it cannot be run, and will not build
+        version = ""
     return "\n".join([version, *_FLAGS, platform.machine(), _processor()])
 
 
@@ -118,6 +131,8 @@ def _build(program: str, source: str, target: Path) -> bool:
             built = [program, *_FLAGS, str(file), "-o", str(draft)]
             if subprocess.run(built, capture_output=True).returncode:
                 return False
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())  # a library cut short would end the process
             os.replace(draft, target)
     except OSError:
         return target.is_file()

@@ -234,7 +234,9 @@ def exact_mask(scores: Tensor, zeros: int, pattern: Pattern) -> Tensor:
 
     Raises:
         GppruneError: a score is NaN.
+        UsageError: the pattern does not fit the shape.
     """
+    pattern.check_layer("this layer", scores.shape)
     check_scores(scores)
     groups = pattern.groups(scores.shape)
     flat = scores.reshape(groups, -1)

@@ -31,7 +31,7 @@ class Recipe(BaseModel):
             published allocation's code takes, else ``"layer"``.
         sparsity: the share of weights to prune, in ``[0, 1)``; left out, it is what the pattern
             implies (``"2:4"`` is 0.5).
-        pattern: ``"row"``, ``"layer"`` or ``"N:M"``.
+        pattern: ``"row"``, ``"rows:N"``, ``"layer"`` or ``"N:M"``.
         update: what happens to the weights that stay; ``"none"``: nothing.
     """
 

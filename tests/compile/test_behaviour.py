@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from gpprune.compile import behaviour
@@ -55,7 +53,9 @@ def test_the_published_formulas_differ_over_a_layer() -> None:
     ],
 )
 def test_formulas_that_differ_on_real_layers_differ_on_the_probe(one: str, other: str) -> None:
-    assert told(one) != told(other)
+    found = {told(one), told(other)}
+    assert None not in found
+    assert len(found) == 2
 
 
 def test_an_order_that_rounding_decides_has_none() -> None:
@@ -65,5 +65,7 @@ def test_an_order_that_rounding_decides_has_none() -> None:
 
 
 def test_every_pair_of_terminals_differs() -> None:
-    for one, other in itertools.combinations(["W", "abs(W)", "G", "X", "D"], 2):
-        assert told(one) != told(other)
+    texts = ["W", "abs(W)", "G", "X", "D", "colsum(W)", "sub(W, colmean(W))", "mul(W, rowsum(W))"]
+    found = {told(text) for text in texts}
+    assert None not in found
+    assert len(found) == len(texts)

@@ -171,6 +171,8 @@ def test_pruner_zeros_winner_is_its_codes_arithmetic_bit_for_bit() -> None:
         ({"X": torch.ones(5)}, "X has shape (5,)"),
         ({"W": torch.ones(3), "G": None}, "pass W or G of shape"),
         ({"out": torch.ones(6, 9, dtype=torch.float64)}, "out has dtype torch.float64"),
+        ({"out": torch.ones(3, 9)}, "out has shape (3, 9)"),
+        ({"out": torch.ones(1, 9).expand(6, 9)}, "each in a place of its own"),
     ],
 )
 def test_wrong_tensors_are_named(change: dict[str, torch.Tensor | None], says: str) -> None:

@@ -3,11 +3,14 @@
     python -m benchmarks.distinct [--count 10000] [--group row] [--layer NAME] [--seed 1]
 
 Of each tree the text, the key (of the canonical form) and the key's fingerprint (the order of a
-fixed probe; where it has none, the key) are held against the true mask: half of each row, or of the
-layer, of a layer of SmolLM2-135M, by scores of the tree as it stands in float64. A merge is false
-where two trees of one key or one fingerprint have masks that differ in more than the order of equal
-scores: in a weight whose score, in both, lies off its group's threshold by more than rounding.
-Trees that have no true mask, because what cancels in them leaves only rounding, are counted apart.
+fixed probe; where it has none, the key) are held against the true mask: half of each row, or of
+the layer, of a layer of SmolLM2-135M, by scores of the tree as it stands in float64.
+
+Of the trees of one key or one fingerprint a search judges the first, in its canonical form. A
+merge is false where the mask of that form is not one of the tree's own: where it differs from the
+tree's in a weight that the tree's scores put off its group's threshold by more than rounding.
+Those on the threshold are equal to the tree, so that their order is not the formula's. Trees that
+have no true mask, because what cancels in them leaves only rounding, are counted apart.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import hashlib
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +27,7 @@ import torch
 from torch import Tensor
 
 from gpprune.cli.console import progress
-from gpprune.compile import behaviour
+from gpprune.compile import behaviour, kernel
 from gpprune.compile.behaviour import steady_scores
 from gpprune.evals import calibration_samples, read_text, tokenize
 from gpprune.gp.variation import Tree, half_and_half, seeded
@@ -58,7 +62,10 @@ def main() -> None:
         print(f"distinct by {level:12}{len(names):>7}   evaluations saved {saved:6.1%}")
     for level in ("key", "fingerprint"):
         differ, false = _merges(found, level, truth)
-        print(f"merged by {level}: {differ} with another mask, of these {len(false)} false")
+        print(
+            f"by {level}: of {differ} trees the judged form's mask is not the same, "
+            f"{len(false)} of them false"
+        )
         for one, other in false[:10]:
             print(f"    {one}\n    {other}")
     for level in ("key", "fingerprint"):
@@ -74,6 +81,7 @@ class Told:
     """What tells a tree from others, and how long that took."""
 
     text: str
+    form: str
     key: str
     fingerprint: str
     mask: str
@@ -101,13 +109,11 @@ class Truth:
         """Half of each group."""
         return prune_mask(scores, 0.5, self.group)
 
-    def alike(self, one: Formula, other: Formula) -> bool:
-        """Whether two masks differ among equal scores alone."""
-        scores = [found for f in (one, other) if (found := self.scores(f)) is not None]
-        masks = [self.mask(found) for found in scores]
-        apart = masks[0] != masks[1]
-        near = [self._near(*pair) for pair in zip(scores, masks, strict=True)]
-        return bool((near[0] & near[1])[apart].all())
+    def allows(self, tree: Formula, mask: Tensor) -> bool:
+        """Whether a mask is a tree's own but for the order of scores that are equal to the tree."""
+        scores = kernel(tree, "reference")(**self.terminals)
+        own = self.mask(scores)
+        return bool(self._near(scores, own)[own != mask].all())
 
     def _near(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Which scores are their group's threshold but for rounding."""
@@ -135,27 +141,28 @@ def _told(tree: Formula, truth: Truth) -> Told | None:
     scores = truth.scores(tree)
     if scores is None:
         return None
-    digest = hashlib.sha256(truth.mask(scores).numpy().tobytes()).hexdigest()
-    return Told(tree.text, key, fingerprint, digest, keyed - start, done - keyed)
+    digest = _digest(truth.mask(scores))
+    return Told(tree.text, form.text, key, fingerprint, digest, keyed - start, done - keyed)
 
 
 def _merges(found: list[Told], level: str, truth: Truth) -> tuple[int, list[tuple[str, str]]]:
-    """How many trees were merged with one that has another mask, and the pairs that are false."""
-    first: dict[str, Told] = {}
-    judged: dict[tuple[str, str, str], bool] = {}
+    """How many trees have another mask than the judged form, and the false of them, with it."""
+    groups: dict[str, list[Told]] = defaultdict(list)
+    for one in found:
+        groups[getattr(one, level)].append(one)
     differ = 0
     false = []
-    for one in found:
-        other = first.setdefault(getattr(one, level), one)
-        if one.mask == other.mask:
-            continue
-        differ += 1
-        known = (getattr(one, level), one.mask, other.mask)
-        if known not in judged:
-            judged[known] = truth.alike(parse(other.text), parse(one.text))
-        if not judged[known]:
-            false.append((other.text, one.text))
+    for trees in groups.values():
+        form = parse(trees[0].form)
+        mask = truth.mask(kernel(form, "reference")(**truth.terminals))
+        others = [tree for tree in trees if tree.mask != _digest(mask)]
+        differ += len(others)
+        false += [(form.text, t.text) for t in others if not truth.allows(parse(t.text), mask)]
     return differ, false
+
+
+def _digest(mask: Tensor) -> str:
+    return hashlib.sha256(mask.numpy().tobytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from .lowering import LARGEST, TINY
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
 
-# What exp does not take out of float32's range: values in [-1, 1], weights and their gradients.
+# What exp does not take out of float32's range: values in [-1, 1], and weights and their gradients,
+# which no model that can be used has past 87.
 _SMALL = ("W", "G", "tanh", "sigmoid", "minmax")
 
 

@@ -22,10 +22,16 @@ COMPILED = [
 
 
 @st.composite
-def formulas(draw: st.DrawFn, depth: int = 4, *, pruner_zero: bool = True) -> Formula:
-    """A typed METRIC formula of at most `depth`, with Pruner-Zero's own operators among it."""
+def formulas(
+    draw: st.DrawFn, depth: int = 4, *, pruner_zero: bool = True, steep: bool = False
+) -> Formula:
+    """A typed METRIC formula of at most `depth`, with Pruner-Zero's own operators among it.
+
+    A `steep` one is rich in what leaves float32's range.
+    """
     rng = random.Random(draw(st.integers(0, 2**32)))
     names = [n for n, p in PRIMITIVES.items() if pruner_zero or p.searched]
+    names += 5 * ["exp", "pow", "sqr", "mul", "div"] if steep else []
     return Formula(_grow(rng, names, METRIC.root, depth), METRIC)
 
 
@@ -41,7 +47,9 @@ def _grow(rng: random.Random, names: list[str], wanted: type, depth: int) -> lis
     return [rng.choice(terminals)]
 
 
-def layer(seed: int, out_features: int = 6, in_features: int = 9) -> dict[str, Tensor]:
+def layer(
+    seed: int, out_features: int = 6, in_features: int = 9, *, activations: float = 3
+) -> dict[str, Tensor]:
     """Terminals of one layer with nothing degenerate about them, float32."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,8 +58,8 @@ def layer(seed: int, out_features: int = 6, in_features: int = 9) -> dict[str, T
 
     return {
         "W": normal(out_features, in_features) * 0.1,
-        "X": normal(in_features).exp() * 3,
-        "Y": normal(out_features).exp() * 3,
+        "X": normal(in_features).exp() * activations,
+        "Y": normal(out_features).exp() * activations,
         "G": normal(out_features, in_features).exp() * 1e-2,
         "D": normal(in_features).exp() * 0.3,
     }

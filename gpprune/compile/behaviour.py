@@ -18,6 +18,9 @@ from .backends import whole
 from .program import Apply, Instruction, Reduce, lower
 
 _ROUNDING = 1e-12  # relative; what algebra makes of float64 differs by less
+# What a sum, a difference or a normalisation leaves of its terms, relative, where it may be nothing
+# but rounding. A sum adds up that of its terms too; values of a sigmoid lie close and are apart.
+_LEFT_OF_SUM, _LEFT_OF_TWO, _LEFT_OF_NORMALISED = 1e-10, 1e-12, 1e-14
 
 
 def behaviour(formula: Formula, group: str) -> str | None:
@@ -61,14 +64,21 @@ def _cancels(
     instruction: Instruction, value: Tensor, given: Sequence[Tensor], shape: tuple[int, int]
 ) -> bool:
     """Whether some of a value is what rounding left of larger ones; an exact 0 is exact."""
+    left = value
     match instruction:
         case Reduce(kind="sum" | "mean"):
+            least = _LEFT_OF_SUM
             size = whole(instruction, {instruction.arguments[0]: given[0].abs()}, {}, shape, value)
         case Apply(name="add" | "sub"):
+            least = _LEFT_OF_TWO
             size = given[0].abs() + given[1].abs()
+        case Apply(name="minmax" | "zscore" | "pz_zsn"):  # of x, its least or its mean, a range
+            least = _LEFT_OF_NORMALISED
+            size = given[0].abs() + given[1].abs()
+            left = given[0] - given[1]
         case _:
             return False
-    return bool(((value != 0) & (value.abs() <= _ROUNDING * size)).any())
+    return bool(((value != 0) & (left.abs() <= least * size)).any())
 
 
 def _order(scores: Tensor) -> bytes:

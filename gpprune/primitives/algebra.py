@@ -15,6 +15,8 @@ from functools import cached_property
 
 from .lowering import TINY
 from .nodes import number_text, quantise
+from .reach import TERMINALS as TERMINAL_REACHES
+from .reach import Reach, of_number, reach, total
 
 LARGEST = 3.4e38  # of a constant: float32's largest, rounded down to what prints exactly
 MAX_TERMS = 24  # past this a product of sums is left as a product
@@ -34,6 +36,7 @@ class Atom:
     """What a monomial is a product of; equal when the text is.
 
     `scaled` is its text with `{}` where a factor of it may be written, if there is such a place.
+    `sealed` is a primitive that may leave float32's range, on its arguments as they stand.
     """
 
     text: str
@@ -42,6 +45,33 @@ class Atom:
     op: str = field(compare=False, default="")
     args: tuple[Sum, ...] = field(compare=False, default=())
     scaled: str | None = field(compare=False, default=None)
+    sealed: bool = field(compare=False, default=False)
+
+    @cached_property
+    def _unbounded(self) -> Reach:
+        """How far it reaches before it saturates."""
+        if not self.op:
+            return TERMINAL_REACHES[self.text]
+        if self.op == "sum":
+            return self.args[0].reach
+        return reach(self.op, [argument.reach for argument in self.args])
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far it reaches."""
+        return self._unbounded.clamped
+
+    @cached_property
+    def in_range(self) -> bool:
+        """Whether only what is sealed in it may saturate."""
+        if not all(argument.in_range for argument in self.args):
+            return False
+        return self.sealed or self._unbounded.in_range
+
+    @cached_property
+    def saturates(self) -> bool:
+        """Whether something in it may saturate."""
+        return self.sealed or any(argument.saturates for argument in self.args)
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,53 @@ class Sum:
         if not signs:
             return Sign.NONNEGATIVE
         return Sign.ANY if Sign.ANY in signs else max(signs)
+
+    @property
+    def reach(self) -> Reach:
+        """How far it reaches."""
+        return self._range[0]
+
+    @property
+    def in_range(self) -> bool:
+        """Whether nothing that its text computes may saturate but what is sealed in it."""
+        return self._range[1]
+
+    @property
+    def saturates(self) -> bool:
+        """Whether something in it may saturate."""
+        return any(p.atom.saturates for m in self.terms for p in m)
+
+    @cached_property
+    def _range(self) -> tuple[Reach, bool]:
+        if self.number is not None:
+            return of_number(self.number), True
+        known = self.sign is not Sign.ANY
+        within = True
+        parts = []
+        for monomial, coefficient in self.terms.items():
+            found, fits = _monomial_range(monomial)
+            within = within and fits
+            parts.append(found.times(of_number(coefficient)))
+        low, high, _ = total(parts, nonnegative=known) if len(parts) > 1 else parts[0]
+        reach = Reach(low, high, known)
+        return reach, within and reach.in_range
+
+
+def _monomial_range(monomial: Monomial) -> tuple[Reach, bool]:
+    """How far a monomial reaches, and whether all that its text computes on the way is in range."""
+    value, over, under = Reach(0.0, 0.0), Reach(0.0, 0.0), Reach(0.0, 0.0)
+    within = True
+    for p in monomial:
+        within = within and p.atom.in_range
+        size, exponent = p.atom.reach, abs(p.exponent)
+        value = value.times(size.to(p.exponent))
+        bare = p.odd and exponent not in (0, 1)  # then its text is that of the atom, times a power
+        for factor in [size, size.to(exponent - 1)] if bare else [size.to(exponent)]:
+            if p.exponent < 0:
+                under = under.widened(factor)
+            else:
+                over = over.widened(factor)
+    return value, within and value.in_range and over.in_range and under.in_range
 
 
 def constant(value: float) -> Sum:
@@ -198,7 +275,7 @@ def _collect(terms: Iterable[tuple[Monomial, float]]) -> dict[Monomial, float]:
         sums[monomial] = sums.get(monomial, 0.0) + coefficient
         sizes[monomial] = max(sizes.get(monomial, 0.0), abs(coefficient))
     # a coefficient that cancels but for float64 rounding is 0
-    return {m: quantise(_bounded(c)) for m, c in sums.items() if abs(c) > 1e-12 * sizes[m]}
+    return {m: _bounded(c) for m, c in sums.items() if abs(c) > 1e-12 * sizes[m]}
 
 
 def _opened(term: tuple[Monomial, float], *, alone: bool) -> list[tuple[Monomial, float]]:
@@ -256,7 +333,10 @@ def _limited(exponent: float) -> float:
 
 def _bounded(value: float) -> float:
     size = max(TINY, min(LARGEST, abs(value)))
-    return quantise(size if value > 0 else -size) if value else 0.0
+    found = quantise(size if value > 0 else -size) if value else 0.0
+    # divided by a coefficient and multiplied again, 1 is 0.999999999999
+    short = float(f"{found:.9g}")
+    return short if abs(found - short) <= 2e-12 * size else found
 
 
 def _raised(size: float, exponent: float) -> float:

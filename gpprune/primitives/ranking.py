@@ -21,10 +21,10 @@ from .table import PRIMITIVES
 def ranked(value: Sum, fixed: frozenset[str]) -> Sum:
     """Strip what does not change the order of scores where axes in `fixed` are constant."""
     for _ in range(64):
-        before = value.text
-        value = _ranked_once(value, fixed)
-        if value.text == before:
+        found = _ranked_once(value, fixed)
+        if found.text == value.text or not found.in_range:
             break
+        value = found
     return value
 
 
@@ -46,7 +46,10 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
         factors.append(factor)
     stripped = from_monomial(factors, direction)
     _, monomial = single(stripped)
-    return _unwrapped(primitive_powers(monomial), direction)
+    simple = primitive_powers(monomial)
+    if from_monomial(simple).in_range:
+        monomial = simple
+    return _unwrapped(monomial, direction)
 
 
 def _raised(factor: Power) -> list[Power]:
@@ -84,7 +87,7 @@ def _unwrapped(monomial: Monomial, direction: float) -> Sum:
     if entry is None or not entry.increasing:
         return whole
     if signed:
-        return scale(inner, direction)
+        return scale(absolute(inner) if entry.even else inner, direction)
     if entry.odd and not entry.scale_free:
         return scale(absolute(inner), direction)
     return whole

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from .algebra import LARGEST as LARGEST_NUMBER
 from .algebra import (
     Atom,
     Monomial,
@@ -26,23 +28,44 @@ from .algebra import (
     single,
 )
 from .lowering import LARGEST, TINY
+from .reach import of_number, reach
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
-
-# What exp does not take out of float32's range: values in [-1, 1], and weights and their gradients,
-# which no model that can be used has past 87.
-_SMALL = ("W", "G", "tanh", "sigmoid", "minmax")
 
 
 def normal(node: Any, arguments: list[Sum]) -> Sum:
     """The form of a terminal, a constant or a primitive of metrics on forms."""
     if node.arity:
         rule = RULES.get(node.name)
-        return rule(*arguments) if rule else call(PRIMITIVES[node.name], arguments)
+        entry = PRIMITIVES[node.name]
+        value = rule(*arguments) if rule else call(entry, arguments)
+        within = _stays(entry, arguments) and value.in_range
+        # a number that saturates is not quite float32's largest in formula text
+        if not within and abs(value.number or LARGEST) >= LARGEST_NUMBER:
+            return _sealed(entry, arguments, value.sign)
+        return value
     if isinstance(node.value, float):
         return constant(node.value)
     sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
     return from_atom(Atom(node.value, axes_of(node.ret), sign))
+
+
+def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
+    """Whether what the primitive computes stays in float32's range."""
+    below = [argument.reach for argument in arguments]
+    if entry.scale_free and not below[0].nonnegative:
+        return below[0].times(of_number(2.0)).in_range  # they take one of its values from another
+    if reach(entry.name, below).in_range:
+        return True
+    return entry.name == "div" and len({absolute(argument).text for argument in arguments}) == 1
+
+
+def _sealed(entry: Primitive, arguments: list[Sum], sign: Sign) -> Sum:
+    """A primitive that may saturate, which no algebra looks into."""
+    if entry.commutative:
+        arguments = sorted(arguments, key=lambda argument: argument.text)
+    atom = _atom(entry, arguments)
+    return from_atom(replace(atom, sign=max(sign, atom.sign), sealed=True))
 
 
 def call(entry: Primitive, arguments: list[Sum]) -> Sum:
@@ -69,13 +92,20 @@ def _folded(entry: Primitive, numbers: list[float]) -> Sum:
 
 
 def _applied(entry: Primitive, *arguments: Sum) -> Sum:
+    return from_atom(_atom(entry, arguments))
+
+
+def _atom(entry: Primitive, arguments: Sequence[Sum]) -> Atom:
     text = f"{entry.name}({', '.join(argument.text for argument in arguments)})"
-    read = [arguments[at] for at in entry.lowering.reads if at < len(arguments)]
+    lowering = entry.lowering
+    read = [arguments[at] for at in lowering.reads if at < len(arguments)]
     axes = frozenset[str]().union(*(argument.axes for argument in read))
+    if lowering.apply is None:
+        axes = arguments[0].axes - {lowering.reductions[0].axis}
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
     if entry.odd and entry.increasing and not entry.scale_free:
         sign = arguments[0].sign
-    return from_atom(Atom(text, axes, sign, entry.name, arguments))
+    return Atom(text, axes, sign, entry.name, tuple(arguments))
 
 
 def _scale_free(entry: Primitive, x: Sum) -> Sum:
@@ -88,7 +118,9 @@ def _scale_free(entry: Primitive, x: Sum) -> Sum:
     x = scale(x, flip / abs(lead))
     coefficient, monomial = single(x)
     inner = alone(monomial)
-    if inner is not None and inner.op in PRIMITIVES and PRIMITIVES[inner.op].scale_free:
+    nested = inner is not None and inner.op in PRIMITIVES and PRIMITIVES[inner.op].scale_free
+    # beside one that saturates, a z-score rounds small values away
+    if inner is not None and nested and not inner.args[0].saturates:
         return scale(_scale_free(entry, scale(inner.args[0], coefficient)), flip)
     return scale(_applied(entry, x), flip)
 
@@ -102,17 +134,18 @@ def alone(monomial: Monomial) -> Atom | None:
 
 
 def _log(x: Sum) -> Sum:
+    x = absolute(x)
     inner = alone(single(x)[1]) if x.terms else None
-    if inner is not None and inner.op == "exp" and single(x)[0] == 1:
-        return _clamped(inner.args[0])
-    return call(PRIMITIVES["log"], [x])
+    if inner is None or inner.op != "exp" or single(x)[0] != 1:
+        return call(PRIMITIVES["log"], [x])
+    # beside values that saturate there are some so small that their exponential is 1
+    saturates = inner.args[0].saturates
+    return call(PRIMITIVES["log"], [x]) if saturates else _clamped(inner.args[0])
 
 
 def _clamped(x: Sum) -> Sum:
     """What log(exp(x)) is: x, unless exp left float32's range or log met its smallest."""
-    factor, monomial = single(x) if x.terms else (0.0, ())
-    inner = alone(monomial)
-    if inner is not None and (inner.op or inner.text) in _SMALL and abs(factor) <= 1:
+    if reach("exp", [x.reach]).in_range:
         return x
     low, high = constant(math.log(TINY)), constant(math.log(LARGEST))
     return _extremum("max")(_extremum("min")(x, high), low)
@@ -121,7 +154,7 @@ def _clamped(x: Sum) -> Sum:
 def _exp(x: Sum) -> Sum:
     inner = alone(single(x)[1]) if x.terms else None
     if inner is not None and inner.op == "log" and single(x)[0] == 1:
-        size = inner.args[0]  # log made it |.|, and is bounded below
+        size = absolute(inner.args[0])  # as log does, which is bounded below
         least = constant(TINY)
         return size if size.sign is Sign.POSITIVE else _extremum("max")(size, least)
     return call(PRIMITIVES["exp"], [x])

@@ -96,7 +96,8 @@ def _ordered(x: Sum) -> Sum:
     coefficient, monomial = single(x)
     if from_monomial(monomial).sign is Sign.ANY:
         return x
-    return from_monomial(primitive_powers(monomial), coefficient)
+    simple = from_monomial(primitive_powers(monomial), coefficient)
+    return simple if simple.in_range else x
 
 
 def _unscaled(x: Sum) -> Sum:

@@ -16,7 +16,8 @@ from functools import cached_property
 from .lowering import TINY
 from .nodes import number_text, quantise
 from .reach import TERMINALS as TERMINAL_REACHES
-from .reach import Reach, of_number, reach, total
+from .reach import Reach, mul, of_number, total
+from .table import PRIMITIVES
 
 LARGEST = 3.4e38  # of a constant: float32's largest, rounded down to what prints exactly
 MAX_TERMS = 24  # past this a product of sums is left as a product
@@ -54,7 +55,7 @@ class Atom:
             return TERMINAL_REACHES[self.text]
         if self.op == "sum":
             return self.args[0].reach
-        return reach(self.op, [argument.reach for argument in self.args])
+        return PRIMITIVES[self.op].reach(*(argument.reach for argument in self.args))
 
     @cached_property
     def reach(self) -> Reach:
@@ -147,7 +148,7 @@ class Sum:
         for monomial, coefficient in self.terms.items():
             found, fits = _monomial_range(monomial)
             within = within and fits
-            parts.append(found.times(of_number(coefficient)))
+            parts.append(mul(found, of_number(coefficient)))
         low, high, _ = total(parts, nonnegative=known) if len(parts) > 1 else parts[0]
         reach = Reach(low, high, known)
         return reach, within and reach.in_range
@@ -160,7 +161,7 @@ def _monomial_range(monomial: Monomial) -> tuple[Reach, bool]:
     for p in monomial:
         within = within and p.atom.in_range
         size, exponent = p.atom.reach, abs(p.exponent)
-        value = value.times(size.to(p.exponent))
+        value = mul(value, size.to(p.exponent))
         bare = p.odd and exponent not in (0, 1)  # then its text is that of the atom, times a power
         for factor in [size, size.to(exponent - 1)] if bare else [size.to(exponent)]:
             if p.exponent < 0:

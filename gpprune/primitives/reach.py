@@ -8,7 +8,7 @@ weights and statistics that a model could have, and if so leaves it as it stands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .lowering import LARGEST, TINY
@@ -20,10 +20,6 @@ class Reach(NamedTuple):
     low: float
     high: float
     nonnegative: bool = True
-
-    def times(self, other: Reach) -> Reach:
-        """Of a product."""
-        return Reach(self.low + other.low, self.high + other.high)
 
     def to(self, exponent: float) -> Reach:
         """Of a power of the size."""
@@ -49,7 +45,8 @@ class Reach(NamedTuple):
 
 _HIGHEST = math.log(LARGEST)
 _LOWEST = -708.0  # of float64, in which tests and fingerprints compute
-_ROUNDING = -53 * math.log(2)  # what is left of a sum that cancels, in float64
+_TWO = math.log(2)
+_ROUNDING = -53 * _TWO  # what is left of a sum that cancels, in float64
 _COUNT = math.log(2**20)  # features or neurons of a layer
 
 
@@ -67,94 +64,107 @@ def of_number(value: float) -> Reach:
     return Reach(log, log, value >= 0)
 
 
-def reach(name: str, below: Sequence[Reach]) -> Reach:
-    """Of a primitive on arguments of these, before it saturates."""
-    return _OF[name](*below)
+def add(x: Reach, y: Reach) -> Reach:
+    """Of x + y."""
+    return total([x, y], nonnegative=x.nonnegative and y.nonnegative)
 
 
-def _sum(*parts: Reach) -> Reach:
-    return total(parts, nonnegative=all(part.nonnegative for part in parts))
-
-
-def _difference(x: Reach, y: Reach) -> Reach:
+def sub(x: Reach, y: Reach) -> Reach:
+    """Of x - y."""
     return total([x, y], nonnegative=False)
 
 
-def _exp(x: Reach) -> Reach:
-    # far past any float, so that nothing overflows here
-    top = math.exp(min(x.high, 20.0))
-    return Reach(0.0 if x.nonnegative else -top, top)
+def mul(x: Reach, y: Reach) -> Reach:
+    """Of x times y."""
+    return Reach(x.low + y.low, x.high + y.high)
 
 
-def _log(x: Reach) -> Reach:
-    return Reach(_ROUNDING, math.log(max(abs(x.high), -math.log(TINY))))
+def div(x: Reach, y: Reach) -> Reach:
+    """Of x / y."""
+    return Reach(x.low - y.high, x.high - y.low)
 
 
-def _extremum(*parts: Reach) -> Reach:
-    return Reach(min(part.low for part in parts), max(part.high for part in parts))
+def same(x: Reach) -> Reach:
+    """Of -x and |x|."""
+    return x
 
 
-def _power(x: Reach, exponent: Reach) -> Reach:
+def sqr(x: Reach) -> Reach:
+    """Of x squared."""
+    return x.to(2.0)
+
+
+def sqrt(x: Reach) -> Reach:
+    """Of the root of |x|."""
+    return x.to(0.5)
+
+
+def power(x: Reach, exponent: Reach) -> Reach:
+    """Of |x| to a constant power."""
     size = math.exp(exponent.low)  # of a number, so that its lowest is its highest
     return x.to(size if exponent.nonnegative else -size)
 
 
-def _normalised(x: Reach) -> Reach:
+def exp(x: Reach) -> Reach:
+    """Of e to the x."""
+    top = math.exp(min(x.high, 20.0))  # far past any float, so that nothing overflows here
+    return Reach(0.0 if x.nonnegative else -top, top)
+
+
+def log(x: Reach) -> Reach:
+    """Of the logarithm of |x|, at least of the smallest normal float32."""
+    return Reach(_ROUNDING, math.log(max(abs(x.high), -math.log(TINY))))
+
+
+def tanh(x: Reach) -> Reach:
+    """Of the hyperbolic tangent, which is more than half of x up to 1."""
+    return Reach(min(x.low, 0.0) - _TWO, 0.0)
+
+
+def sigmoid(x: Reach) -> Reach:
+    """Of 1 / (1 + e^-x), which is more than half of e^x below 0."""
+    return Reach(exp(x).low - _TWO, 0.0)
+
+
+def extremum(*parts: Reach) -> Reach:
+    """Of the greater or the lesser."""
+    return Reach(min(part.low for part in parts), max(part.high for part in parts))
+
+
+def minmax(x: Reach) -> Reach:
+    """Of x less its least, in terms of its range."""
+    return Reach(x.low - x.high + _ROUNDING - _TWO, 0.0)
+
+
+def zscore(x: Reach) -> Reach:
     """Of a z-score: none of n values is past the root of n."""
-    return Reach(_shifted(x).low - _COUNT, _COUNT)
+    return Reach(minmax(x).low - _COUNT, _COUNT)
 
 
-def _shifted(x: Reach) -> Reach:
-    """Of x less one of its values, in terms of its range."""
-    return Reach(x.low - x.high + _ROUNDING, 0.0)
-
-
-def _summed(x: Reach) -> Reach:
+def summed(x: Reach) -> Reach:
+    """Of a sum over features or neurons."""
     return Reach(x.low if x.nonnegative else x.low + _ROUNDING, x.high + _COUNT)
 
 
-def _mean(x: Reach) -> Reach:
-    return Reach(_summed(x).low - _COUNT, x.high)
+def mean(x: Reach) -> Reach:
+    """Of a mean over features or neurons."""
+    return Reach(summed(x).low - _COUNT, x.high)
 
 
-def _norm(x: Reach) -> Reach:
+def norm(x: Reach) -> Reach:
+    """Of a norm over features or neurons."""
     return Reach(x.low, x.high + _COUNT / 2)
 
 
-def _pz_half(x: Reach) -> Reach:
-    return Reach(-24 * math.log(2), math.log(65504))
+def over_norm(x: Reach, y: Reach) -> Reach:
+    """Of x over the norm of all y, which no y is past."""
+    return Reach(x.low - y.high - _COUNT, x.high - y.low)
 
 
-_OF: dict[str, Callable[..., Reach]] = {
-    "add": _sum,
-    "sub": _difference,
-    "mul": Reach.times,
-    "div": lambda x, y: x.times(y.to(-1.0)),
-    "neg": lambda x: x,
-    "abs": lambda x: x,
-    "sqr": lambda x: x.to(2.0),
-    "sqrt": lambda x: x.to(0.5),
-    "pow": _power,
-    "exp": _exp,
-    "log": _log,
-    "tanh": lambda x: Reach(min(x.low, 0.0), 0.0),
-    "sigmoid": lambda x: Reach(-_exp(x).high if not x.nonnegative else -math.log(2), 0.0),
-    "max": _extremum,
-    "min": _extremum,
-    "minmax": _shifted,
-    "zscore": _normalised,
-    "rowsum": _summed,
-    "colsum": _summed,
-    "rowmean": _mean,
-    "colmean": _mean,
-    "rownorm": _norm,
-    "colnorm": _norm,
-    "pz_div": lambda x, y: Reach(x.low - y.high - _COUNT, x.high - y.low),
-    "pz_log": _log,
-    "pz_exp": _exp,
-    "pz_zsn": _normalised,
-    "pz_half": _pz_half,
-}
+def half(x: Reach) -> Reach:
+    """Of what is not 0 in float16."""
+    return Reach(-24 * _TWO, math.log(65504))
+
 
 # Wider than any model that can be used has them; of S, which any metric may give, most are within.
 TERMINALS: dict[str, Reach] = {

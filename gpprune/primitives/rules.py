@@ -28,7 +28,7 @@ from .algebra import (
     single,
 )
 from .lowering import LARGEST, TINY
-from .reach import of_number, reach
+from .reach import mul, of_number
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
 
@@ -54,8 +54,8 @@ def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
     """Whether what the primitive computes stays in float32's range."""
     below = [argument.reach for argument in arguments]
     if entry.scale_free and not below[0].nonnegative:
-        return below[0].times(of_number(2.0)).in_range  # they take one of its values from another
-    if reach(entry.name, below).in_range:
+        return mul(below[0], of_number(2.0)).in_range  # they take one of its values from another
+    if entry.reach(*below).in_range:
         return True
     return entry.name == "div" and len({absolute(argument).text for argument in arguments}) == 1
 
@@ -145,7 +145,7 @@ def _log(x: Sum) -> Sum:
 
 def _clamped(x: Sum) -> Sum:
     """What log(exp(x)) is: x, unless exp left float32's range or log met its smallest."""
-    if reach("exp", [x.reach]).in_range:
+    if PRIMITIVES["exp"].reach(x.reach).in_range:
         return x
     low, high = constant(math.log(TINY)), constant(math.log(LARGEST))
     return _extremum("max")(_extremum("min")(x, high), low)

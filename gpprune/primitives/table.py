@@ -13,8 +13,10 @@ import sympy
 import torch
 
 from . import lowering as lower
+from . import reach as far
 from . import symbolic as sym
 from .lowering import Lowering, Reduction
+from .reach import Reach
 from .types import Constant, Elements, Inputs, Outputs, ValueType
 
 UNARY: tuple[ValueType, ...] = (Elements,)
@@ -29,7 +31,8 @@ class Primitive:
     function of its argument (for ranking; saturation aside); `even`, f(x) = f(|x|), and then
     `increasing` is meant in |x|; `odd`, f(-x) = -f(x); `scale_free`, f(a x + b) = f(x) for a > 0;
     `homogeneous`, f(a x) = |a| f(x); `linear`, f(a x) = a f(x). For a binary one: `commutative`
-    and `idempotent`, f(x, x) = x. `searched` is false for what only formula text may use.
+    and `idempotent`, f(x, x) = x. `reach` is how large and small its results get, of its arguments'
+    reaches, before they saturate. `searched` is false for what only formula text may use.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Primitive:
     result: ValueType
     symbolic: Callable[..., sympy.Expr]
     lowering: Lowering
+    reach: Callable[..., Reach]
     nonnegative: bool = False
     positive: bool = False
     commutative: bool = False
@@ -67,6 +71,7 @@ def _reduction(
         Outputs if axis == "in" else Inputs,
         symbolic,
         Lowering(None, (Reduction(kind, axis),)),
+        {"sum": far.summed, "mean": far.mean, "norm": far.norm}[kind],
         nonnegative=norm,
         homogeneous=norm,
         linear=not norm,
@@ -81,6 +86,7 @@ _DECLARED = (
         Elements,
         lambda x, y: x + y,
         Lowering(lower.add, scalar="saturate(a + b)"),
+        far.add,
         commutative=True,
     ),
     Primitive(
@@ -90,6 +96,7 @@ _DECLARED = (
         Elements,
         lambda x, y: x - y,
         Lowering(lower.sub, scalar="saturate(a - b)"),
+        far.sub,
     ),
     Primitive(
         "mul",
@@ -98,6 +105,7 @@ _DECLARED = (
         Elements,
         lambda x, y: x * y,
         Lowering(lower.mul, scalar="saturate(a * b)"),
+        far.mul,
         commutative=True,
     ),
     Primitive(
@@ -107,8 +115,11 @@ _DECLARED = (
         Elements,
         sym.quotient,
         Lowering(lower.div, scalar="quotient(a, b)"),
+        far.div,
     ),
-    Primitive("neg", "-x", UNARY, Elements, lambda x: -x, Lowering(torch.neg, scalar="-a")),
+    Primitive(
+        "neg", "-x", UNARY, Elements, lambda x: -x, Lowering(torch.neg, scalar="-a"), far.same
+    ),
     Primitive(
         "abs",
         "|x|",
@@ -116,6 +127,7 @@ _DECLARED = (
         Elements,
         sympy.Abs,
         Lowering(torch.abs, scalar="fabs(a)"),
+        far.same,
         nonnegative=True,
         even=True,
     ),
@@ -126,6 +138,7 @@ _DECLARED = (
         Elements,
         lambda x: x**2,
         Lowering(lower.sqr, scalar="saturate(a * a)"),
+        far.sqr,
         nonnegative=True,
         even=True,
     ),
@@ -136,6 +149,7 @@ _DECLARED = (
         Elements,
         lambda x: sympy.sqrt(sympy.Abs(x)),
         Lowering(lower.sqrt, scalar="sqrt(fabs(a))"),
+        far.sqrt,
         nonnegative=True,
         even=True,
     ),
@@ -146,6 +160,7 @@ _DECLARED = (
         Elements,
         lambda x: sympy.log(sympy.Max(sympy.Abs(x), sym.TINY)),
         Lowering(lower.log, scalar="logf(max(fabs(a), TINY))"),
+        far.log,
         even=True,
         increasing=True,
     ),
@@ -156,6 +171,7 @@ _DECLARED = (
         Elements,
         sympy.exp,
         Lowering(lower.exp, scalar="saturate(expf(a))"),
+        far.exp,
         positive=True,
         increasing=True,
     ),
@@ -166,6 +182,7 @@ _DECLARED = (
         Elements,
         sympy.tanh,
         Lowering(torch.tanh, scalar="tanhf(a)"),
+        far.tanh,
         odd=True,
         increasing=True,
     ),
@@ -176,6 +193,7 @@ _DECLARED = (
         Elements,
         lambda x: 1 / (1 + sympy.exp(-x)),
         Lowering(torch.sigmoid, scalar="1 / (1 + expf(-a))"),
+        far.sigmoid,
         positive=True,
         increasing=True,
     ),
@@ -186,6 +204,7 @@ _DECLARED = (
         Elements,
         sym.power,
         Lowering(lower.power, scalar="power(a, b)"),
+        far.power,
         nonnegative=True,
     ),
     Primitive(
@@ -195,6 +214,7 @@ _DECLARED = (
         Elements,
         sympy.Max,
         Lowering(torch.maximum, scalar="max(a, b)"),
+        far.extremum,
         commutative=True,
         idempotent=True,
     ),
@@ -205,6 +225,7 @@ _DECLARED = (
         Elements,
         sympy.Min,
         Lowering(torch.minimum, scalar="min(a, b)"),
+        far.extremum,
         commutative=True,
         idempotent=True,
     ),
@@ -219,6 +240,7 @@ _DECLARED = (
             (Reduction("min", "all"), Reduction("max", "all")),
             scalar="quotient(saturate(a - b), saturate(c - b))",
         ),
+        far.minmax,
         nonnegative=True,
         scale_free=True,
         increasing=True,
@@ -234,6 +256,7 @@ _DECLARED = (
             (Reduction("mean", "all"), Reduction("std", "all")),
             scalar="quotient(saturate(a - b), c)",
         ),
+        far.zscore,
         odd=True,
         scale_free=True,
         increasing=True,
@@ -257,6 +280,7 @@ _DECLARED = (
             (Reduction("norm", "all", 1, "arguments"),),
             scalar="quotient(a, c)",
         ),
+        far.over_norm,
         searched=False,
     ),
     Primitive(
@@ -266,6 +290,7 @@ _DECLARED = (
         Elements,
         lambda x: sympy.log(sympy.Abs(x) + sympy.Rational(1, 1000)),
         Lowering(lower.pz_log, scalar="logf(fabs(a) + 0.001f)"),
+        far.log,
         even=True,
         increasing=True,
         searched=False,
@@ -277,6 +302,7 @@ _DECLARED = (
         Elements,
         lambda x: sympy.exp(sympy.Min(x, 100)),
         Lowering(lower.pz_exp, scalar="saturate(expf(min(a, 100.0f)))"),
+        far.exp,
         positive=True,
         searched=False,
     ),
@@ -291,6 +317,7 @@ _DECLARED = (
             (Reduction("mean", "all"), Reduction("std1", "all", 0, "arguments")),
             scalar="quotient(saturate(a - b), c)",
         ),
+        far.zscore,
         odd=True,
         scale_free=True,
         increasing=True,
@@ -303,6 +330,7 @@ _DECLARED = (
         Elements,
         lambda x: sym.half(100 * x),
         Lowering(lower.pz_half, scalar="half(100 * a)"),
+        far.half,
         searched=False,
     ),
 )
@@ -321,6 +349,9 @@ TERMINALS: dict[str, tuple[ValueType, str]] = {
     "G": (Elements, "L2 norm over calibration samples of each weight's loss gradient"),
     "D": (Inputs, "diagonal of the Cholesky factor of the inverse damped Hessian, as SparseGPT's"),
 }
+
+if not TERMINALS.keys() <= far.TERMINALS.keys():
+    raise RuntimeError("a terminal has no reach")
 
 UNSEARCHED: frozenset[str] = frozenset({"D"})
 """Terminals that formula text may use and a search does not draw: each costs a measurement."""

@@ -15,11 +15,11 @@ from functools import cached_property
 
 from .lowering import TINY
 from .nodes import number_text, quantise
+from .reach import ANY, Reach, mul, of_number, total
 from .reach import TERMINALS as TERMINAL_REACHES
-from .reach import Reach, mul, of_number, total
 from .table import PRIMITIVES
 
-LARGEST = 3.4e38  # of a constant: float32's largest, rounded down to what prints exactly
+LARGEST = 3.40282346638e38  # of a constant: float32's largest, rounded down to what prints exactly
 MAX_TERMS = 24  # past this a product of sums is left as a product
 MAX_TEXT = 4_000  # characters; past this likewise, since every term copies its factors
 
@@ -52,9 +52,11 @@ class Atom:
     def _unbounded(self) -> Reach:
         """How far it reaches before it saturates."""
         if not self.op:
-            return TERMINAL_REACHES[self.text]
+            return TERMINAL_REACHES.get(self.text, ANY)
         if self.op == "sum":
             return self.args[0].reach
+        if self.op not in PRIMITIVES:
+            return ANY
         return PRIMITIVES[self.op].reach(*(argument.reach for argument in self.args))
 
     @cached_property
@@ -130,7 +132,10 @@ class Sum:
 
     @property
     def in_range(self) -> bool:
-        """Whether nothing that its text computes may saturate but what is sealed in it."""
+        """Whether nothing that its text computes may saturate but what is sealed in it.
+
+        Nor has a coefficient been cut off.
+        """
         return self._range[1]
 
     @property
@@ -140,10 +145,10 @@ class Sum:
 
     @cached_property
     def _range(self) -> tuple[Reach, bool]:
+        within = all(TINY < abs(coefficient) < LARGEST for coefficient in self.terms.values())
         if self.number is not None:
-            return of_number(self.number), True
+            return of_number(self.number), within
         known = self.sign is not Sign.ANY
-        within = True
         parts = []
         for monomial, coefficient in self.terms.items():
             found, fits = _monomial_range(monomial)

@@ -40,7 +40,9 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
     for factor in monomial:
         if factor.atom.axes <= fixed and not factor.odd:
             continue
-        if factor.atom.op == "pz_div":  # its divisor is one positive number for the layer
+        if (
+            factor.atom.op == "pz_div" and not factor.atom.sealed
+        ):  # its divisor is one positive number for the layer
             factors.extend(_raised(factor))
             continue
         factors.append(factor)
@@ -49,7 +51,7 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
     simple = primitive_powers(monomial)
     if from_monomial(simple).in_range:
         monomial = simple
-    return _unwrapped(monomial, direction)
+    return _unwrapped(monomial, direction, fixed)
 
 
 def _raised(factor: Power) -> list[Power]:
@@ -71,12 +73,16 @@ def primitive_powers(monomial: Monomial) -> Monomial:
     return single(from_monomial(Power(p.atom, p.exponent / step, p.odd) for p in monomial))[1]
 
 
-def _unwrapped(monomial: Monomial, direction: float) -> Sum:
+def _unwrapped(monomial: Monomial, direction: float, fixed: frozenset[str]) -> Sum:
     """An increasing function that is the whole score is its argument."""
     whole = from_monomial(monomial, direction)
     if len(monomial) != 1 or monomial[0].exponent <= 0:
         return whole
     factor = monomial[0]
+    if factor.atom.sealed:
+        opened = _opened(factor, fixed)
+        if opened is not None:
+            return scale(opened, direction)
     entry = PRIMITIVES.get(factor.atom.op)
     inner = factor.atom.args[0] if factor.atom.args else None
     signed = factor.odd or factor.atom.sign is not Sign.ANY
@@ -91,3 +97,31 @@ def _unwrapped(monomial: Monomial, direction: float) -> Sum:
     if entry.odd and not entry.scale_free:
         return scale(absolute(inner), direction)
     return whole
+
+
+def _opened(factor: Power, fixed: frozenset[str]) -> Sum | None:
+    """What a sealed primitive, the whole score, orders by; saturating only makes ties of it."""
+    atom = factor.atom
+    x, *rest = atom.args
+    y = rest[0] if rest else x
+    signed = factor.odd or atom.sign is not Sign.ANY
+    match atom.op:
+        case "sqr" | "sqrt":
+            return absolute(x)
+        case "pow" if (y.number or 0) > 0:
+            return absolute(x)
+        case "rownorm" | "colnorm" if x.axes <= atom.axes:  # of what does not vary along the axis
+            return absolute(x)
+        case "rowsum" | "colsum" if x.axes <= atom.axes and signed:
+            return x
+        case "mul" | "div" if y.axes <= fixed and y.sign is not Sign.ANY and signed:
+            return x
+        case "mul" if x.axes <= fixed and x.sign is not Sign.ANY and signed:
+            return y
+        case "add" | "sub" if y.axes <= fixed and signed:
+            return x
+        case "add" if x.axes <= fixed and signed:
+            return y
+        case "sub" if x.axes <= fixed and signed:
+            return scale(y, -1)
+    return None

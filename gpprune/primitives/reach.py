@@ -32,9 +32,14 @@ class Reach(NamedTuple):
 
     @property
     def in_range(self) -> bool:
-        """Whether it neither saturates nor, in float64, comes to nothing."""
+        """Whether it neither saturates nor, itself or squared, comes to nothing in float64."""
         # what is added to float32's largest without changing it is within range
         return self.low >= _LOWEST and self.high <= _HIGHEST + 1e-9
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether it does not come to nothing in float32 either."""
+        return self.low >= LOG_TINY
 
     @property
     def clamped(self) -> Reach:
@@ -43,8 +48,9 @@ class Reach(NamedTuple):
         return Reach(low, high, self.nonnegative)
 
 
+LOG_TINY = math.log(TINY)
 _HIGHEST = math.log(LARGEST)
-_LOWEST = -708.0  # of float64, in which tests and fingerprints compute
+_LOWEST = -354.0  # norms and deviations square, in float64
 _TWO = math.log(2)
 _ROUNDING = -53 * _TWO  # what is left of a sum that cancels, in float64
 _COUNT = math.log(2**20)  # features or neurons of a layer
@@ -55,7 +61,12 @@ def total(parts: Sequence[Reach], *, nonnegative: bool) -> Reach:
     high = max(part.high for part in parts)
     high += math.log(sum(math.exp(max(-700.0, part.high - high)) for part in parts))
     low = min(part.low for part in parts)
-    return Reach(low if nonnegative else low + _ROUNDING, high)
+    return Reach(low if nonnegative else _cancelled(low), high)
+
+
+def _cancelled(low: float) -> float:
+    """What a sum can leave of terms this small, which is never nothing by underflow."""
+    return max(low + _ROUNDING, min(low, _LOWEST))
 
 
 def of_number(value: float) -> Reach:
@@ -113,7 +124,7 @@ def exp(x: Reach) -> Reach:
 
 def log(x: Reach) -> Reach:
     """Of the logarithm of |x|, at least of the smallest normal float32."""
-    return Reach(_ROUNDING, math.log(max(abs(x.high), -math.log(TINY))))
+    return Reach(_ROUNDING, math.log(max(abs(x.high), -LOG_TINY)))
 
 
 def tanh(x: Reach) -> Reach:
@@ -143,7 +154,7 @@ def zscore(x: Reach) -> Reach:
 
 def summed(x: Reach) -> Reach:
     """Of a sum over features or neurons."""
-    return Reach(x.low if x.nonnegative else x.low + _ROUNDING, x.high + _COUNT)
+    return Reach(x.low if x.nonnegative else _cancelled(x.low), x.high + _COUNT)
 
 
 def mean(x: Reach) -> Reach:
@@ -165,6 +176,9 @@ def half(x: Reach) -> Reach:
     """Of what is not 0 in float16."""
     return Reach(-24 * _TWO, math.log(65504))
 
+
+ANY = Reach(_LOWEST, _HIGHEST, nonnegative=False)
+"""Of what nothing is known of: what is of units and not of weights."""
 
 # Wider than any model that can be used has them; of S, which any metric may give, most are within.
 TERMINALS: dict[str, Reach] = {

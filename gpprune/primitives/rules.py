@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from .algebra import LARGEST as LARGEST_NUMBER
 from .algebra import (
     Atom,
     Monomial,
@@ -28,7 +27,7 @@ from .algebra import (
     single,
 )
 from .lowering import LARGEST, TINY
-from .reach import mul, of_number
+from .reach import LOG_TINY, mul, of_number
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
 
@@ -39,11 +38,8 @@ def normal(node: Any, arguments: list[Sum]) -> Sum:
         rule = RULES.get(node.name)
         entry = PRIMITIVES[node.name]
         value = rule(*arguments) if rule else call(entry, arguments)
-        within = _stays(entry, arguments) and value.in_range
-        # a number that saturates is not quite float32's largest in formula text
-        if not within and abs(value.number or LARGEST) >= LARGEST_NUMBER:
-            return _sealed(entry, arguments, value.sign)
-        return value
+        exact = value.number is not None or _stays(entry, arguments)
+        return value if exact and value.in_range else _sealed(entry, arguments, value)
     if isinstance(node.value, float):
         return constant(node.value)
     sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
@@ -60,12 +56,34 @@ def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
     return entry.name == "div" and len({absolute(argument).text for argument in arguments}) == 1
 
 
-def _sealed(entry: Primitive, arguments: list[Sum], sign: Sign) -> Sum:
-    """A primitive that may saturate, which no algebra looks into."""
+def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
+    """A primitive that may saturate, which no algebra looks into; its signs are no matter of size.
+
+    Args:
+        entry: the primitive.
+        arguments: of it.
+        value: what it would be if it did not saturate.
+    """
+    x, *rest = arguments
+    if (entry.even or entry.name == "pow") and absolute(x).in_range:
+        arguments = [absolute(x), *rest]
+    negative = [a.ordered[0][1] < 0 if a.terms else False for a in arguments]
+    flip = 1.0
+    if entry.name in ("mul", "div"):
+        arguments = [scale(a, -1) if n else a for a, n in zip(arguments, negative, strict=True)]
+        flip = -1.0 if sum(negative) == 1 else 1.0
     if entry.commutative:
         arguments = sorted(arguments, key=lambda argument: argument.text)
-    atom = _atom(entry, arguments)
-    return from_atom(replace(atom, sign=max(sign, atom.sign), sealed=True))
+    atom = replace(_atom(entry, arguments), sealed=True)
+    return scale(from_atom(_signed(atom, scale(value, flip).sign)), flip)
+
+
+def _signed(atom: Atom, sign: Sign) -> Atom:
+    """The atom with what is known of its sign; what may come to nothing is not positive."""
+    known = max(sign, atom.sign)
+    if known is Sign.POSITIVE and not atom.reach.is_normal:
+        known = Sign.NONNEGATIVE
+    return replace(atom, sign=known)
 
 
 def call(entry: Primitive, arguments: list[Sum]) -> Sum:
@@ -105,7 +123,8 @@ def _atom(entry: Primitive, arguments: Sequence[Sum]) -> Atom:
     sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
     if entry.odd and entry.increasing and not entry.scale_free:
         sign = arguments[0].sign
-    return Atom(text, axes, sign, entry.name, tuple(arguments))
+    atom = Atom(text, axes, Sign.ANY, entry.name, tuple(arguments))
+    return _signed(atom, sign)
 
 
 def _scale_free(entry: Primitive, x: Sum) -> Sum:
@@ -145,9 +164,10 @@ def _log(x: Sum) -> Sum:
 
 def _clamped(x: Sum) -> Sum:
     """What log(exp(x)) is: x, unless exp left float32's range or log met its smallest."""
-    if PRIMITIVES["exp"].reach(x.reach).in_range:
+    size = PRIMITIVES["exp"].reach(x.reach)
+    if size.in_range and size.is_normal:
         return x
-    low, high = constant(math.log(TINY)), constant(math.log(LARGEST))
+    low, high = constant(LOG_TINY), constant(math.log(LARGEST))
     return _extremum("max")(_extremum("min")(x, high), low)
 
 
@@ -156,7 +176,8 @@ def _exp(x: Sum) -> Sum:
     if inner is not None and inner.op == "log" and single(x)[0] == 1:
         size = absolute(inner.args[0])  # as log does, which is bounded below
         least = constant(TINY)
-        return size if size.sign is Sign.POSITIVE else _extremum("max")(size, least)
+        whole = size.sign is Sign.POSITIVE and size.reach.is_normal
+        return size if whole else _extremum("max")(size, least)
     return call(PRIMITIVES["exp"], [x])
 
 
@@ -213,7 +234,8 @@ def _reduced(name: str) -> Callable[[Sum], Sum]:
 def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
     """Whether it is a z-score of what varies along these axes alone: its mean along them is 0."""
     atom = alone(single(x)[1]) if x.terms else None
-    return atom is not None and atom.op in ("zscore", "pz_zsn") and atom.axes <= axes
+    normalised = atom is not None and not atom.sealed and atom.op in ("zscore", "pz_zsn")
+    return atom is not None and normalised and atom.axes <= axes
 
 
 def _pz_div(x: Sum, y: Sum) -> Sum:

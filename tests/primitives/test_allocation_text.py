@@ -56,6 +56,12 @@ def test_the_canonical_form_is_a_form(formula: Formula) -> None:
     assert form.key == formula.key
 
 
+@pytest.mark.parametrize("value", ["depth", "exp(size)", "mean(S)", "l2(pz_div(X, W))"])
+def test_an_exponential_of_units_has_a_form(value: str) -> None:
+    form = parse(f"spread(log(exp({value})), 0.1)", ALLOCATION).canonical()
+    assert form.canonical() == form
+
+
 @given(joints())
 def test_the_canonical_form_of_a_joint_formula_is_a_form(formula: Formula) -> None:
     form = formula.canonical()

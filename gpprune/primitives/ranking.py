@@ -40,9 +40,8 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
     for factor in monomial:
         if factor.atom.axes <= fixed and not factor.odd:
             continue
-        if (
-            factor.atom.op == "pz_div" and not factor.atom.sealed
-        ):  # its divisor is one positive number for the layer
+        # its divisor is one positive number for the layer
+        if factor.atom.op == "pz_div" and not factor.atom.sealed:
             factors.extend(_raised(factor))
             continue
         factors.append(factor)

@@ -105,8 +105,6 @@ def _opened(factor: Power, fixed: frozenset[str]) -> Sum | None:
     y = rest[0] if rest else x
     signed = factor.odd or atom.sign is not Sign.ANY
     match atom.op:
-        case "sqr" | "sqrt":
-            return absolute(x)
         case "pow" if (y.number or 0) > 0:
             return absolute(x)
         case "rownorm" | "colnorm" if x.axes <= atom.axes:  # of what does not vary along the axis

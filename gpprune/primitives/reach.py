@@ -34,7 +34,7 @@ class Reach(NamedTuple):
     def in_range(self) -> bool:
         """Whether it neither saturates nor, itself or squared, comes to nothing in float64."""
         # what is added to float32's largest without changing it is within range
-        return self.low >= _LOWEST and self.high <= _HIGHEST + 1e-9
+        return self.low >= _LOWEST and self.high <= LOG_LARGEST + 1e-9
 
     @property
     def is_normal(self) -> bool:
@@ -44,12 +44,11 @@ class Reach(NamedTuple):
     @property
     def clamped(self) -> Reach:
         """What is left after saturating."""
-        low, high = (max(_LOWEST, min(_HIGHEST, size)) for size in (self.low, self.high))
+        low, high = (max(_LOWEST, min(LOG_LARGEST, size)) for size in (self.low, self.high))
         return Reach(low, high, self.nonnegative)
 
 
-LOG_TINY = math.log(TINY)
-_HIGHEST = math.log(LARGEST)
+LOG_TINY, LOG_LARGEST = math.log(TINY), math.log(LARGEST)
 _LOWEST = -354.0  # norms and deviations square, in float64
 _TWO = math.log(2)
 _ROUNDING = -53 * _TWO  # what is left of a sum that cancels, in float64
@@ -177,7 +176,7 @@ def half(x: Reach) -> Reach:
     return Reach(-24 * _TWO, math.log(65504))
 
 
-ANY = Reach(_LOWEST, _HIGHEST, nonnegative=False)
+ANY = Reach(_LOWEST, LOG_LARGEST, nonnegative=False)
 """Of what nothing is known of: what is of units and not of weights."""
 
 # Wider than any model that can be used has them; of S, which any metric may give, most are within.

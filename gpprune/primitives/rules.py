@@ -26,8 +26,8 @@ from .algebra import (
     scale,
     single,
 )
-from .lowering import LARGEST, TINY
-from .reach import LOG_TINY, mul, of_number
+from .lowering import TINY
+from .reach import LOG_LARGEST, LOG_TINY, mul, of_number
 from .table import PRIMITIVES, Primitive
 from .types import axes_of
 
@@ -67,11 +67,11 @@ def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
     x, *rest = arguments
     if (entry.even or entry.name == "pow") and absolute(x).in_range:
         arguments = [absolute(x), *rest]
-    negative = [a.ordered[0][1] < 0 if a.terms else False for a in arguments]
     flip = 1.0
-    if entry.name in ("mul", "div"):
-        arguments = [scale(a, -1) if n else a for a, n in zip(arguments, negative, strict=True)]
-        flip = -1.0 if sum(negative) == 1 else 1.0
+    if entry.name in ("mul", "div"):  # by no 0, which would not be sealed
+        signs = [1.0 if argument.ordered[0][1] > 0 else -1.0 for argument in arguments]
+        arguments = [scale(a, sign) for a, sign in zip(arguments, signs, strict=True)]
+        flip = math.prod(signs)
     if entry.commutative:
         arguments = sorted(arguments, key=lambda argument: argument.text)
     atom = replace(_atom(entry, arguments), sealed=True)
@@ -137,9 +137,9 @@ def _scale_free(entry: Primitive, x: Sum) -> Sum:
     x = scale(x, flip / abs(lead))
     coefficient, monomial = single(x)
     inner = alone(monomial)
-    nested = inner is not None and inner.op in PRIMITIVES and PRIMITIVES[inner.op].scale_free
+    nested = PRIMITIVES.get(inner.op) if inner is not None else None
     # beside one that saturates, a z-score rounds small values away
-    if inner is not None and nested and not inner.args[0].saturates:
+    if inner and nested and nested.scale_free and not inner.args[0].saturates:
         return scale(_scale_free(entry, scale(inner.args[0], coefficient)), flip)
     return scale(_applied(entry, x), flip)
 
@@ -167,7 +167,7 @@ def _clamped(x: Sum) -> Sum:
     size = PRIMITIVES["exp"].reach(x.reach)
     if size.in_range and size.is_normal:
         return x
-    low, high = constant(LOG_TINY), constant(math.log(LARGEST))
+    low, high = constant(LOG_TINY), constant(LOG_LARGEST)
     return _extremum("max")(_extremum("min")(x, high), low)
 
 
@@ -234,8 +234,9 @@ def _reduced(name: str) -> Callable[[Sum], Sum]:
 def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
     """Whether it is a z-score of what varies along these axes alone: its mean along them is 0."""
     atom = alone(single(x)[1]) if x.terms else None
-    normalised = atom is not None and not atom.sealed and atom.op in ("zscore", "pz_zsn")
-    return atom is not None and normalised and atom.axes <= axes
+    if atom is None or atom.sealed:  # where it saturates it is not centred
+        return False
+    return atom.op in ("zscore", "pz_zsn") and atom.axes <= axes
 
 
 def _pz_div(x: Sum, y: Sum) -> Sum:

@@ -141,6 +141,7 @@ _DECLARED = (
         far.sqr,
         nonnegative=True,
         even=True,
+        increasing=True,
     ),
     Primitive(
         "sqrt",
@@ -152,6 +153,7 @@ _DECLARED = (
         far.sqrt,
         nonnegative=True,
         even=True,
+        increasing=True,
     ),
     Primitive(
         "log",

@@ -42,7 +42,7 @@ def test_results_lie_within_the_reach(
 ) -> None:
     entry = PRIMITIVES[name]
     generator = torch.Generator().manual_seed(seed)
-    given_ = {
+    terminals = {
         "W": drawn(generator, *sorted(ends[:2]), signed=signed),
         "G": drawn(generator, *sorted(ends[2:]), signed=False),
     }
@@ -50,8 +50,8 @@ def test_results_lie_within_the_reach(
         f"{exponent:.12g}" if type_ is Constant else terminal
         for type_, terminal in zip(entry.arguments, ARGUMENTS, strict=False)
     ]
-    below = [measured(given_[t]) if t in given_ else of_number(float(t)) for t in texts]
-    value = kernel(parse(f"{name}({', '.join(texts)})"), "reference")(**given_)
+    below = [measured(terminals[t]) if t in terminals else of_number(float(t)) for t in texts]
+    value = kernel(parse(f"{name}({', '.join(texts)})"), "reference")(**terminals)
     sizes = value[value != 0].abs().log()
     bound = entry.reach(*below)
     assert all(math.isfinite(size) for size in sizes)

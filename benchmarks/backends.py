@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from gpprune.cli.console import print_table
-from gpprune.compile import kernel, machine
+from gpprune.compile import kernel
+from gpprune.compile.cpp import machine
 from gpprune.primitives import Formula, published
 from gpprune.prune import linear_layers, load_model
 

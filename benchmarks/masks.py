@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpprune.prune import parse_pattern, prune_mask
-from gpprune.prune.bisection import WIDEST
+from gpprune.prune.select.bisection import WIDEST
 
 from .kernels import seconds
 from .rival import sorted_mask

@@ -23,7 +23,7 @@ def main() -> None:
     """Run the command line; exit 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        from .cli import run
+        from gpprune.cli import run
 
         code = run()
     except KeyboardInterrupt:

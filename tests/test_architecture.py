@@ -12,15 +12,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpprune"
 
 # primitives <- compile <- prune <- evals <- cli, and primitives <- compile <- gp <- cli.
+# What every room may use: errors, progress, tables of entries, files that appear whole.
+BASE = {"errors", "files", "progress", "tables"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "primitives": {"errors"},
-    "compile": {"errors", "primitives"},
-    "prune": {"errors", "primitives", "compile"},
-    "evals": {"errors", "primitives", "compile", "prune"},
-    "gp": {"errors", "primitives", "compile"},
-    "cli": {"errors", "primitives", "compile", "prune", "evals", "gp", ""},
-    "": {"errors", "primitives", "compile", "prune", "evals", "gp", "cli"},
+    "files": {"errors"},
+    "progress": set(),
+    "tables": {"errors"},
+    "primitives": BASE,
+    "compile": BASE | {"primitives"},
+    "prune": BASE | {"primitives", "compile"},
+    "evals": BASE | {"primitives", "compile", "prune"},
+    "gp": BASE | {"primitives", "compile"},
+    "cli": BASE | {"primitives", "compile", "prune", "evals", "gp", ""},
+    "": BASE | {"primitives", "compile", "prune", "evals", "gp", "cli"},
 }
 # Libraries that a room does without: the language and the search know no language models.
 WITHOUT: dict[str, set[str]] = {

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..compile import render
-from ..evals import Judgement
-from ..prune import Recipe, linear_layers, parse_pattern
-from .console import escape, out, print_json, print_table, progress
-from .named import AllocationBench, Named, allocation_workbench, named_allocations
-from .options import (
+from gpprune.cli.console import escape, out, print_json, print_table, progress
+from gpprune.cli.named import AllocationBench, Named, allocation_workbench, named_allocations
+from gpprune.cli.options import (
     CalibrationSpec,
     DType,
     DTypeOption,
@@ -32,8 +29,8 @@ from .options import (
     WindowLength,
     Windows,
 )
-from .plots import plot_allocations
-from .problem import (
+from gpprune.cli.plots import plot_allocations
+from gpprune.cli.problem import (
     TEST_LENGTH,
     TEST_WINDOWS,
     Texts,
@@ -41,6 +38,9 @@ from .problem import (
     pattern_of,
     sparsities,
 )
+from gpprune.compile import render
+from gpprune.evals import Judgement
+from gpprune.prune import Recipe, linear_layers, parse_pattern
 
 _HELP = (
     "Published names (with parameters: owl(7,0.05), atp(0.3)), besa, DSA graphs, formula text, "

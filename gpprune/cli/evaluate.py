@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from .console import print_json, print_table, progress
-from .options import (
+from gpprune.cli.console import print_json, print_table, progress
+from gpprune.cli.options import (
     DType,
     DTypeOption,
     Json,
@@ -16,7 +16,7 @@ from .options import (
     WindowLength,
     Windows,
 )
-from .problem import TEST_LENGTH, TEST_WINDOWS, Texts, Workbench
+from gpprune.cli.problem import TEST_LENGTH, TEST_WINDOWS, Texts, Workbench
 
 
 def evaluate(

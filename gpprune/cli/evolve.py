@@ -9,13 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import GppruneError, UsageError
-from ..gp import PRESETS, RunDirectory, SearchResult, SearchSettings, evolve
-from ..prune import check_output, parse_pattern
-from .console import err, escape, print_json, progress
-from .goals import AllocationGoal, Goal, JointGoal, MetricGoal, restored
-from .live import SearchProgress
-from .options import (
+from gpprune.cli.console import err, escape, print_json, progress
+from gpprune.cli.goals import AllocationGoal, Goal, JointGoal, MetricGoal, restored
+from gpprune.cli.live import SearchProgress
+from gpprune.cli.options import (
     SEARCH,
     CalibrationSpec,
     DType,
@@ -37,8 +34,11 @@ from .options import (
     WindowLength,
     Windows,
 )
-from .problem import Texts, Workbench, named_formula, pattern_of
-from .report import describe, print_report, write_report
+from gpprune.cli.problem import Texts, Workbench, named_formula, pattern_of
+from gpprune.cli.report import describe, print_report, write_report
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import PRESETS, RunDirectory, SearchResult, SearchSettings, evolve
+from gpprune.prune import check_output, parse_pattern
 
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -10,11 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ..compile import render
-from ..errors import GppruneError, UsageError
-from ..gp import RunDirectory
-from ..gp.archive import ranked
-from ..primitives import (
+from gpprune.cli.console import escape, out, print_json, print_table
+from gpprune.cli.options import Json
+from gpprune.cli.problem import named_formula
+from gpprune.compile import render
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import RunDirectory
+from gpprune.gp.archive import ranked
+from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
     LANGUAGES,
@@ -27,9 +30,6 @@ from ..primitives import (
     parse_pruner_zero,
     word,
 )
-from .console import escape, out, print_json, print_table
-from .options import Json
-from .problem import named_formula
 
 LanguageOption = Annotated[str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")]
 

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import GppruneError
-from ..evals import AllocationFitness, JointFitness, MetricFitness
-from ..primitives import (
+from gpprune.cli.problem import Texts, Workbench, named_formula
+from gpprune.errors import GppruneError
+from gpprune.evals import AllocationFitness, JointFitness, MetricFitness
+from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
     JOINT,
@@ -29,8 +30,7 @@ from ..primitives import (
     parse,
     seeds,
 )
-from ..prune import Recipe, parse_pattern
-from .problem import Texts, Workbench, named_formula
+from gpprune.prune import Recipe, parse_pattern
 
 Judge = MetricFitness | AllocationFitness | JointFitness
 

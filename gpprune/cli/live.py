@@ -7,10 +7,10 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..compile import render
-from ..gp import Outcome, SearchEvent, SearchSettings
-from ..primitives import Language, parse
-from .console import err, escape
+from gpprune.cli.console import err, escape
+from gpprune.compile import render
+from gpprune.gp import Outcome, SearchEvent, SearchSettings
+from gpprune.primitives import Language, parse
 
 _FEW = 3
 

@@ -8,9 +8,9 @@ from io import TextIOWrapper
 
 import typer
 
-from ..errors import GppruneError
-from . import allocating, evaluate, evolve, formulas, pruning, runs, scoring
-from .console import err, escape
+from gpprune.cli import allocating, evaluate, evolve, formulas, pruning, runs, scoring
+from gpprune.cli.console import err, escape
+from gpprune.errors import GppruneError
 
 INTERRUPTED = 130
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import GppruneError, UsageError
-from ..evals import AllocationFitness
-from ..gp import Archive, RunDirectory
-from ..primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, unit_of
-from ..prune import BESA, besa, parse_pattern
-from .console import Report
-from .problem import Texts, Workbench, named_formula
+from gpprune.cli.console import Report
+from gpprune.cli.problem import Texts, Workbench, named_formula
+from gpprune.errors import GppruneError, UsageError
+from gpprune.evals import AllocationFitness
+from gpprune.gp import Archive, RunDirectory
+from gpprune.primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, unit_of
+from gpprune.prune import BESA, besa, parse_pattern
 
 _LABEL = re.compile(r"([^=(/]+)=(.+)")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import GppruneError, UsageError
+from gpprune.errors import GppruneError, UsageError
 
 if TYPE_CHECKING:  # matplotlib takes a second to load: only a picture pays for it
     from matplotlib.axes import Axes

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..evals import (
+from gpprune.cli.console import Report
+from gpprune.errors import UsageError
+from gpprune.evals import (
     Judgement,
     MetricFitness,
     calibration_samples,
@@ -21,8 +22,8 @@ from ..evals import (
     window_losses,
     windows,
 )
-from ..primitives import METRIC, METRICS, Formula, parse, published
-from ..prune import (
+from gpprune.primitives import METRIC, METRICS, Formula, parse, published
+from gpprune.prune import (
     LayerStatistics,
     Loaded,
     Recipe,
@@ -34,7 +35,6 @@ from ..prune import (
     parse_pattern,
     prune_model,
 )
-from .console import Report
 
 TEST_WINDOWS = 10
 TEST_LENGTH = 1024

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
-from ..prune import Recipe, check_output, parse_pattern, prune_model, save_pruned
-from .console import print_json, print_table, progress
-from .options import (
+from gpprune.cli.console import print_json, print_table, progress
+from gpprune.cli.options import (
     CalibrationSpec,
     Json,
     ModelSpec,
@@ -22,7 +20,9 @@ from .options import (
     Unit,
     WindowLength,
 )
-from .problem import TEST_LENGTH, Texts, Workbench
+from gpprune.cli.problem import TEST_LENGTH, Texts, Workbench
+from gpprune.errors import UsageError
+from gpprune.prune import Recipe, check_output, parse_pattern, prune_model, save_pruned
 
 
 def prune(

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from ..compile import render
-from ..evals import Judgement
-from ..gp import SearchResult
-from ..primitives import Formula, parse
-from .console import err, escape, print_table
-from .goals import GOALS, Choice, Goal, Judge, Rival
-from .problem import Workbench
+from gpprune.cli.console import err, escape, print_table
+from gpprune.cli.goals import GOALS, Choice, Goal, Judge, Rival
+from gpprune.cli.problem import Workbench
+from gpprune.compile import render
+from gpprune.evals import Judgement
+from gpprune.gp import SearchResult
+from gpprune.primitives import Formula, parse
 
 REPORT_FILE = "report.json"
 RECIPE_FILE = "recipe.json"

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ..compile import render
-from ..errors import GppruneError, UsageError
-from ..gp import Archive, Outcome, RunDirectory
-from ..primitives import LANGUAGES, METRIC, parse
-from .console import print_json, print_table
-from .live import perplexity
-from .options import Json
-from .plots import plot_search
-from .report import REPORT_FILE
+from gpprune.cli.console import print_json, print_table
+from gpprune.cli.live import perplexity
+from gpprune.cli.options import Json
+from gpprune.cli.plots import plot_search
+from gpprune.cli.report import REPORT_FILE
+from gpprune.compile import render
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import Archive, Outcome, RunDirectory
+from gpprune.primitives import LANGUAGES, METRIC, parse
 
 
 def report(

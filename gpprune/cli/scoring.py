@@ -7,12 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..compile import render
-from ..evals import Judgement, MetricFitness
-from ..primitives import Formula
-from ..prune import Recipe, parse_pattern
-from .console import print_json, print_table, progress
-from .options import (
+from gpprune.cli.console import print_json, print_table, progress
+from gpprune.cli.options import (
     CalibrationSpec,
     DType,
     DTypeOption,
@@ -28,7 +24,7 @@ from .options import (
     WindowLength,
     Windows,
 )
-from .problem import (
+from gpprune.cli.problem import (
     TEST_LENGTH,
     TEST_WINDOWS,
     Texts,
@@ -37,6 +33,10 @@ from .problem import (
     pattern_of,
     sparsities,
 )
+from gpprune.compile import render
+from gpprune.evals import Judgement, MetricFitness
+from gpprune.primitives import Formula
+from gpprune.prune import Recipe, parse_pattern
 
 
 def score_metrics(

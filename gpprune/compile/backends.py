@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .program import Apply, Instruction, Literal, Load, Program, Reduce, sweeps
-from .reductions import Partial, finish, merge, partial
+from gpprune.compile.program import Apply, Instruction, Literal, Load, Program, Reduce, sweeps
+from gpprune.compile.reductions import Partial, finish, merge, partial
 
 Runner = Callable[[Mapping[str, Tensor], tuple[int, int], Tensor], None]
 

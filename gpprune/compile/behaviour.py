@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..primitives import Formula
-from .backends import whole
-from .program import Apply, Instruction, Reduce, lower
+from gpprune.compile.backends import whole
+from gpprune.compile.program import Apply, Instruction, Reduce, lower
+from gpprune.primitives import Formula
 
 _ROUNDING = 1e-12  # relative; what algebra makes of float64 differs by less
 # What a sum, a difference or a normalisation leaves of its terms, relative, where it may be nothing

@@ -9,13 +9,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..primitives import METRIC, TERMINALS, Formula, axes_of
-from . import native
-from .backends import Blocked, Runner, inductor, reference
-from .generated import Generated, is_generated
-from .machine import built, machine
-from .program import MATRIX, Apply, Program, Reduce, lower
+from gpprune.compile.backends import Blocked, Runner, inductor, reference
+from gpprune.compile.cpp import native
+from gpprune.compile.cpp.generated import Generated, is_generated
+from gpprune.compile.cpp.machine import built, machine
+from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
+from gpprune.errors import UsageError
+from gpprune.primitives import METRIC, TERMINALS, Formula, axes_of
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,

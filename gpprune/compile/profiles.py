@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import Unfit
-from ..primitives import METRIC, Formula, Node, UnitPrimitive, fold
-from ..primitives.nodes import kind
-from ..primitives.types import Elements
-from ..primitives.units import Layout, OnFlat, OnUnits
+from gpprune.errors import Unfit
+from gpprune.primitives import METRIC, Formula, Node, UnitPrimitive, fold
+from gpprune.primitives.nodes import kind
+from gpprune.primitives.types import Elements
+from gpprune.primitives.units.functions import Layout, OnFlat, OnUnits
 
 
 class Reducer(Protocol):

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
-from ..primitives.lowering import Reduction
-from .simpler import POWERS, folded
+from gpprune.compile.simpler import POWERS, folded
+from gpprune.primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
+from gpprune.primitives.weights.lowering import Reduction
 
 MATRIX = frozenset({"out", "in"})
 

@@ -7,9 +7,19 @@ from collections import Counter
 
 import torch
 
-from ..errors import UsageError
-from ..primitives import METRIC, Formula, lowering
-from .program import MATRIX, Apply, Instruction, Literal, Load, Program, Reduce, lower
+from gpprune.compile.program import (
+    MATRIX,
+    Apply,
+    Instruction,
+    Literal,
+    Load,
+    Program,
+    Reduce,
+    lower,
+)
+from gpprune.errors import UsageError
+from gpprune.primitives import METRIC, Formula
+from gpprune.primitives.weights import lowering
 
 _REDUCE = '''
 def reduce(x, kind, dims, shape):

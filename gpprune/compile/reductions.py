@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..primitives.lowering import saturate
-from .program import Reduce
+from gpprune.compile.program import Reduce
+from gpprune.primitives.weights.lowering import saturate
 
 _DIMENSION = {"out": 0, "in": 1}
 ROUNDING = 1e-14

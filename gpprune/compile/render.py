@@ -11,11 +11,11 @@ from typing import Any
 
 import sympy
 
-from ..errors import UsageError
-from ..primitives import Formula, fold, word
-from ..primitives import symbolic as sym
-from ..primitives.formula import folded_number
-from .python import python_source
+from gpprune.compile.python import python_source
+from gpprune.errors import UsageError
+from gpprune.primitives import Formula, fold, word
+from gpprune.primitives.formula import folded_number
+from gpprune.primitives.weights import symbolic as sym
 
 minmax = sym.reduction("minmax", r"\operatorname{minmax}\left(%s\right)", nonnegative=True)
 zscore = sym.reduction("zscore", r"\operatorname{zscore}\left(%s\right)")

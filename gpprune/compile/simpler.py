@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..primitives import Primitive
+from gpprune.primitives import Primitive
 
 # x to a constant power, by the power, as a formula of x. None may lose what the power would have
 # kept: x to -2 is not 1 over x squared, which is 0 for an x of 1e-30.

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gpprune.errors import UsageError
+from gpprune.gp.archive import Archive, Outcome, Proposal, fittest, ranked
+from gpprune.gp.settings import SearchSettings
+from gpprune.gp.variation import Tree, cross, half_and_half, join, merge, mutate, seeded, tune
 from gpprune.primitives import Formula, FormulaError, Language, parse
-
-from .archive import Archive, Outcome, Proposal, fittest, ranked
-from .settings import SearchSettings
-from .variation import Tree, cross, half_and_half, join, merge, mutate, seeded, tune
 
 Canonical = Callable[[Formula], Formula]
 Fingerprint = Callable[[Formula], str | None]

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpprune.errors import Unfit, UsageError
+from gpprune.gp.archive import mean
+from gpprune.gp.fitness import Fitness
+from gpprune.gp.settings import SearchSettings
 from gpprune.primitives import Formula
-
-from .archive import mean
-from .fitness import Fitness
-from .settings import SearchSettings
 
 _REASON_LIMIT = 300
 

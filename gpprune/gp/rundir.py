@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.errors import GppruneError, UsageError
-
-from .archive import Outcome
-from .engine import State
-from .settings import SearchSettings
-from .settingsfile import FORMAT, SETTINGS, read_settings, settings_text
+from gpprune.gp.archive import Outcome
+from gpprune.gp.engine import State
+from gpprune.gp.settings import SearchSettings
+from gpprune.gp.settingsfile import FORMAT, SETTINGS, read_settings, settings_text
 
 _DATABASE = "run.db"
 _LOCK = "lock.db"

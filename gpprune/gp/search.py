@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from gpprune.errors import GppruneError, UsageError
+from gpprune.gp.archive import Archive, Outcome, Proposal
+from gpprune.gp.engine import Engine, State
+from gpprune.gp.fidelity import judge
+from gpprune.gp.fitness import Fitness
+from gpprune.gp.rundir import RunDirectory
+from gpprune.gp.settings import SearchSettings
 from gpprune.primitives import Formula, Language
-
-from .archive import Archive, Outcome, Proposal
-from .engine import Engine, State
-from .fidelity import judge
-from .fitness import Fitness
-from .rundir import RunDirectory
-from .settings import SearchSettings
 
 # What a later call may set anew without changing what the earlier one did.
 _EXTENDABLE = frozenset({"generations", "time_limit", "candidate_time_limit"})

@@ -11,8 +11,7 @@ from typing import Any
 import tomli_w
 
 from gpprune.errors import GppruneError, UsageError
-
-from .settings import SearchSettings
+from gpprune.gp.settings import SearchSettings
 
 FORMAT = 2
 SETTINGS = "settings.toml"

@@ -1,6 +1,5 @@
 """The formula language: value types, primitives, formula text, the published formulas."""
 
-from .dsa import parse_dsa as parse_dsa
 from .formula import Formula as Formula
 from .formula import parse as parse
 from .language import ALLOCATION as ALLOCATION
@@ -13,24 +12,25 @@ from .nodes import Node as Node
 from .nodes import fold as fold
 from .nodes import number_text as number_text
 from .nodes import word as word
-from .pruner_zero import parse_pruner_zero as parse_pruner_zero
-from .published import METRICS as METRICS
-from .published import Published as Published
-from .published import published as published
-from .published import seeds as seeds
-from .published_allocations import ALLOCATIONS as ALLOCATIONS
-from .published_allocations import PublishedAllocation as PublishedAllocation
-from .published_allocations import allocation as allocation
-from .published_allocations import unit_of as unit_of
-from .table import PRIMITIVES as PRIMITIVES
-from .table import TERMINALS as TERMINALS
-from .table import Primitive as Primitive
+from .published.allocations import ALLOCATIONS as ALLOCATIONS
+from .published.allocations import PublishedAllocation as PublishedAllocation
+from .published.allocations import allocation as allocation
+from .published.allocations import unit_of as unit_of
+from .published.dsa import parse_dsa as parse_dsa
+from .published.metrics import METRICS as METRICS
+from .published.metrics import Published as Published
+from .published.metrics import published as published
+from .published.metrics import seeds as seeds
+from .published.pruner_zero import parse_pruner_zero as parse_pruner_zero
 from .types import Constant as Constant
 from .types import Elements as Elements
 from .types import Inputs as Inputs
 from .types import Outputs as Outputs
 from .types import ValueType as ValueType
 from .types import axes_of as axes_of
-from .unit_table import UNIT_PRIMITIVES as UNIT_PRIMITIVES
-from .unit_table import UNIT_TERMINALS as UNIT_TERMINALS
-from .unit_table import UnitPrimitive as UnitPrimitive
+from .units.table import UNIT_PRIMITIVES as UNIT_PRIMITIVES
+from .units.table import UNIT_TERMINALS as UNIT_TERMINALS
+from .units.table import UnitPrimitive as UnitPrimitive
+from .weights.table import PRIMITIVES as PRIMITIVES
+from .weights.table import TERMINALS as TERMINALS
+from .weights.table import Primitive as Primitive

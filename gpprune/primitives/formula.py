@@ -11,13 +11,22 @@ import sympy
 import torch
 from deap import gp
 
-from . import symbolic
-from .canonical import IrreducibleError, canonical_text
-from .language import ALLOCATION, JOINT, METRIC, Language
-from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, fold, kind, number_text, word
-from .parser import read
-from .table import Primitive
-from .unit_table import UnitPrimitive
+from gpprune.primitives.canonical.form import IrreducibleError, canonical_text
+from gpprune.primitives.language import ALLOCATION, JOINT, METRIC, Language
+from gpprune.primitives.nodes import (
+    MAX_DEPTH,
+    MAX_NODES,
+    FormulaError,
+    Node,
+    fold,
+    kind,
+    number_text,
+    word,
+)
+from gpprune.primitives.parser import read
+from gpprune.primitives.units.table import UnitPrimitive
+from gpprune.primitives.weights import symbolic
+from gpprune.primitives.weights.table import Primitive
 
 
 class Formula:

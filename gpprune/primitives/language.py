@@ -10,11 +10,11 @@ from functools import cached_property
 
 from deap import gp
 
-from .nodes import FormulaError, Node, quantise, word
-from .table import PRIMITIVES, TERMINALS, UNSEARCHED, Primitive
-from .types import Constant, Elements, Joint, Profile, ValueType
-from .unit_table import JOINT as JOINT_PRIMITIVE
-from .unit_table import UNIT_PRIMITIVES, UNIT_TERMINALS, UnitPrimitive
+from gpprune.primitives.nodes import FormulaError, Node, quantise, word
+from gpprune.primitives.types import Constant, Elements, Joint, Profile, ValueType
+from gpprune.primitives.units.table import JOINT as JOINT_PRIMITIVE
+from gpprune.primitives.units.table import UNIT_PRIMITIVES, UNIT_TERMINALS, UnitPrimitive
+from gpprune.primitives.weights.table import PRIMITIVES, TERMINALS, UNSEARCHED, Primitive
 
 
 def draw_constant() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import UsageError
+from gpprune.errors import UsageError
 
 T = TypeVar("T")
 Node: TypeAlias = Any  # a deap.gp.Primitive or Terminal; DEAP is untyped

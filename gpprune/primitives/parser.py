@@ -10,10 +10,10 @@ import math
 import re
 from typing import Any
 
-from .language import Language
-from .lowering import LARGEST
-from .nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, quantise
-from .types import Constant, Profile, Units, ValueType
+from gpprune.primitives.language import Language
+from gpprune.primitives.nodes import MAX_DEPTH, MAX_NODES, FormulaError, Node, quantise
+from gpprune.primitives.types import Constant, Profile, Units, ValueType
+from gpprune.primitives.weights.lowering import LARGEST
 
 MAX_TEXT = 100_000
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.folders import whole_folder
-from gpprune.prune.models import Loaded
+from gpprune.files import whole_folder
+from gpprune.prune.model.load import Loaded
+from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.pruner import PruneReport
-from gpprune.prune.quiet import quiet_transformers
 from gpprune.prune.recipe import Recipe
 
 RECIPE_FILE = "gpprune_recipe.json"

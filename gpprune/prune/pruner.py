@@ -12,12 +12,8 @@ from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.allocation import recipe_reads, recipe_zeros
-from gpprune.prune.masks import Pattern, exact_mask, parse_pattern, prune_mask
-from gpprune.prune.recipe import Recipe
-from gpprune.prune.scores import ScoreKernel, layer_scores
-from gpprune.prune.sequential import BlockRunner
-from gpprune.prune.statistics import (
+from gpprune.prune.allocate.allocator import recipe_reads, recipe_zeros
+from gpprune.prune.measure.statistics import (
     ActivationSums,
     LayerStatistics,
     Progress,
@@ -25,7 +21,11 @@ from gpprune.prune.statistics import (
     check_tokens,
     quiet_model,
 )
-from gpprune.prune.structure import LinearLayer, check_weights, linear_layers
+from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
+from gpprune.prune.recipe import Recipe
+from gpprune.prune.select.masks import Pattern, exact_mask, parse_pattern, prune_mask
+from gpprune.prune.select.scores import ScoreKernel, layer_scores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from gpprune.errors import UsageError
 from gpprune.primitives import METRIC, Formula, parse, published, unit_of
 from gpprune.primitives import allocation as read_allocation
-from gpprune.prune.masks import Pattern, parse_pattern
+from gpprune.prune.select.masks import Pattern, parse_pattern
 
 BESA = "besa"  # an allocation that is learned on the model, not a formula
 UPDATES: tuple[str, ...] = ("none",)

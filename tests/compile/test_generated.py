@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_formulas import formulas, layer
 
-from gpprune.compile import choose, kernel, lower, machine, native
-from gpprune.compile.generated import Generated, is_generated
+from gpprune.compile import choose, kernel, lower
+from gpprune.compile.cpp import machine, native
+from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.primitives import Formula, parse, published
 
 TEXTS = [

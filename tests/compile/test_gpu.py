@@ -15,7 +15,7 @@ from gpprune.compile import kernel
 from gpprune.errors import GppruneError
 from gpprune.primitives import Formula, parse, published
 from gpprune.prune import parse_pattern, prune_mask
-from gpprune.prune.masks import exact_mask
+from gpprune.prune.select.masks import exact_mask
 
 pytestmark = [
     pytest.mark.gpu,

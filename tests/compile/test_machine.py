@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy_reference import evaluate
 from random_formulas import layer
 
-from gpprune.compile import kernel, lower, machine, native
+from gpprune.compile import kernel, lower
+from gpprune.compile.cpp import machine, native
 from gpprune.primitives import parse
 
 TEXTS = [

@@ -23,7 +23,7 @@ from gpprune.primitives import (
     published,
     word,
 )
-from gpprune.primitives.units import Layout, OnUnits
+from gpprune.primitives.units.functions import Layout, OnUnits
 
 
 @dataclass

@@ -21,8 +21,8 @@ from gpprune.primitives import (
     parse_dsa,
     unit_of,
 )
-from gpprune.primitives.dsa_ops import importance
-from gpprune.primitives.units import OnFlat
+from gpprune.primitives.units.dsa_ops import importance
+from gpprune.primitives.units.functions import OnFlat
 from gpprune.prune import Allocator, linear_layers
 
 Step = Callable[[Tensor], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpprune.primitives import METRIC, METRICS, parse, published
-from gpprune.primitives.published import seeds
+from gpprune.primitives.published.metrics import seeds
 
 KEYS = {
     "magnitude": "4dcdbf41b6d623db",

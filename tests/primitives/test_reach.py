@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpprune.compile import kernel
 from gpprune.primitives import PRIMITIVES, Constant, parse
-from gpprune.primitives.reach import Reach, of_number
+from gpprune.primitives.weights.reach import Reach, of_number
 
 ARGUMENTS = ("W", "G")
 ROUNDING = 1e-9

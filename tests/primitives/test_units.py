@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpprune.primitives import PRIMITIVES, UNIT_PRIMITIVES, Constant, UnitPrimitive, unit_reductions
-from gpprune.primitives import units as units_module
-from gpprune.primitives.units import Layout, OnMatrix, OnModel, OnUnits, OnValues
+from gpprune.primitives import PRIMITIVES, UNIT_PRIMITIVES, Constant, UnitPrimitive
+from gpprune.primitives.units import functions as units_module
+from gpprune.primitives.units import reductions as unit_reductions
+from gpprune.primitives.units.functions import Layout, OnMatrix, OnModel, OnUnits, OnValues
 
 LARGEST = float(np.finfo(np.float32).max)
 TINY = float(np.finfo(np.float32).tiny)

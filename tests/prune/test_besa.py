@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import LinearLayer, blocks, calibrate, linear_layers, load_model
-from gpprune.prune.besa import besa_sparsities, keep_probability
+from gpprune.prune.allocate.besa import besa_sparsities, keep_probability
 
 
 @pytest.fixture(params=["tiny_model_dir", "tiny_gpt2_dir"])

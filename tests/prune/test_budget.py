@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpprune.errors import UsageError
 from gpprune.prune import project, total_zeros, zero_counts
-from gpprune.prune.budget import HIGHEST
+from gpprune.prune.allocate.budget import HIGHEST
 
 targets = st.integers(0, 999).map(lambda thousandths: thousandths / 1000)
 numbers = st.one_of(

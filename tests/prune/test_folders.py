@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpprune.prune.folders import whole_folder
+from gpprune.files import whole_folder
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_later_of_two_writers_leaves_the_earlier_ones_folder(tmp_path: Path)
 def test_a_kill_in_the_middle_leaves_no_target(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from gpprune.prune.folders import whole_folder\n"
+        "from gpprune.files import whole_folder\n"
         "with whole_folder(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'half').write_text('half')\n"
         "    print('written', flush=True)\n"

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.compile import native
+from gpprune.compile.cpp import native
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import exact_mask, parse_pattern, prune_mask, pruned_count
-from gpprune.prune.bisection import WIDEST, lowest_by_bisection
-from gpprune.prune.histogram import lowest_by_histogram
+from gpprune.prune.select.bisection import WIDEST, lowest_by_bisection
+from gpprune.prune.select.histogram import lowest_by_histogram
 
 LEVELS = [-math.inf, -2.0, -0.0, 0.0, 1e-30, 1.0, 3.5, math.inf]
 

@@ -1,0 +1,274 @@
+"""The value form: algebra that keeps every score, primitive by primitive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from gpprune.primitives.canonical.algebra import (
+    Atom,
+    Monomial,
+    Sign,
+    Sum,
+    absolute,
+    add,
+    chained,
+    constant,
+    from_atom,
+    from_monomial,
+    inverse,
+    multiply,
+    power,
+    scale,
+    single,
+)
+from gpprune.primitives.types import axes_of
+from gpprune.primitives.weights.lowering import TINY
+from gpprune.primitives.weights.reach import LOG_LARGEST, LOG_TINY, mul, of_number
+from gpprune.primitives.weights.table import PRIMITIVES, Primitive
+
+
+def normal(node: Any, arguments: list[Sum]) -> Sum:
+    """The form of a terminal, a constant or a primitive of metrics on forms."""
+    if node.arity:
+        rule = RULES.get(node.name)
+        entry = PRIMITIVES[node.name]
+        value = rule(*arguments) if rule else call(entry, arguments)
+        exact = value.number is not None or _stays(entry, arguments)
+        return value if exact and value.in_range else _sealed(entry, arguments, value)
+    if isinstance(node.value, float):
+        return constant(node.value)
+    sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
+    return from_atom(Atom(node.value, axes_of(node.ret), sign))
+
+
+def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
+    """Whether what the primitive computes stays in float32's range."""
+    below = [argument.reach for argument in arguments]
+    if entry.scale_free and not below[0].nonnegative:
+        return mul(below[0], of_number(2.0)).in_range  # they take one of its values from another
+    if entry.reach(*below).in_range:
+        return True
+    return entry.name == "div" and len({absolute(argument).text for argument in arguments}) == 1
+
+
+def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
+    """A primitive that may saturate, which no algebra looks into; its signs are no matter of size.
+
+    Args:
+        entry: the primitive.
+        arguments: of it.
+        value: what it would be if it did not saturate.
+    """
+    x, *rest = arguments
+    if (entry.even or entry.name == "pow") and absolute(x).in_range:
+        arguments = [absolute(x), *rest]
+    flip = 1.0
+    if entry.name in ("mul", "div"):  # by no 0, which would not be sealed
+        signs = [1.0 if argument.ordered[0][1] > 0 else -1.0 for argument in arguments]
+        arguments = [scale(a, sign) for a, sign in zip(arguments, signs, strict=True)]
+        flip = math.prod(signs)
+    if entry.commutative:
+        arguments = sorted(arguments, key=lambda argument: argument.text)
+    atom = replace(_atom(entry, arguments), sealed=True)
+    return scale(from_atom(_signed(atom, scale(value, flip).sign)), flip)
+
+
+def _signed(atom: Atom, sign: Sign) -> Atom:
+    """The atom with what is known of its sign; what may come to nothing is not positive."""
+    known = max(sign, atom.sign)
+    if known is Sign.POSITIVE and not atom.reach.is_normal:
+        known = Sign.NONNEGATIVE
+    return replace(atom, sign=known)
+
+
+def call(entry: Primitive, arguments: list[Sum]) -> Sum:
+    """A primitive without a rule of its own, by its declared facts."""
+    if not entry.lowering.reductions:
+        numbers = [argument.number for argument in arguments]
+        if all(number is not None for number in numbers):
+            return _folded(entry, [float(number) for number in numbers if number is not None])
+    x = arguments[0]
+    if entry.even:
+        x = absolute(x)
+    if entry.scale_free:
+        return _scale_free(entry, x)
+    if entry.odd and x.ordered and x.ordered[0][1] < 0:
+        return scale(_applied(entry, scale(x, -1)), -1)
+    return _applied(entry, x, *arguments[1:])
+
+
+def _folded(entry: Primitive, numbers: list[float]) -> Sum:
+    apply = entry.lowering.apply
+    if apply is None:
+        raise RuntimeError(f"{entry.name} has no reductions and nothing to apply")
+    return constant(float(apply(*(torch.tensor(n, dtype=torch.float64) for n in numbers))))
+
+
+def _applied(entry: Primitive, *arguments: Sum) -> Sum:
+    return from_atom(_atom(entry, arguments))
+
+
+def _atom(entry: Primitive, arguments: Sequence[Sum]) -> Atom:
+    text = f"{entry.name}({', '.join(argument.text for argument in arguments)})"
+    lowering = entry.lowering
+    read = [arguments[at] for at in lowering.reads if at < len(arguments)]
+    axes = frozenset[str]().union(*(argument.axes for argument in read))
+    if lowering.apply is None:
+        axes = arguments[0].axes - {lowering.reductions[0].axis}
+    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+    if entry.odd and entry.increasing and not entry.scale_free:
+        sign = arguments[0].sign
+    atom = Atom(text, axes, Sign.ANY, entry.name, tuple(arguments))
+    return _signed(atom, sign)
+
+
+def _scale_free(entry: Primitive, x: Sum) -> Sum:
+    """Normalisations ignore an added constant, a positive factor, and one another."""
+    x = add(Sum({monomial: c for monomial, c in x.terms.items() if monomial}))
+    if not x.terms:
+        return Sum({})
+    lead = x.ordered[0][1]
+    flip = -1 if lead < 0 and entry.odd else 1
+    x = scale(x, flip / abs(lead))
+    coefficient, monomial = single(x)
+    inner = alone(monomial)
+    nested = PRIMITIVES.get(inner.op) if inner is not None else None
+    # beside one that saturates, a z-score rounds small values away
+    if inner and nested and nested.scale_free and not inner.args[0].saturates:
+        return scale(_scale_free(entry, scale(inner.args[0], coefficient)), flip)
+    return scale(_applied(entry, x), flip)
+
+
+def alone(monomial: Monomial) -> Atom | None:
+    """The atom of a monomial that is one atom to the power 1, sign included."""
+    if len(monomial) != 1 or monomial[0].exponent != 1:
+        return None
+    factor = monomial[0]
+    return factor.atom if factor.odd or factor.atom.sign is not Sign.ANY else None
+
+
+def _log(x: Sum) -> Sum:
+    x = absolute(x)
+    inner = alone(single(x)[1]) if x.terms else None
+    if inner is None or inner.op != "exp" or single(x)[0] != 1:
+        return call(PRIMITIVES["log"], [x])
+    # beside values that saturate there are some so small that their exponential is 1
+    saturates = inner.args[0].saturates
+    return call(PRIMITIVES["log"], [x]) if saturates else _clamped(inner.args[0])
+
+
+def _clamped(x: Sum) -> Sum:
+    """What log(exp(x)) is: x, unless exp left float32's range or log met its smallest."""
+    size = PRIMITIVES["exp"].reach(x.reach)
+    if size.in_range and size.is_normal:
+        return x
+    low, high = constant(LOG_TINY), constant(LOG_LARGEST)
+    return _extremum("max")(_extremum("min")(x, high), low)
+
+
+def _exp(x: Sum) -> Sum:
+    inner = alone(single(x)[1]) if x.terms else None
+    if inner is not None and inner.op == "log" and single(x)[0] == 1:
+        size = absolute(inner.args[0])  # as log does, which is bounded below
+        least = constant(TINY)
+        whole = size.sign is Sign.POSITIVE and size.reach.is_normal
+        return size if whole else _extremum("max")(size, least)
+    return call(PRIMITIVES["exp"], [x])
+
+
+def _extremum(name: str) -> Callable[[Sum, Sum], Sum]:
+    def rule(x: Sum, y: Sum) -> Sum:
+        parts: dict[str, Sum] = {}
+        for value in (x, y):
+            atom = alone(single(value)[1]) if len(value.terms) == 1 else None
+            nested = atom is not None and atom.op == name and single(value)[0] == 1
+            for part in atom.args if atom is not None and nested else (value,):
+                parts[part.text] = part
+        numbers = [part.number for part in parts.values() if part.number is not None]
+        if len(numbers) > 1:
+            pick = max(numbers) if name == "max" else min(numbers)
+            parts = {text: part for text, part in parts.items() if part.number is None}
+            parts[constant(pick).text] = constant(pick)
+        ordered = [parts[text] for text in sorted(parts)]
+        if len(ordered) == 1:
+            return ordered[0]
+        text = chained(name, [part.text for part in ordered])
+        signs = [part.sign for part in ordered]
+        axes = frozenset[str]().union(*(part.axes for part in ordered))
+        sign = max(signs) if name == "max" else min(signs)
+        return from_atom(Atom(text, axes, sign, name, tuple(ordered)))
+
+    return rule
+
+
+def _reduced(name: str) -> Callable[[Sum], Sum]:
+    entry = PRIMITIVES[name]
+    (reduction,) = entry.lowering.reductions
+    left = frozenset({"out"} if reduction.axis == "in" else {"in"})
+
+    def rule(x: Sum) -> Sum:
+        """What does not vary along the reduced axis moves out of the reduction."""
+        if not x.terms:
+            return Sum({})
+        coefficient, monomial = single(x)
+        fixed = from_monomial([p for p in monomial if p.atom.axes <= left], coefficient)
+        inner = from_monomial([p for p in monomial if not p.atom.axes <= left])
+        if entry.homogeneous:
+            fixed, inner = absolute(fixed), absolute(inner)
+        if reduction.kind == "mean" and inner.number == 1:
+            return fixed
+        if reduction.kind in ("sum", "mean") and _is_centred(inner, frozenset({reduction.axis})):
+            return Sum({})
+        sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
+        atom = Atom(f"{name}({inner.text})", inner.axes & left, sign, name, (inner,))
+        return multiply(fixed, from_atom(atom))
+
+    return rule
+
+
+def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
+    """Whether it is a z-score of what varies along these axes alone: its mean along them is 0."""
+    atom = alone(single(x)[1]) if x.terms else None
+    if atom is None or atom.sealed:  # where it saturates it is not centred
+        return False
+    return atom.op in ("zscore", "pz_zsn") and atom.axes <= axes
+
+
+def _pz_div(x: Sum, y: Sum) -> Sum:
+    if not x.terms or not y.terms:
+        return Sum({})
+    (a, left), (b, right) = single(x), single(y)
+    divisor = absolute(from_monomial(right))
+    result = _applied(PRIMITIVES["pz_div"], from_monomial(left), divisor)
+    ((monomial, _),) = result.terms.items()
+    if from_monomial(left).sign is not Sign.ANY:
+        atom = monomial[0].atom
+        result = from_atom(Atom(atom.text, atom.axes, Sign.NONNEGATIVE, atom.op, atom.args))
+    return multiply(constant(a), multiply(inverse(constant(abs(b))), result))
+
+
+RULES: dict[str, Callable[..., Sum]] = {
+    "add": add,
+    "sub": lambda x, y: add(x, scale(y, -1)),
+    "mul": multiply,
+    "div": lambda x, y: multiply(x, inverse(y)),
+    "neg": lambda x: scale(x, -1),
+    "abs": absolute,
+    "sqr": lambda x: power(x, 2.0),
+    "sqrt": lambda x: power(x, 0.5),
+    "pow": lambda x, exponent: power(x, exponent.number),
+    "log": _log,
+    "exp": _exp,
+    "max": _extremum("max"),
+    "min": _extremum("min"),
+    "pz_div": _pz_div,
+    **{
+        name: _reduced(name)
+        for name in ("rowsum", "colsum", "rowmean", "colmean", "rownorm", "colnorm")
+    },
+}

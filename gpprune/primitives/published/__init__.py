@@ -1,0 +1,1 @@
+"""The published formulas, and readers of the notations they were published in."""

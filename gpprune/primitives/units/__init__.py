@@ -1,0 +1,1 @@
+"""Primitives of a value a unit: reductions of scores, and functions of profiles."""

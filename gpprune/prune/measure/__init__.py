@@ -1,0 +1,1 @@
+"""What calibration measures of each linear layer."""

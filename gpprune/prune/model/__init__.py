@@ -1,0 +1,1 @@
+"""The model: loaded, its decoder blocks and linear layers found, run block by block."""

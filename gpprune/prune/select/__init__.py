@@ -1,0 +1,1 @@
+"""From scores to masks: groups that compete, and the lowest of each."""

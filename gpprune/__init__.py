@@ -5,6 +5,8 @@ import gpprune
 formula = gpprune.parse("mul(abs(W), X)")
 scores = gpprune.kernel(formula)(W=weight, X=x)
 report = gpprune.prune_model(model, gpprune.Recipe(metric="wanda", sparsity=0.5), tokens)
+found = gpprune.discover(gpprune.MetricGoal(model="smollm2", sparsity=0.5))
+table = gpprune.compare(["wanda", "ria"], model="smollm2", sparsity=0.5)
 result = gpprune.evolve(gpprune.METRIC, my_fitness)
 """
 
@@ -14,6 +16,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compile import kernel as kernel
     from .compile import render as render
+    from .discover import AllocationGoal as AllocationGoal
+    from .discover import Comparison as Comparison
+    from .discover import Discovery as Discovery
+    from .discover import JointGoal as JointGoal
+    from .discover import MetricGoal as MetricGoal
+    from .discover import Texts as Texts
+    from .discover import compare as compare
+    from .discover import discover as discover
+    from .discover import evaluate_model as evaluate_model
+    from .discover import prune_to as prune_to
+    from .discover import resume as resume
+    from .discover import share_out as share_out
+    from .discover import summarise as summarise
     from .errors import GppruneError as GppruneError
     from .errors import Unfit as Unfit
     from .errors import UsageError as UsageError
@@ -40,6 +55,21 @@ __version__ = "0.1.0"
 # Ctrl-C would end in a traceback from the midst of them.
 _ROOMS = {
     "compile": ("kernel", "render"),
+    "discover": (
+        "AllocationGoal",
+        "Comparison",
+        "Discovery",
+        "JointGoal",
+        "MetricGoal",
+        "Texts",
+        "compare",
+        "discover",
+        "evaluate_model",
+        "prune_to",
+        "resume",
+        "share_out",
+        "summarise",
+    ),
     "errors": ("GppruneError", "Unfit", "UsageError"),
     "gp": ("Fitness", "RunDirectory", "SearchSettings", "evolve"),
     "primitives": (

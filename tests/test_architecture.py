@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,33 +13,99 @@ PACKAGE = ROOT / "gpprune"
 
 # primitives <- compile <- prune <- evals <- cli, and primitives <- compile <- gp <- cli.
 # What every room may use: errors, progress, tables of entries, files that appear whole.
-BASE = {"errors", "files", "progress", "tables"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "files": {"errors"},
-    "progress": set(),
-    "tables": {"errors"},
-    "primitives": BASE,
-    "compile": BASE | {"primitives"},
-    "prune": BASE | {"primitives", "compile"},
-    "evals": BASE | {"primitives", "compile", "prune"},
-    "gp": BASE | {"primitives", "compile"},
-    "cli": BASE | {"primitives", "compile", "prune", "evals", "gp", ""},
-    "": BASE | {"primitives", "compile", "prune", "evals", "gp", "cli"},
+BASE = ("errors", "files", "progress", "tables")
+
+# The floors, lowest first: whoever stands later may import those named, whole rooms here.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "primitives": (),
+    "compile": ("primitives",),
+    "prune": ("primitives", "compile"),
+    "evals": ("primitives", "compile", "prune"),
+    "gp": ("primitives", "compile"),
+    "discover": ("primitives", "compile", "prune", "evals", "gp"),
+    "cli": ("primitives", "compile", "prune", "evals", "gp", "discover"),
+}
+# The same inside a room, of its sub-rooms and of files that stand on a floor of their own.
+SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "primitives": {
+        "types": (),
+        "nodes": (),
+        "weights": ("types", "nodes"),
+        "units": ("types", "nodes", "weights"),
+        "language": ("types", "nodes", "weights", "units"),
+        "parser": ("types", "nodes", "weights", "language"),
+        "canonical": ("types", "nodes", "weights", "units"),
+        "formula": ("nodes", "weights", "units", "canonical", "language", "parser"),
+        "published": ("nodes", "weights", "language", "formula"),
+    },
+    "compile": {
+        "cache": (),
+        "simpler": (),
+        "program": ("simpler",),
+        "reductions": ("program",),
+        "backends": ("program", "reductions"),
+        "cpp": ("cache", "program", "reductions", "backends"),
+        "kernels": ("program", "backends", "cpp"),
+        "behaviour": ("program", "backends"),
+        "python": ("program",),
+        "render": ("python",),
+        "profiles": (),
+    },
+    "prune": {
+        "model": (),
+        "select": (),
+        "measure": ("model",),
+        "update": ("measure", "select"),
+        "allocate": ("model", "measure", "select"),
+        "recipe": ("allocate", "measure", "select", "update"),
+        "zeros": ("model", "measure", "select", "allocate", "recipe"),
+        "step": ("model", "measure", "select", "update"),
+        "report": ("model", "recipe"),
+        "pruner": (
+            *("model", "measure", "select", "update", "allocate"),
+            *("recipe", "zeros", "step", "report"),
+        ),
+        "checkpoint": ("model", "recipe", "report"),
+    },
+    "discover": {
+        "workbench": (),
+        "rivals": (),
+        "goals": ("workbench", "rivals"),
+        "stored": ("workbench", "goals"),
+        "report": (),
+        "findings": ("workbench", "rivals", "goals"),
+        "search": ("workbench", "goals", "stored", "report", "findings"),
+        "runs": ("report",),
+        "describe": ("runs",),
+        "contenders": ("stored",),
+        "compare": ("workbench", "contenders"),
+        "sharing": ("workbench", "contenders"),
+        "checkpoints": ("workbench", "compare"),
+        "plots": ("runs", "sharing"),
+    },
 }
 # Libraries that a room does without: the language and the search know no language models.
 WITHOUT: dict[str, set[str]] = {
     "primitives": {"transformers", "datasets"},
     "compile": {"transformers", "datasets"},
     "gp": {"transformers", "datasets", "torch"},
+    "cli": {"torch", "transformers", "datasets"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(file: Path) -> str:
-    """The room a file lies in; "" for the package's own `__init__` and `__main__`."""
-    first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first in ("__init__", "__main__") else first
+def place_of(module: Sequence[str]) -> tuple[str, str]:
+    """The room, and the place in it, of a module's parts after the package's name.
+
+    ("", "") is the package itself; the place is "" for a room's own `__init__`.
+    """
+    parts = [part for part in module if part not in ("__init__", "__main__")]
+    room = parts[0] if parts else ""
+    return room, parts[1] if len(parts) > 1 and room in SUB_ROOMS else ""
+
+
+def file_place(file: Path) -> tuple[str, str]:
+    return place_of(file.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports_of(file: Path) -> Iterator[tuple[str, int]]:
@@ -54,45 +120,101 @@ def imports_of(file: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def imported_rooms(file: Path) -> Iterator[tuple[str, int]]:
-    """The rooms of gpprune that a file imports; "" for a name of the package itself."""
+def imported_places(file: Path) -> Iterator[tuple[str, str, int]]:
+    """The rooms and places of gpprune that a file imports, with the lines."""
     for name, line in imports_of(file):
         parts = name.split(".")
-        if parts[0] == "gpprune":
-            inner = parts[1] if len(parts) > 1 else ""
-            yield (inner if inner in MAY_IMPORT else ""), line
+        if parts[0] != "gpprune":
+            continue
+        room, place = place_of(parts[1:])
+        known = room in ROOMS or room in BASE
+        inside = place in SUB_ROOMS.get(room, {})
+        yield (room if known else ""), (place if inside else ""), line
 
 
 def short(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
-def test_every_file_lies_in_a_known_room():
+def test_every_file_lies_in_a_known_place():
     assert FILES
-    assert {room_of(file) for file in FILES} <= MAY_IMPORT.keys()
+    for file in FILES:
+        room, place = file_place(file)
+        assert room in ROOMS or room in BASE or room == "", short(file)
+        assert place == "" or place in SUB_ROOMS[room], short(file)
 
 
 @pytest.mark.parametrize("file", FILES, ids=short)
 def test_imports_follow_the_arrows(file: Path):
-    room = room_of(file)
-    allowed = MAY_IMPORT.get(room, set()) | {room}
-    wrong = [(target, line) for target, line in imported_rooms(file) if target not in allowed]
-    assert not wrong, f"{short(file)} in room {room!r} imports {wrong}"
+    room, place = file_place(file)
+    if room == "":  # the package's own __init__ and __main__ show all rooms
+        return
+    wrong = []
+    for target, inner, line in imported_places(file):
+        if target == room:
+            # a room's __init__ shows all of it; a file of the room does not import through that
+            fine = place == "" or inner == place or inner in SUB_ROOMS[room][place]
+        else:
+            fine = target in (*ROOMS.get(room, ()), *BASE)
+            fine = fine or (room == "cli" and target == "")  # the version
+        if not fine:
+            wrong.append((target, inner, line))
+    assert not wrong, f"{short(file)} in {room}/{place} imports {wrong}"
+
+
+def test_nothing_imports_the_command_line_but_the_entry():
+    for file in FILES:
+        if file_place(file)[0] != "cli" and file.name != "__main__.py":
+            assert not any(room == "cli" for room, _, _ in imported_places(file)), short(file)
+    for file in sorted((ROOT / "benchmarks").glob("*.py")):
+        assert not any(name.startswith("gpprune.cli") for name, _ in imports_of_any(file)), file
+
+
+def imports_of_any(file: Path) -> Iterator[tuple[str, int]]:
+    """The modules that a file outside the package imports by their full names."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 @pytest.mark.parametrize("file", FILES, ids=short)
 def test_rooms_do_without_the_libraries_of_others(file: Path):
-    unwanted = WITHOUT.get(room_of(file), set())
+    unwanted = WITHOUT.get(file_place(file)[0], set())
     wrong = [(name, line) for name, line in imports_of(file) if name.split(".")[0] in unwanted]
     assert not wrong, f"{short(file)} imports {wrong}"
 
 
-def test_arrows_have_no_cycle():
-    rooms = {room: targets - {""} for room, targets in MAY_IMPORT.items() if room}
-    while rooms:
-        free = {room for room, targets in rooms.items() if not targets & rooms.keys()}
-        assert free, f"a cycle among {sorted(rooms)}"
-        rooms = {room: targets for room, targets in rooms.items() if room not in free}
+@pytest.mark.parametrize("arrows", [ROOMS, *SUB_ROOMS.values()], ids=["rooms", *SUB_ROOMS])
+def test_arrows_have_no_cycle(arrows: dict[str, tuple[str, ...]]):
+    seen: set[str] = set()
+    for place, below in arrows.items():
+        assert set(below) <= seen, f"{place} imports {set(below) - seen}, which stand later"
+        seen.add(place)
+
+
+def test_the_arrows_are_drawn_in_the_documentation():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for title, arrows in {"": ROOMS, **SUB_ROOMS}.items():
+        for place, below in arrows.items():
+            name = f"{title}/{place}" if title else place
+            line = f"    {name} <- {', '.join(below)}" if below else f"    {name}"
+            assert f"\n{line}\n" in page, f"docs/architecture.md does not say {line.strip()!r}"
+
+
+def test_no_file_is_long_without_a_reason_and_no_folder_full():
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        doc = ast.get_docstring(ast.parse(text)) or ""
+        assert text.count("\n") <= 300 or "lines" in doc, f"{short(file)} is long and says not why"
+    for folder in {file.parent for file in FILES}:
+        assert len(list(folder.glob("*.py"))) <= 14, f"{short(folder)} is full"
+
+
+def test_the_command_line_is_thin():
+    files = sorted((PACKAGE / "cli").glob("*.py"))
+    assert sum(file.read_text(encoding="utf-8").count("\n") for file in files) < 1600
 
 
 # Names that turn text into code when called, and modules that do so when they load.

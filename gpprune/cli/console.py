@@ -4,28 +4,58 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from rich import box
+from rich import box, markup
 from rich.console import Console
-from rich.markup import escape as escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 from rich.table import Table
+
+from gpprune.progress import Progress
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True)
 
-Report = Callable[[str, int, int], None]
+# What moves the cursor or colours a terminal: a run's texts may come from anywhere.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """A text without control characters, which are shown as what they are."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def escape(text: str) -> str:
+    """A text that rich prints as it stands, without control characters."""
+    return markup.escape(clean(text))
+
+
+def say(text: str) -> None:
+    """A line to standard output, as it stands."""
+    print(clean(text))
+
+
+def tell(text: str) -> None:
+    """A line to standard error, as it stands."""
+    err.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def tell_written(pictures: Sequence[Path]) -> None:
+    """The paths of pictures that were written, a line each."""
+    for picture in pictures:
+        say(str(picture))
 
 
 def print_json(document: Any) -> None:
@@ -41,6 +71,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def shown(figure: float | None, missing: str = "") -> str:
+    """A figure with two digits behind the point."""
+    return missing if figure is None else f"{figure:.2f}"
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -49,9 +84,14 @@ def print_table(
     numbers: Sequence[str] = (),
     lines: bool = True,
 ) -> None:
-    """A table; the columns named in `numbers` are set to the right and never wrapped.
+    """Print a table.
 
-    `lines=False` leaves out what is drawn between columns, for a table of many narrow ones.
+    Args:
+        columns: their titles.
+        rows: a text a column.
+        title: above the table.
+        numbers: the titles of columns that are set to the right and never wrapped.
+        lines: whether lines are drawn between columns; without, many narrow ones fit.
     """
     table = Table(
         title=escape(title) if title else None,
@@ -72,26 +112,33 @@ def print_table(
     Console().print(table)
 
 
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A reporter `(label, done, total)` that shows one bar a label while the block runs."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
-    tasks: dict[str, Any] = {}
+class LabelledBars:
+    """One moving bar a label, on standard error."""
 
-    def report(label: str, done: int, total: int) -> None:
-        if label not in tasks:
-            tasks[label] = bars.add_task(label, total=total)
-        bars.update(tasks[label], completed=done, total=total)
+    def __init__(self) -> None:
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Show where some work is; a bar goes when its work is done."""
+        if label not in self._tasks:
+            self._tasks[label] = self.bars.add_task(label, total=total)
+        self.bars.update(self._tasks[label], completed=done, total=total)
         if done >= total:
-            bars.remove_task(tasks.pop(label))
+            self.bars.remove_task(self._tasks.pop(label))
 
-    with bars:
-        yield report
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress that shows one bar a label while the block runs."""
+    shown_bars = LabelledBars()
+    with shown_bars.bars:
+        yield shown_bars

@@ -1,14 +1,13 @@
-"""`gpprune eval`: the perplexity of a model."""
+"""`gpprune eval`: how good a model is."""
 
 from __future__ import annotations
-
-import time
 
 from gpprune.cli.console import print_json, print_table, progress
 from gpprune.cli.options import (
     DType,
     DTypeOption,
     Json,
+    LossOption,
     ModelSpec,
     Split,
     SplitOption,
@@ -16,7 +15,9 @@ from gpprune.cli.options import (
     WindowLength,
     Windows,
 )
-from gpprune.cli.problem import TEST_LENGTH, TEST_WINDOWS, Texts, Workbench
+from gpprune.discover import Texts, evaluate_model
+from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
+from gpprune.evals import NEXT_TOKEN
 
 
 def evaluate(
@@ -25,29 +26,31 @@ def evaluate(
     split: SplitOption = Split.test,
     windows: Windows = TEST_WINDOWS,
     window_length: WindowLength = TEST_LENGTH,
+    loss: LossOption = NEXT_TOKEN.name,
     dtype: DTypeOption = DType.auto,
     json: Json = False,
 ) -> None:
-    """Perplexity of a model on the first windows of a text."""
+    """Judge a model on the first windows of a text: its perplexity, or another loss."""
     texts = Texts(text=text, windows=windows, window_length=window_length)
     with progress() as report:
-        bench = Workbench(model, dtype, texts, report, reads=[(text, split)])
-        chosen = bench.windows(split)
-        start = time.perf_counter()
-        judgement = bench.dense(chosen)
+        found, judged_in = evaluate_model(
+            model, texts=texts, split=split, dtype=dtype, loss=loss, progress=report
+        )
+    evaluation = found.evaluation
     row = {
         "model": model,
         "text": text,
         "split": str(split),
-        "perplexity": judgement.perplexity,
-        "nll": judgement.nll,
-        "windows": windows,
+        **evaluation.as_dict(),
         "window_length": window_length,
-        "dtype": str(bench.dtype).removeprefix("torch."),
-        "seconds": round(time.perf_counter() - start, 2),
+        "dtype": judged_in,
+        "seconds": round(found.seconds, 2),
     }
     if json:
         print_json(row)
         return
-    shown = {**row, "perplexity": f"{judgement.perplexity:.3f}", "nll": f"{judgement.nll:.4f}"}
-    print_table(["of", "is"], [[name, str(value)] for name, value in shown.items()])
+    figures = {
+        evaluation.loss.figure: f"{evaluation.figure:.3f}",
+        evaluation.loss.mean: f"{evaluation.mean:.4f}",
+    }
+    print_table(["of", "is"], [[name, str(value)] for name, value in {**row, **figures}.items()])

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gpprune.cli.console import err, escape, print_json, progress
-from gpprune.cli.goals import AllocationGoal, Goal, JointGoal, MetricGoal, restored
-from gpprune.cli.live import SearchProgress
+from gpprune.cli.console import print_json, tell
+from gpprune.cli.found import print_discovery
+from gpprune.cli.live import SearchScreen
 from gpprune.cli.options import (
     SEARCH,
     CalibrationSpec,
     DType,
     DTypeOption,
     Json,
+    LossOption,
     MetricOption,
     ModelSpec,
     Out,
@@ -31,27 +34,35 @@ from gpprune.cli.options import (
     TextSpec,
     Unit,
     UnitOption,
+    UpdateOption,
     WindowLength,
     Windows,
 )
-from gpprune.cli.problem import Texts, Workbench, named_formula, pattern_of
-from gpprune.cli.report import describe, print_report, write_report
+from gpprune.discover import (
+    AllocationGoal,
+    Discovery,
+    Goal,
+    JointGoal,
+    MetricGoal,
+    Texts,
+    discover,
+)
+from gpprune.discover import resume as resume_search
+from gpprune.discover.contenders import pattern_of
+from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError, UsageError
-from gpprune.gp import PRESETS, RunDirectory, SearchResult, SearchSettings, evolve
-from gpprune.prune import check_output, parse_pattern
+from gpprune.evals import NEXT_TOKEN
+from gpprune.gp import PRESETS, RunDirectory, SearchSettings
+from gpprune.primitives import metric as read_metric
 
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-# Allocations are told apart by long windows of several articles: on SmolLM2-135M at 70 % the best
-# of 132 on one article was 5 % better there than an allocation that beats it by 16 % on test text.
-LAYERED_WINDOWS, LAYERED_LENGTH, LAYERED_SAMPLES = 6, 1024, 8
+_METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
 TimeLimit = Annotated[
     str | None,
     typer.Option("--time-limit", help="Stop after so long: 90s, 20m, 1h.", rich_help_panel=SEARCH),
 ]
-
 Preset = Annotated[
     str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
 ]
@@ -73,11 +84,13 @@ def evolve_metric(
     calibration_text: CalibrationSpec = "wikitext2",
     sparsity: Sparsity = 0.5,
     pattern: PatternOption = "layer",
-    windows: Windows = 8,
-    window_length: WindowLength = 512,
-    calibration_samples: Samples = 16,
+    update: UpdateOption = "none",
+    windows: Windows = _METRIC.windows,
+    window_length: WindowLength = _METRIC.window_length,
+    calibration_samples: Samples = _METRIC.calibration_samples,
+    loss: LossOption = NEXT_TOKEN.name,
     dtype: DTypeOption = DType.auto,
-    preset: Preset = "quick",
+    preset: Preset = MetricGoal.preset,
     population: Population = None,
     generations: Generations = None,
     strategy: Strategy = None,
@@ -88,7 +101,7 @@ def evolve_metric(
 ) -> None:
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    goal = MetricGoal(texts, model, sparsity, pattern, str(dtype))
+    goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update)
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
 
@@ -102,11 +115,13 @@ def evolve_allocation(
     sparsity: Sparsity = 0.7,
     pattern: OwnPattern = None,
     unit: UnitOption = Unit.layer,
-    windows: Windows = LAYERED_WINDOWS,
-    window_length: WindowLength = LAYERED_LENGTH,
-    calibration_samples: Samples = LAYERED_SAMPLES,
+    update: UpdateOption = "none",
+    windows: Windows = _LAYERED.windows,
+    window_length: WindowLength = _LAYERED.window_length,
+    calibration_samples: Samples = _LAYERED.calibration_samples,
+    loss: LossOption = NEXT_TOKEN.name,
     dtype: DTypeOption = DType.auto,
-    preset: Preset = "allocation",
+    preset: Preset = AllocationGoal.preset,
     population: Population = None,
     generations: Generations = None,
     strategy: Strategy = None,
@@ -117,9 +132,11 @@ def evolve_allocation(
 ) -> None:
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    named_formula(metric)
-    way = pattern_of(metric, pattern)
-    goal = AllocationGoal(texts, model, sparsity, way, str(dtype), metric=metric, unit=str(unit))
+    read_metric(metric)
+    chosen = pattern_of(metric, pattern)
+    goal = AllocationGoal(
+        texts, model, sparsity, chosen, str(dtype), loss, update, metric=metric, unit=str(unit)
+    )
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
 
@@ -132,11 +149,13 @@ def evolve_joint(
     sparsity: Sparsity = 0.5,
     pattern: PatternOption = "layer",
     unit: UnitOption = Unit.layer,
-    windows: Windows = LAYERED_WINDOWS,
-    window_length: WindowLength = LAYERED_LENGTH,
-    calibration_samples: Samples = LAYERED_SAMPLES,
+    update: UpdateOption = "none",
+    windows: Windows = _LAYERED.windows,
+    window_length: WindowLength = _LAYERED.window_length,
+    calibration_samples: Samples = _LAYERED.calibration_samples,
+    loss: LossOption = NEXT_TOKEN.name,
     dtype: DTypeOption = DType.auto,
-    preset: Preset = "allocation",
+    preset: Preset = JointGoal.preset,
     population: Population = None,
     generations: Generations = None,
     strategy: Strategy = None,
@@ -147,19 +166,24 @@ def evolve_joint(
 ) -> None:
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    goal = JointGoal(texts, model, sparsity, pattern, str(dtype), unit=str(unit))
+    goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, unit=str(unit))
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
 
 
 def _begin(out: Path, goal: Goal, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
-    """Make a run directory, once nothing can fail for want of a model or text, and search."""
-    parse_pattern(goal.pattern).target(goal.sparsity)
-    check_output(out)
-    with progress() as report:
-        bench = _ready(goal, report)
-    with RunDirectory.create(out, settings, goal.stored()) as run:
-        _search(run, goal, bench, settings, rivals, json)
+    """Search, and say what was found."""
+    run = out.expanduser()
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings):
+        found = discover(
+            goal,
+            out=run,
+            settings=settings,
+            rivals=str(rivals),
+            progress=screen.progress,
+            observer=screen.observe,
+        )
+    _end(found, settings, json)
 
 
 def resume(
@@ -172,89 +196,59 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
+    run = run.expanduser()
+    limit = _seconds(time_limit)
     with RunDirectory.open(run) as opened:
-        goal = restored(opened.problem, run)
-        changes: dict[str, Any] = {"time_limit": _seconds(time_limit)}
-        if generations is not None:
-            changes["generations"] = generations
+        goal = restored(opened)
+        changes = {
+            "time_limit": limit,
+            "generations": opened.search.generations if generations is None else generations,
+        }
         settings = opened.search.replaced(**changes)
-        with progress() as report:
-            bench = _ready(goal, report)
-        _search(opened, goal, bench, settings, rivals, json)
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings):
+        found = resume_search(
+            run,
+            generations=generations,
+            time_limit=limit,
+            rivals=str(rivals),
+            progress=screen.progress,
+            observer=screen.observe,
+        )
+    _end(found, settings, json)
 
 
-def _ready(goal: Goal, report: Any) -> Workbench:
-    """Everything that can fail for want of a model or text, before a run directory is made."""
-    texts = goal.texts
-    reads = [(texts.text, "validation"), (texts.calibration_text, "calibration")]
-    bench = Workbench(goal.model, goal.dtype, texts, report, reads=reads, terminals=goal.terminals)
-    bench.check_pattern(goal.pattern)
-    bench.test_windows(spread=goal.spread)
-    bench.windows("validation", spread=goal.spread)
-    _ = bench.statistics
-    return bench
-
-
-def _search(
-    run: RunDirectory,
-    goal: Goal,
-    bench: Workbench,
-    settings: SearchSettings,
-    rivals: Rivals,
-    json: bool,
-) -> None:
-    with progress() as report:
-        bench.report = report
-        fitness = goal.fitness(bench)
+@contextmanager
+def _kept(run: Path, settings: SearchSettings) -> Iterator[None]:
+    """Say how to go on, if a search is broken off once it has a run directory."""
     try:
-        with SearchProgress(settings, goal.language) as observer:
-            result = evolve(
-                goal.language,
-                fitness,
-                settings=settings,
-                seeds=goal.seeds(),
-                canonical=goal.canonical,
-                fingerprint=fitness.fingerprint,
-                run=run,
-                observer=observer,
-            )
-        _tell(result, run, settings)
-        with progress() as report:
-            bench.report = report
-            all_rivals = rivals == Rivals.all
-            document = describe(result, goal, bench, fitness, run.path, all_rivals=all_rivals)
+        yield
     except GppruneError:
         raise
     except BaseException:
-        err.print(
-            f"the run is kept: go on with `{_again(run, settings)}`",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if run.is_dir():
+            tell(f"the run is kept: go on with `{_again(run, settings)}`")
         raise
-    write_report(document, goal, run.path)
-    if json:
-        print_json(document)
-    else:
-        print_report(document)
 
 
-def _again(run: RunDirectory, settings: SearchSettings) -> str:
-    """The command that goes on with a run, escaped for rich."""
+def _again(run: Path, settings: SearchSettings) -> str:
+    """The command that goes on with a run."""
     more = ""
-    if settings.generations != run.search.generations:
-        more = f" --generations {settings.generations}"
-    return escape(f"gpprune resume {shlex.quote(str(run.path))}{more}")
+    with suppress(GppruneError), RunDirectory.open(run) as opened:
+        if settings.generations != opened.search.generations:
+            more = f" --generations {settings.generations}"
+    return f"gpprune resume {shlex.quote(str(run))}{more}"
 
 
-def _tell(result: SearchResult, run: RunDirectory, settings: SearchSettings) -> None:
-    if result.stopped:
-        err.print(
-            f"stopped by the {result.stopped} after {result.generations} generations; "
-            f"go on with `{_again(run, settings)}`",
-            highlight=False,
-            soft_wrap=True,
+def _end(found: Discovery, settings: SearchSettings, json: bool) -> None:
+    if found.result.stopped and found.run is not None:
+        tell(
+            f"stopped by the {found.result.stopped} after {found.result.generations} generations; "
+            f"go on with `{_again(found.run, settings)}`"
         )
+    if json:
+        print_json(found.document())
+    else:
+        print_discovery(found)
 
 
 def _settings(
@@ -267,7 +261,7 @@ def _settings(
 ) -> SearchSettings:
     if preset not in PRESETS:
         raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
-    given = {
+    given: dict[str, Any] = {
         "population": population,
         "generations": generations,
         "strategy": strategy,

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import escape, out, print_json, print_table
+from gpprune.cli.console import clean, escape, out, print_json, print_table, say
 from gpprune.cli.options import Json
-from gpprune.cli.problem import named_formula
 from gpprune.compile import render
-from gpprune.errors import GppruneError, UsageError
-from gpprune.gp import RunDirectory
-from gpprune.gp.archive import ranked
-from gpprune.primitives import (
-    ALLOCATION,
-    ALLOCATIONS,
-    LANGUAGES,
-    METRIC,
-    UNIT_TERMINALS,
-    Formula,
-    Language,
-    allocation,
-    parse,
-    parse_pruner_zero,
-    word,
-)
+from gpprune.discover import Description, describe, describe_run, ingredients
+from gpprune.errors import UsageError
+from gpprune.primitives import LANGUAGES, METRIC, Language
 
 LanguageOption = Annotated[str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")]
 
@@ -64,84 +49,41 @@ def simplify(
 ) -> None:
     """Print closed forms: the best of a run, or one formula brought to its canonical form."""
     # os.path, for a formula may be longer than any path can be
-    rows = (
-        _of_run(Path(what), top)
-        if os.path.isdir(what)
-        else [_of_formula(what, _language(language))]
+    path = os.path.expanduser(what)
+    found = (
+        describe_run(Path(path), top)
+        if os.path.isdir(path)
+        else [describe(what, _language(language))]
     )
     if format == Format.json:
-        print_json([{k: v for k, v in row.items() if k != "simplified"} for row in rows])
-        return
-    if format == Format.unicode:
-        for row in rows:
-            _show(row)
-        return
-    for row in rows:
-        mark = "#" if format == Format.python else "%"
-        if len(rows) > 1:
-            print(f"{mark} {row['name']}: {row['formula']}")
-        print(render(row["simplified"], format))
+        print_json([description.as_dict() for description in found])
+    elif format == Format.unicode:
+        for description in found:
+            _show(description)
+    else:
+        _write(found, format)
 
 
-def _show(row: dict[str, Any]) -> None:
-    judged = f"  validation perplexity {row['perplexity']:.2f}" if row.get("perplexity") else ""
-    out.print(f"[bold]{escape(row['name'])}[/]{judged}", highlight=False)
-    out.print(f"formula:    {escape(row['formula'])}", highlight=False)
-    if row["simplified"].text != row["formula"]:
-        out.print(f"simplified: {escape(row['simplified'].text)}", highlight=False)
-    if row["same_masks_as"] != row["simplified"].text:
-        out.print(f"same masks: {escape(row['same_masks_as'])}", highlight=False)
-    print(f"\n{render(row['simplified'], 'unicode')}\n")
+def _write(found: list[Description], format: Format) -> None:
+    mark = "#" if format == Format.python else "%"
+    for description in found:
+        if len(found) > 1:
+            say(f"{mark} {description.name}: {description.formula.text}")
+        print(clean(render(description.simplified, format)))
 
 
-def _described(name: str, formula: Formula) -> dict[str, Any]:
-    simplified = formula.canonical(None)
-    return {
-        "name": name,
-        "formula": formula.text,
-        "key": formula.key,
-        "simplified": simplified,
-        "simplified_text": simplified.text,
-        "same_masks_as": formula.canonical("layer").text,
-        "unicode": render(simplified, "line"),
-        "latex": render(simplified, "latex"),
-        "complexity": formula.complexity,
-    }
-
-
-def _of_formula(text: str, language: Language) -> dict[str, Any]:
-    if not text.endswith(".json"):
-        known = language is METRIC and (text in ALLOCATIONS or text.lstrip().startswith("W:"))
-        if known or language is ALLOCATION:
-            return _described(text, allocation(text))
-        return _described(
-            text, named_formula(text) if language is METRIC else parse(text, language)
-        )
-    path = Path(text)
-    try:
-        tree = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"cannot read the tree {text!r}: {why}") from error
-    return _described(path.name, parse_pruner_zero(tree))
-
-
-def _of_run(path: Path, top: int) -> list[dict[str, Any]]:
-    with RunDirectory.open(path) as run:
-        language = _language(str(run.problem.get("goal", METRIC.name)))
-        full = [outcome for outcome in run.outcomes() if outcome.full]
-    if not full:
-        raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
-    return [
-        {
-            **_described(
-                f"{place}. {outcome.origin}, generation {outcome.generation}",
-                parse(outcome.text, language),
-            ),
-            "perplexity": math.exp(min(outcome.fitness, 700)),
-        }
-        for place, outcome in enumerate(ranked(full)[:top], start=1)
-    ]
+def _show(description: Description) -> None:
+    judged = ""
+    if description.loss is not None and description.figure is not None:
+        judged = f"  validation {description.loss.figure} {description.figure:.2f}"
+    out.print(f"[bold]{escape(description.name)}[/]{judged}", highlight=False)
+    text, simplified = description.formula.text, description.simplified.text
+    say(f"formula:    {text}")
+    if simplified != text:
+        say(f"simplified: {simplified}")
+    if description.same_masks_as.text != simplified:
+        say(f"same masks: {description.same_masks_as.text}")
+    print(f"\n{render(description.simplified, 'unicode')}\n")
 
 
 def primitives(
@@ -149,20 +91,7 @@ def primitives(
     json: Json = False,
 ) -> None:
     """List what formulas are made of."""
-    chosen = _language(language)
-    rows = [
-        {"name": name, "arguments": [], "result": type_.__name__, "about": UNIT_TERMINALS[name][1]}
-        for name, type_ in chosen.terminals.items()
-    ]
-    rows += [
-        {
-            "name": word(entry.name),
-            "arguments": [type_.__name__ for type_ in entry.arguments],
-            "result": entry.result.__name__,
-            "about": entry.about,
-        }
-        for entry in chosen.primitives.values()
-    ]
+    rows = ingredients(_language(language))
     if json:
         print_json(rows)
         return

@@ -1,27 +1,30 @@
-"""Live progress of a search, on standard error."""
+"""Live progress of a search, on standard error: a moving line, and one that stays a generation."""
 
 from __future__ import annotations
 
-import math
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
-from gpprune.cli.console import err, escape
+from gpprune.cli.console import LabelledBars, err, escape
 from gpprune.compile import render
-from gpprune.gp import Outcome, SearchEvent, SearchSettings
+from gpprune.evals import LOSSES
+from gpprune.gp import SearchEvent, SearchSettings
 from gpprune.primitives import Language, parse
 
 _FEW = 3
 
 
-class SearchProgress:
-    """An observer for `gpprune.gp.evolve`: one moving line, and one that stays a generation."""
+class SearchScreen:
+    """The progress and the observer of `gpprune.discover`, one display at a time."""
 
-    def __init__(self, settings: SearchSettings, language: Language) -> None:
-        self.settings = settings
-        self.language = language
-        self.bars = Progress(
+    def __init__(self, language: Language, loss: str, settings: SearchSettings) -> None:
+        self._language = language
+        self._settings = settings
+        self._loss = LOSSES.find(loss)
+        self._labelled = LabelledBars()
+        self._searching = Bars(
             TextColumn("generation {task.fields[generation]}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -31,13 +34,13 @@ class SearchProgress:
             console=err,
             transient=True,
         )
-        self.task = self.bars.add_task("", total=None, generation="", told="", left="?")
-        self.first: SearchEvent | None = None
-        self.last: SearchEvent | None = None
-        self.told: SearchEvent | None = None
+        self._task = self._searching.add_task("", total=None, generation="", told="", left="?")
+        self._on: Bars | None = None
+        self._first: SearchEvent | None = None
+        self._last: SearchEvent | None = None
+        self._told_last: SearchEvent | None = None
 
-    def __enter__(self) -> SearchProgress:
-        self.bars.start()
+    def __enter__(self) -> SearchScreen:
         return self
 
     def __exit__(
@@ -46,34 +49,55 @@ class SearchProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.last is not None and self.last.index == self.last.total:
-            self._generation_done(self.last)
-        self.bars.stop()
+        self._show(None)
 
-    def __call__(self, event: SearchEvent) -> None:
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Show a bar, before and after the search."""
+        if self._on is self._searching:
+            self._finish()
+        self._show(self._labelled.bars)
+        self._labelled(label, done, total)
+
+    def observe(self, event: SearchEvent) -> None:
         """Show where the search is."""
-        self.first = self.first or event
-        last = self.last
+        self._show(self._searching)
+        self._first = self._first or event
+        last = self._last
         if last is not None and event.generation != last.generation:
-            improved = self.told is None or last.best is not self.told.best
+            improved = self._told_last is None or last.best is not self._told_last.best
             # with an offspring or two a generation, a line each would be hundreds
-            if improved or self.settings.offspring > _FEW:
+            if improved or self._settings.offspring > _FEW:
                 self._generation_done(last)
-        self.last = event
-        to_come = (event.generations - event.generation) * self.settings.offspring
-        left = event.total - event.index + to_come
-        self.bars.update(
-            self.task,
+        self._last = event
+        self._searching.update(
+            self._task,
             completed=event.index,
             total=event.total,
             generation=f"{event.generation}/{event.generations}",
             told=self._told(event),
-            left=_clock(self._seconds_left(event, left)),
+            left=_clock(self._seconds_left(event)),
         )
 
+    def _show(self, display: Bars | None) -> None:
+        """Have this display on, and no other: a terminal has room for one."""
+        if self._on is display:
+            return
+        if self._on is not None:
+            self._on.stop()
+        self._on = display
+        if display is not None:
+            display.start()
+
+    def _finish(self) -> None:
+        """The last generation's line, if it was complete."""
+        if self._last is not None and self._last.index == self._last.total:
+            self._generation_done(self._last)
+        self._last = None
+
     def _told(self, event: SearchEvent) -> str:
+        best = f"best {self._loss.shown(event.best.fitness):.2f}" if event.best else "no result yet"
         parts = [
-            f"best {perplexity(event.best):.2f}" if event.best else "no result yet",
+            best,
             f"{self._hourly(event):.0f} candidates/h",
             f"{event.archive_hits} in archive",
             f"{event.dropped} dropped",
@@ -82,33 +106,29 @@ class SearchProgress:
         return " · ".join(parts)
 
     def _judged(self, event: SearchEvent) -> int:
-        return event.evaluated - (self.first.evaluated if self.first else 0)
+        return event.evaluated - (self._first.evaluated if self._first else 0)
 
     def _hourly(self, event: SearchEvent) -> float:
         return 3600 * self._judged(event) / event.seconds if event.seconds > 0 else 0.0
 
-    def _seconds_left(self, event: SearchEvent, candidates: int) -> float | None:
-        judged = self._judged(event)
+    def _seconds_left(self, event: SearchEvent) -> float | None:
+        to_come = (event.generations - event.generation) * self._settings.offspring
+        candidates = event.total - event.index + to_come
+        judged, limit = self._judged(event), self._settings.time_limit
         if judged == 0:
-            return self.settings.time_limit
+            return limit
         left = candidates * event.seconds / judged
-        limit = self.settings.time_limit
         return left if limit is None else min(left, max(0.0, limit - event.seconds))
 
     def _generation_done(self, event: SearchEvent) -> None:
-        self.told = event
+        self._told_last = event
         best = event.best
-        formula = render(parse(best.text, self.language).canonical(None), "line") if best else ""
+        formula = render(parse(best.text, self._language).canonical(None), "line") if best else ""
         err.print(
             f"generation {event.generation}: {self._told(event)}  {escape(formula)}",
             highlight=False,
             soft_wrap=True,
         )
-
-
-def perplexity(outcome: Outcome) -> float:
-    """The perplexity of an outcome whose fitness is in nats a token."""
-    return math.exp(min(outcome.fitness, 700.0))
 
 
 def _clock(seconds: float | None) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
+from gpprune import __version__
 from gpprune.cli import allocating, evaluate, evolve, formulas, pruning, runs, scoring
-from gpprune.cli.console import err, escape
+from gpprune.cli.console import err, escape, say
 from gpprune.errors import GppruneError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Discover how to prune a large language model: evolve a pruning metric on your model, "
     "read it as a closed form, prune with it.",
@@ -27,7 +28,7 @@ evolving.command("metric")(evolve.evolve_metric)
 evolving.command("allocation")(evolve.evolve_allocation)
 evolving.command("joint")(evolve.evolve_joint)
 scores.command("metrics")(scoring.score_metrics)
-scores.command("allocations")(allocating.score_allocations)
+scores.command("allocations")(scoring.score_allocations)
 app.command("resume")(evolve.resume)
 app.command("report")(runs.report)
 app.command("simplify")(formulas.simplify)
@@ -37,6 +38,17 @@ app.command("eval")(evaluate.evaluate)
 app.command("primitives")(formulas.primitives)
 app.add_typer(evolving, name="evolve")
 app.add_typer(scores, name="score")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        say(f"gpprune {__version__}")
+        raise typer.Exit
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -57,6 +69,11 @@ def run(arguments: list[str] | None = None) -> int:
         if code == INTERRUPTED:
             _say("interrupted")
         return code
+    except MemoryError as error:
+        _say(
+            f"out of memory ({error or 'no more is to be had'}): free some, or take a smaller model"
+        )
+        return 1
     except OSError as error:
         # nobody reads our output, or its disk is full; Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

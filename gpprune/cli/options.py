@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from gpprune.evals import LOSSES
+from gpprune.prune import UPDATES
+
 SEARCH = "Search"
 
 
@@ -103,6 +106,28 @@ DTypeOption = Annotated[
 OrderOption = Annotated[
     Order,
     typer.Option("--order", help="Calibrate on the dense model, or block by block as Wanda."),
+]
+LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
+UpdateOption = Annotated[
+    str,
+    typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),
+]
+Allocations = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Published names (with parameters: owl(7,0.05), atp(0.3)), besa, DSA graphs, formula "
+        "text, run directories (their best), label=any of these; all published ones by default."
+    ),
+]
+GivenUnit = Annotated[
+    Unit | None,
+    typer.Option(
+        "--unit", metavar="UNIT", help="layer or block; by default each allocation's own, or layer."
+    ),
+]
+Levels = Annotated[str | None, typer.Option("--sparsity", help="One or more shares, as 0.5,0.6.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw it too: PATH.png and PATH.svg.", metavar="PATH")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")]

@@ -20,9 +20,10 @@ from gpprune.cli.options import (
     Unit,
     WindowLength,
 )
-from gpprune.cli.problem import TEST_LENGTH, Texts, Workbench
+from gpprune.discover import Texts, prune_to
+from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
-from gpprune.prune import Recipe, check_output, parse_pattern, prune_model, save_pruned
+from gpprune.prune import UPDATES, PruneReport, Recipe, parse_pattern
 
 
 def prune(
@@ -45,6 +46,10 @@ def prune(
         Unit | None,
         typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
     ] = None,
+    update: Annotated[
+        str | None,
+        typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
@@ -57,8 +62,15 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
-    check_output(out)
-    chosen = _recipe(recipe, metric, sparsity, pattern, allocation, unit)
+    given = {
+        "metric": metric,
+        "sparsity": sparsity,
+        "pattern": pattern,
+        "allocation": allocation,
+        "unit": unit,
+        "update": update,
+    }
+    chosen = _recipe(recipe, given)
     texts = Texts(
         calibration_text=calibration_text,
         calibration_samples=calibration_samples,
@@ -66,42 +78,33 @@ def prune(
         seed=seed,
     )
     with progress() as report:
-        bench = Workbench(
-            model, "float32", texts, report, reads=[(calibration_text, "calibration")]
-        )
-        outcome = prune_model(
-            bench.loaded.model, chosen, bench.calibration(), order=order, progress=report
-        )
-        save_pruned(bench.loaded, chosen, outcome, out)
+        outcome = prune_to(out, chosen, model=model, texts=texts, order=order, progress=report)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
-        return
+    else:
+        _print_layers(outcome, f"{chosen.metric} -> {out}")
+
+
+def _print_layers(outcome: PruneReport, title: str) -> None:
     rows = [
         [layer.name, f"{layer.zeros:,}", f"{layer.size:,}", f"{layer.sparsity:.4f}"]
         for layer in outcome.layers
     ]
     rows.append(["all", f"{outcome.zeros:,}", f"{outcome.size:,}", f"{outcome.sparsity:.4f}"])
     columns = ["layer", "zeros", "weights", "sparsity"]
-    print_table(columns, rows, title=f"{chosen.metric} -> {out}", numbers=columns[1:])
+    print_table(columns, rows, title=title, numbers=columns[1:])
 
 
-def _recipe(
-    recipe: Path | None,
-    metric: str | None,
-    sparsity: float | None,
-    pattern: str | None,
-    allocation: str | None,
-    unit: Unit | None,
-) -> Recipe:
+def _recipe(recipe: Path | None, given: dict[str, object]) -> Recipe:
+    """The recipe of a file, or of the flags; both at once is a UsageError."""
     if recipe is None:
-        pattern = pattern or "row"
-        default = 0.5 if sparsity is None and parse_pattern(pattern).sparsity is None else sparsity
-        return Recipe.make(
-            metric=metric, sparsity=default, pattern=pattern, allocation=allocation, unit=unit
-        )
-    given: dict[str, object] = {"--metric": metric, "--sparsity": sparsity, "--pattern": pattern}
-    given |= {"--allocation": allocation, "--unit": unit}
-    for flag, value in given.items():
+        pattern = str(given["pattern"] or "row")
+        if given["sparsity"] is None and parse_pattern(pattern).sparsity is None:
+            given = {**given, "sparsity": 0.5}
+        return Recipe.make(**{**given, "pattern": pattern})
+    for name, value in given.items():
         if value is not None:
-            raise UsageError(f"{flag} {value} and --recipe {recipe} exclude one another: give one")
-    return Recipe.read(recipe)
+            raise UsageError(
+                f"--{name} {value} and --recipe {recipe} exclude one another: give one"
+            )
+    return Recipe.read(recipe.expanduser())

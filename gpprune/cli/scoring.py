@@ -1,42 +1,46 @@
-"""`gpprune score`: named or given formulas side by side."""
+"""`gpprune score`: metrics or allocations side by side."""
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gpprune.cli.console import print_json, print_table, progress
 from gpprune.cli.options import (
+    Allocations,
     CalibrationSpec,
     DType,
     DTypeOption,
+    GivenUnit,
     Json,
+    Levels,
+    LossOption,
+    MetricOption,
     ModelSpec,
     Order,
     OrderOption,
+    OwnPattern,
     Samples,
     Seed,
     Split,
     SplitOption,
     TextSpec,
+    UpdateOption,
     WindowLength,
     Windows,
 )
-from gpprune.cli.problem import (
-    TEST_LENGTH,
-    TEST_WINDOWS,
+from gpprune.discover import (
+    Comparison,
     Texts,
-    Workbench,
-    formulas,
-    pattern_of,
-    sparsities,
+    allocation_contenders,
+    compare_recipes,
+    metric_contenders,
 )
-from gpprune.compile import render
-from gpprune.evals import Judgement, MetricFitness
-from gpprune.primitives import Formula
-from gpprune.prune import Recipe, parse_pattern
+from gpprune.discover.compare import Row, line
+from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
+from gpprune.errors import UsageError
+from gpprune.evals import NEXT_TOKEN
 
 
 def score_metrics(
@@ -48,95 +52,135 @@ def score_metrics(
     text: TextSpec = "wikitext2",
     calibration_text: CalibrationSpec = "wikitext2",
     split: SplitOption = Split.test,
-    sparsity: Annotated[
-        str, typer.Option("--sparsity", help="One or more shares, as 0.5,0.6.")
-    ] = "0.5",
-    pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", help="row, rows:N, layer or N:M; by default each metric's own."),
-    ] = None,
+    sparsity: Levels = None,
+    pattern: OwnPattern = None,
+    update: UpdateOption = "none",
     windows: Windows = TEST_WINDOWS,
     window_length: WindowLength = TEST_LENGTH,
     calibration_samples: Samples = 8,
     order: OrderOption = Order.dense,
+    loss: LossOption = NEXT_TOKEN.name,
     dtype: DTypeOption = DType.auto,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Perplexity of the model pruned by each metric, beside the dense model."""
-    chosen = formulas(metrics)
-    levels = sparsities(sparsity)
-    for level in levels:
-        for name in chosen:
-            parse_pattern(pattern_of(name, pattern)).target(level)
+    """Judge the model pruned by each metric, beside the dense model."""
+    contenders = metric_contenders(metrics, _levels(sparsity), pattern, update)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    names = frozenset[str]().union(*(formula.names for formula in chosen.values()))
     with progress() as report:
-        reads = [(text, split), (calibration_text, "calibration")]
-        bench = Workbench(
-            model,
-            dtype,
-            texts,
-            report,
-            reads=reads,
-            terminals=names,
+        found = compare_recipes(
+            contenders,
+            model=model,
+            texts=texts,
+            split=split,
+            order=order,
+            dtype=dtype,
+            loss=loss,
+            progress=report,
         )
-        for name in chosen:
-            bench.check_pattern(pattern_of(name, pattern))
-        tokens = bench.windows(split)
-        start = time.perf_counter()
-        rows = [_row("dense", None, 0.0, None, bench.dense(tokens), start)]
-        for level in levels:
-            judges: dict[str, MetricFitness] = {}
-            for done, (name, formula) in enumerate(chosen.items()):
-                report(f"scoring at {level:g}", done, len(chosen))
-                way = pattern_of(name, pattern)
-                start = time.perf_counter()
-                if order == Order.sequential:
-                    recipe = Recipe(metric=formula.text, sparsity=level, pattern=way)
-                    judgement = bench.pruned(recipe, tokens)
-                else:
-                    if way not in judges:
-                        judges[way] = bench.fitness(tokens, level, way)
-                    form = formula.canonical(parse_pattern(way).group)
-                    (judgement,) = judges[way].judge(form, tokens)
-                rows.append(_row(name, formula, level, way, judgement, start))
-            report(f"scoring at {level:g}", len(chosen), len(chosen))
     if json:
-        print_json(rows)
-        return
-    columns = ["metric", "pattern", "sparsity", "perplexity", "nll", "closed form"]
-    shown = [
-        [
-            row["name"],
-            row["pattern"] or "",
-            f"{row['sparsity']:g}",
-            f"{row['perplexity']:.2f}",
-            f"{row['nll']:.4f}",
-            render(chosen[row["name"]].canonical(None), "line") if row["formula"] else "",
-        ]
-        for row in rows
+        print_json([row.as_dict() for row in found.rows])
+    else:
+        _print_metrics(found)
+
+
+def _print_metrics(found: Comparison) -> None:
+    loss = found.dense.evaluation.loss
+    columns = ["metric", "pattern", "sparsity", loss.figure, loss.mean, "closed form"]
+    table = [[*_cells(row), f"{row.evaluation.mean:.4f}", _closed_form(row)] for row in found.rows]
+    title = f"{_judged_on(found)}, {found.order} calibration"
+    print_table(columns, table, title=title, numbers=["sparsity", loss.figure, loss.mean])
+
+
+def _cells(row: Row) -> list[str]:
+    pattern = "" if row.recipe is None else row.recipe.pattern
+    sparsity = 0.0 if row.recipe is None else row.recipe.sparsity
+    return [row.name, pattern, f"{sparsity:g}", f"{row.evaluation.figure:.2f}"]
+
+
+def _closed_form(row: Row) -> str:
+    return "" if row.formula is None else line(row.formula)
+
+
+def score_allocations(
+    allocations: Allocations = None,
+    model: ModelSpec = "smollm2",
+    text: TextSpec = "wikitext2",
+    calibration_text: CalibrationSpec = "wikitext2",
+    split: SplitOption = Split.test,
+    metric: MetricOption = "wanda",
+    sparsity: Levels = None,
+    pattern: OwnPattern = None,
+    unit: GivenUnit = None,
+    update: UpdateOption = "none",
+    windows: Windows = TEST_WINDOWS,
+    window_length: WindowLength = TEST_LENGTH,
+    calibration_samples: Samples = 8,
+    order: OrderOption = Order.dense,
+    loss: LossOption = NEXT_TOKEN.name,
+    dtype: DTypeOption = DType.auto,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Judge the model under each allocation of the sparsity, beside the dense model."""
+    contenders = allocation_contenders(
+        allocations, metric, _levels(sparsity), pattern, unit, update
+    )
+    texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
+    with progress() as report:
+        found = compare_recipes(
+            contenders,
+            model=model,
+            texts=texts,
+            split=split,
+            order=order,
+            dtype=dtype,
+            loss=loss,
+            progress=report,
+        )
+    if json:
+        print_json([row.as_dict() for row in found.rows])
+    else:
+        _print_allocations(found, metric)
+
+
+def _print_allocations(found: Comparison, metric: str) -> None:
+    dense = found.dense.evaluation
+    rows: dict[str, list[Row]] = {}
+    for row in found.rows[1:]:
+        rows.setdefault(row.name, []).append(row)
+    levels = [f"{row.recipe.sparsity:g}" for row in next(iter(rows.values())) if row.recipe]
+    table = [
+        [name, own[0].recipe.unit if own[0].recipe else ""]
+        + [f"{row.evaluation.figure:.2f}" for row in own]
+        for name, own in rows.items()
     ]
-    title = f"{model}, {text} {split}, {windows} windows of {window_length}, {order} calibration"
-    print_table(columns, shown, title=title, numbers=["sparsity", "perplexity", "nll"])
+    title = (
+        f"{found.model} pruned by {metric}, {_judged_on(found, model=False)}, {found.order} "
+        f"calibration: {dense.loss.figure} (dense {dense.figure:.2f})"
+    )
+    print_table(["allocation", "unit", *levels], table, title=title, numbers=levels)
 
 
-def _row(
-    name: str,
-    formula: Formula | None,
-    sparsity: float,
-    pattern: str | None,
-    judgement: Judgement,
-    start: float,
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "formula": formula.text if formula else None,
-        "key": formula.key if formula else None,
-        "sparsity": sparsity,
-        "pattern": pattern,
-        "perplexity": judgement.perplexity,
-        "nll": judgement.nll,
-        "windows": len(judgement.losses),
-        "seconds": round(time.perf_counter() - start, 2),
-    }
+def _judged_on(found: Comparison, *, model: bool = True) -> str:
+    texts = found.texts
+    windows = f"{texts.text} {found.split}, {texts.windows} windows of {texts.window_length}"
+    return f"{found.model}, {windows}" if model else windows
+
+
+def _levels(text: str | None) -> list[float] | None:
+    """`0.5,0.6` as numbers.
+
+    Raises:
+        UsageError: not numbers.
+    """
+    return None if text is None else [_number(part) for part in text.split(",")]
+
+
+def _number(part: str) -> float:
+    try:
+        return float(part)
+    except ValueError:
+        raise UsageError(
+            f"--sparsity {part!r} is not a number: write for example 0.5,0.6"
+        ) from None

@@ -1,16 +1,25 @@
-"""How good a pruned model is: text, perplexity, fitness."""
+"""How good a pruned model is: texts, losses, fitnesses."""
 
-from .allocation_fitness import AllocationFitness as AllocationFitness
-from .allocation_fitness import JointFitness as JointFitness
-from .fitness import MetricFitness as MetricFitness
-from .perplexity import Judgement as Judgement
-from .perplexity import WindowLoss as WindowLoss
-from .perplexity import judge as judge
-from .perplexity import window_losses as window_losses
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import window_losses as window_losses
+from .fitness import ModelFitness as ModelFitness
+from .fitness import copy_as as copy_as
+from .losses import LOSSES as LOSSES
+from .losses import NEXT_TOKEN as NEXT_TOKEN
+from .losses import Loss as Loss
+from .masking import AllocationMasking as AllocationMasking
+from .masking import JointMasking as JointMasking
+from .masking import Masking as Masking
+from .masking import MetricMasking as MetricMasking
+from .next_token import WindowLoss as WindowLoss
 from .precision import compute_dtype as compute_dtype
 from .text import PACKAGED as PACKAGED
 from .text import SPLITS as SPLITS
+from .text import TEXT_SOURCES as TEXT_SOURCES
+from .text import TextSource as TextSource
 from .text import calibration_samples as calibration_samples
 from .text import read_text as read_text
+from .text import settled as settled
 from .text import tokenize as tokenize
 from .text import windows as windows

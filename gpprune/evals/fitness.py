@@ -1,111 +1,94 @@
-"""How good a formula is: the losses of a model that was pruned by it."""
+"""How good a formula is: what it prunes, times what is measured of the pruned model."""
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from gpprune.compile import Kernel, behaviour, kernel
-from gpprune.errors import GppruneError, Unfit
-from gpprune.evals.perplexity import Judgement, WindowLoss, check_windows
+from gpprune.errors import GppruneError
+from gpprune.evals.evaluation import Evaluation, check_windows
+from gpprune.evals.losses import NEXT_TOKEN, Loss
+from gpprune.evals.masking import Masked, Masking
 from gpprune.primitives import Formula
-from gpprune.prune import (
-    LayerStatistics,
-    LinearLayer,
-    check_weights,
-    layer_scores,
-    linear_layers,
-    parse_pattern,
-    prune_mask,
-)
+from gpprune.prune import UPDATES, linear_layers, prune_layer
 
 Trial = Callable[[int, int], list[float]]
 
 
-class Fitness(ABC):
+class ModelFitness:
     """A copy of a model that formulas prune, one after another, and that is judged on windows.
 
-    It has what a search asks for (`cases`, `prepare`), one case a window of text; a case's loss
-    is the window's mean negative log-likelihood in nats a token. One-shot statistics stand in for
-    Wanda's sequential order: on SmolLM2-135M the two differ by 1 % of the perplexity, and they
-    are measured once for all candidates.
+    It has what a search asks for (`cases`, `prepare`, `fingerprint`): a `masking` says what a
+    formula prunes, a `loss` what is measured, and a case is a window of text. One-shot statistics
+    stand in for Wanda's sequential order: on SmolLM2-135M the two differ by 1 % of the perplexity,
+    and they are measured once for all candidates.
 
-    The model that is given is only read. Weights are scored as it holds them (float32 is right),
-    and masks are written into a copy in the dtype that is judged in.
+    The dense model is only read; weights are pruned into a copy in the dtype that is judged in.
+    Masks that were judged before, as far as `Masking.identity` tells, are not judged again.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        statistics: Mapping[str, LayerStatistics],
+        masking: Masking,
         windows: Tensor,
         *,
-        sparsity: float | None,
-        pattern: str = "row",
+        loss: Loss = NEXT_TOKEN,
+        update: str = "none",
         dtype: torch.dtype | None = None,
     ) -> None:
         """Make the copy that is pruned.
 
         Args:
-            model: the dense causal language model.
-            statistics: by layer name, as `gpprune.prune.calibrate` measures them; a formula that
-                reads one that is missing is a UsageError.
+            masking: what a formula prunes, and of which dense model.
             windows: `[cases, length]`, int64: what is judged on.
-            sparsity: the share of weights to prune; None where the pattern implies it.
-            pattern: which weights compete, see `gpprune.prune.prune_mask`.
+            loss: what is measured.
+            update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
             dtype: what to judge in, see `gpprune.evals.compute_dtype`; None: as the model.
 
         Raises:
-            UsageError: the windows, the sparsity or the pattern are impossible, or the pattern
-                does not fit a layer.
-            GppruneError: the model has no linear layers in blocks, or a damaged weight.
+            UsageError: the windows are impossible, or there is no such update.
         """
         check_windows(windows)
-        self._dense = linear_layers(model)
-        check_weights(self._dense)
-        self._statistics = statistics
-        self._windows = windows
-        self._pattern = parse_pattern(pattern)
-        self._sparsity = self._pattern.target(sparsity)
-        for layer in self._dense.values():
-            self._pattern.check_layer(repr(layer.name), layer.weight.shape)
-        weights = [layer.weight for layer in self._dense.values()]
-        self._elements = sum(weight.numel() for weight in weights)
-        self._device = weights[0].device
-        self._model = _copy_as(model, dtype)
+        self.masking = masking
+        self.windows = windows
+        self.loss = loss
+        self._update = UPDATES.find(update)
+        self._model = copy_as(masking.model, dtype)
         self._pruned = linear_layers(self._model)
-        self._loss = WindowLoss(self._model)
-        largest = max(weight.numel() for weight in weights)
-        self._buffer = torch.empty(largest, dtype=torch.float32, device=self._device)
+        self._measure = loss.on(self._model, masking.model)
         self._prepared = [0]  # shared by all that prune this copy
+        self._known: dict[Hashable, list[float]] = {}
 
-    @abstractmethod
-    def _prune(self, formula: Formula) -> None:
-        """Write the dense weights into the copy, less those that the formula prunes."""
+    def under(self, masking: Masking) -> ModelFitness:
+        """The same windows and the same copy for another masking of the same dense model.
+
+        A trial of the one ends the other's.
+        """
+        if masking.model is not self.masking.model:
+            raise GppruneError("the other masking is of another model: make a fitness of its own")
+        if masking is self.masking:
+            return self
+        other = copy.copy(self)
+        other.masking = masking
+        other._known = {}
+        return other
 
     @property
     def cases(self) -> int:
         """How many windows there are."""
-        return len(self._windows)
-
-    def fingerprint(self, formula: Formula) -> str | None:
-        """Text that is the same for formulas that prune alike, where telling takes no evaluation.
-
-        None if it cannot be told.
-
-        Raises:
-            Unfit: as `prepare`.
-        """
-        return None
+        return len(self.windows)
 
     @property
     def model(self) -> nn.Module:
         """The copy that is pruned and judged: as the last trial or `restore` left it."""
         return self._model
+
+    def fingerprint(self, formula: Formula) -> str | None:
+        """Text that is the same for formulas that prune alike; see `Masking.fingerprint`."""
+        return self.masking.fingerprint(formula)
 
     def prepare(self, formula: Formula) -> Trial:
         """Prune the copy by a formula.
@@ -118,20 +101,71 @@ class Fitness(ABC):
             or `restore`, and a GppruneError afterwards.
 
         Raises:
-            Unfit: the formula cannot be pruned by: it reads nothing, gives a layer scores that are
-                NaN or all the same, or a unit a sparsity that is not finite.
-            UsageError: it reads a statistic that was not measured.
+            Unfit, UsageError: as `Masking.masks`.
         """
         prepared = self._count()
-        self._prune(formula)
-        return self._trial(formula, prepared)
+        identity = self.masking.identity(formula)
+        written = identity not in self._known
+        if written:
+            self._write(self.masking.masks(formula))
+        known = self._known.setdefault(identity, [])
 
-    def _trial(self, formula: Formula, prepared: int) -> Trial:
         def trial(start: int, stop: int) -> list[float]:
+            nonlocal written
             self._check(formula, prepared)
-            return self._losses(start, stop)
+            if stop > len(known) and not written:
+                self._write(self.masking.masks(formula))
+                written = True
+            while stop > len(known):
+                known.append(self._measure(self.windows[len(known)]))
+            return known[start:stop]
 
         return trial
+
+    def evaluate(self, formula: Formula, *texts: Tensor) -> list[Evaluation]:
+        """Prune the copy once and judge it on windows that need not be those of the fitness.
+
+        Args:
+            formula: as for `prepare`.
+            *texts: each `[windows, length]`, int64.
+
+        Returns:
+            One evaluation a text.
+        """
+        return self.evaluate_masks(self.masking.masks(formula), *texts)
+
+    def evaluate_masks(self, masks: Iterable[Masked], *texts: Tensor) -> list[Evaluation]:
+        """As `evaluate`, of given masks."""
+        self._count()
+        self._write(masks)
+        return [self._evaluated(text) for text in texts]
+
+    def dense(self) -> Evaluation:
+        """The dense model on the fitness's windows; ends the last trial."""
+        self.restore()
+        return self._evaluated(self.windows)
+
+    def restore(self) -> None:
+        """Put the dense weights back into the copy; ends the last trial."""
+        self._count()
+        for name, layer in self.masking.layers.items():
+            self._pruned[name].write(layer.weight)
+
+    def _evaluated(self, windows: Tensor) -> Evaluation:
+        losses = [self._measure(window) for window in windows]
+        return Evaluation(torch.tensor(losses, dtype=torch.float64), self.loss)
+
+    def _write(self, masks: Iterable[Masked]) -> None:
+        """Write the dense weights into the copy, pruned and updated."""
+        for layer, mask in masks:
+            statistics = self.masking.statistics.get(layer.name, {})
+            out = self._pruned[layer.name].weight
+            prune_layer(layer.weight, mask, statistics, self._update, out=out)
+
+    def _count(self) -> int:
+        """A new number for the state of the copy's weights, which ends earlier trials."""
+        self._prepared[0] += 1
+        return self._prepared[0]
 
     def _check(self, formula: Formula, prepared: int) -> None:
         """See that a trial is still good."""
@@ -141,92 +175,8 @@ class Fitness(ABC):
                 "prepared: prepare it again"
             )
 
-    def judge(self, formula: Formula, *texts: Tensor) -> list[Judgement]:
-        """Prune the copy once and judge it on windows that need not be those of the fitness.
 
-        Args:
-            formula: as for `prepare`.
-            *texts: each `[windows, length]`, int64.
-
-        Returns:
-            One judgement a text.
-        """
-        self._count()
-        self._prune(formula)
-        return [
-            Judgement(torch.tensor([self._loss(window) for window in text], dtype=torch.float64))
-            for text in texts
-        ]
-
-    def dense_losses(self) -> list[float]:
-        """The loss of each window under the dense model; ends the last trial."""
-        self.restore()
-        return self._losses(0, self.cases)
-
-    def restore(self) -> None:
-        """Put the dense weights back into the copy; ends the last trial."""
-        self._count()
-        for name, layer in self._dense.items():
-            self._pruned[name].write(layer.weight)
-
-    def _count(self) -> int:
-        """A new number for the state of the copy's weights, which ends earlier trials."""
-        self._prepared[0] += 1
-        return self._prepared[0]
-
-    def _losses(self, start: int, stop: int) -> list[float]:
-        return [self._loss(window) for window in self._windows[start:stop]]
-
-    def _keep(self, layer: LinearLayer, kept: Tensor) -> None:
-        """Write a layer into the copy with what is not kept, bool `[out, in]`, as zeros."""
-        pruned = self._pruned[layer.name]
-        pruned.write(layer.weight)
-        kept = kept.to(pruned.weight.device)
-        pruned.weight.mul_(kept)  # weights are finite; masked_fill_ takes 2.5 times as long
-
-    def _compiled(self, metric: Formula) -> Kernel:
-        """A metric's kernel.
-
-        Raises:
-            Unfit: it reads nothing.
-        """
-        score = kernel(metric, elements=self._elements, device=self._device)
-        if not score.terminals:
-            raise Unfit("no terminal: the formula is a constant")
-        return score
-
-    def _scores(self, layer: LinearLayer, score: Kernel) -> Tensor:
-        """A layer's scores, float32 `[out, in]`, good until those of the next layer.
-
-        Raises:
-            Unfit: they are NaN or all the same.
-        """
-        weight = layer.weight
-        buffer = self._buffer[: weight.numel()].view(weight.shape)
-        scores = layer_scores(score, weight, self._statistics.get(layer.name), buffer)
-        lowest, highest = torch.aminmax(scores)
-        if torch.isnan(lowest) or torch.isnan(highest):
-            raise Unfit(f"NaN among the scores of {layer.name}")
-        if lowest == highest:
-            raise Unfit(f"all scores of {layer.name} are {float(lowest):.4g}")
-        return scores
-
-
-class MetricFitness(Fitness):
-    """Judges metrics: every layer is pruned to the same sparsity by the metric's scores."""
-
-    def fingerprint(self, formula: Formula) -> str | None:
-        """The order in which it puts a fixed probe's weights, see `gpprune.compile.behaviour`."""
-        return behaviour(formula, self._pattern.group)
-
-    def _prune(self, formula: Formula) -> None:
-        score = self._compiled(formula)
-        for layer in self._dense.values():
-            scores = self._scores(layer, score)
-            self._keep(layer, ~prune_mask(scores, self._sparsity, self._pattern))
-
-
-def _copy_as(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+def copy_as(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of a model with its floating-point parameters in `dtype`, without gradients.
 
     Buffers keep their dtype, as when transformers loads a model in `dtype`: rotary frequencies

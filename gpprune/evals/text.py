@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
+from gpprune.tables import Table
 
 SPLITS = ("calibration", "validation", "test")
 PACKAGED = "wikitext2"
@@ -26,24 +27,33 @@ _HUB_CHARACTERS = 5_000_000
 
 
 @dataclass(frozen=True)
-class _Source:
+class TextSource:
     """A place that text comes from.
 
     Attributes:
-        takes: whether a specification is this source's.
+        name: what it is called.
+        about: what its specifications are, for a person.
         read: from the specification and the split to the text.
+        takes: whether a specification is this source's; by default the name itself is.
     """
 
-    takes: Callable[[str], bool]
+    name: str
+    about: str
     read: Callable[[str, str], str]
+    takes: Callable[[str], bool] | None = None
+
+    def serves(self, spec: str) -> bool:
+        """Whether a specification is this source's."""
+        return spec == self.name if self.takes is None else self.takes(spec)
 
 
 def read_text(spec: str, split: str) -> str:
     """The text that a specification names.
 
     Args:
-        spec: ``"wikitext2"``, the packaged excerpt; a local UTF-8 file; or the id of a data set on
-            the Hugging Face hub with a column ``text``, as ``name`` or ``name:configuration``.
+        spec: ``"wikitext2"``, the packaged excerpt; a local UTF-8 file; the id of a data set on
+            the Hugging Face hub with a column ``text``, as ``name`` or ``name:configuration``; or
+            what another source of the table takes.
         split: ``"calibration"``, ``"validation"`` or ``"test"``. A local file has no splits and is
             read whole, whatever the split. On the hub, calibration is the split ``train``.
 
@@ -53,8 +63,7 @@ def read_text(spec: str, split: str) -> str:
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}: choose from {', '.join(SPLITS)}")
-    source = next(source for source in _SOURCES if source.takes(spec))
-    text = source.read(spec, split)
+    text = source_of(spec).read(spec, split)
     if not text.strip():
         raise UsageError(f"the text {spec!r} is empty: name one with words in it")
     return text
@@ -137,12 +146,27 @@ def join_rows(rows: Iterable[str | None], limit: int) -> str:
     return "\n".join(kept)
 
 
-# The first source that takes a specification reads it; the last one takes all.
-_SOURCES = (
-    _Source(takes=lambda spec: spec == PACKAGED, read=_read_packaged),
-    _Source(takes=_is_path, read=_read_file),
-    _Source(takes=lambda spec: True, read=_read_hub),
+# The latest entry is asked first, so that one that is added goes before these; the hub takes all.
+TEXT_SOURCES: Table[TextSource] = Table(
+    "text source",
+    [
+        TextSource("hub", "the id of a data set with a column text", _read_hub, lambda spec: True),
+        TextSource("file", "a local UTF-8 file", _read_file, _is_path),
+        TextSource(PACKAGED, "the packaged excerpt of WikiText-2", _read_packaged),
+    ],
 )
+
+
+def source_of(spec: str) -> TextSource:
+    """The source that a specification is of: the latest entry of the table that takes it."""
+    return next(source for source in reversed(list(TEXT_SOURCES.values())) if source.serves(spec))
+
+
+def settled(spec: str) -> str:
+    """A specification that means the same from any directory: a file's absolute path."""
+    if source_of(spec).name != "file":
+        return spec
+    return os.path.abspath(os.path.expanduser(spec)) if spec else spec
 
 
 def tokenize(text: str, tokenizer: Any) -> Tensor:

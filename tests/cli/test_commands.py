@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gpprune.cli.main import run
-from gpprune.cli.problem import Texts, Workbench
+from gpprune.discover import Texts, Workbench
 from gpprune.errors import UsageError
 from gpprune.primitives import published
 from gpprune.prune import linear_layers
@@ -52,7 +52,7 @@ def test_a_text_without_parts_is_tested_on_what_no_search_sees(
     file.write_text(tiny_text)
     for count in (1, 3, 7):
         texts = Texts(text=str(file), windows=count, window_length=32)
-        bench = Workbench(str(tiny_model_dir), "float32", texts, None)
+        bench = Workbench(str(tiny_model_dir), texts, dtype="float32")
         tokens = bench.tokens(str(file), "test").tolist()
         searched = bench.windows("validation", spread=True)
         tested = bench.test_windows()
@@ -65,7 +65,7 @@ def test_a_text_without_parts_is_tested_on_what_no_search_sees(
             assert searched[0].tolist() != rest[:32]  # they are from all over the text
     texts = Texts(text=str(file), windows=len(tokens) // 32 // 2 + 1, window_length=32)
     with pytest.raises(UsageError, match="windows of 32"):
-        Workbench(str(tiny_model_dir), "float32", texts, None).test_windows()
+        Workbench(str(tiny_model_dir), texts, dtype="float32").test_windows()
 
 
 def test_score_prints_one_json_document(
@@ -207,8 +207,8 @@ def test_a_pattern_that_does_not_fit_is_said_before_anything_is_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpprune.cli.problem.calibrate", None)
-    monkeypatch.setattr("gpprune.cli.problem.window_losses", None)
+    monkeypatch.setattr("gpprune.discover.workbench.calibrate", None)
+    monkeypatch.setattr("gpprune.discover.workbench.evaluate", None)
     assert run([*command, "--model", str(tiny_model_dir), "--pattern", "rows:7"]) == 2
     assert "64 output neurons are not divisible by 7" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,20 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gpprune.errors import GppruneError, Unfit, UsageError
-from gpprune.evals import MetricFitness, calibration_samples, window_losses, windows
+from gpprune.evals import (
+    MetricMasking,
+    ModelFitness,
+    calibration_samples,
+    window_losses,
+    windows,
+)
 from gpprune.primitives import METRIC, parse, published
-from gpprune.prune import LayerStatistics, Recipe, calibrate, linear_layers, prune_model
+from gpprune.prune import Recipe, calibrate, linear_layers, prune_model
+
+
+def fitness_of(model, statistics, judged, *, dtype=None, **how):
+    """Judges metrics by the loss of the pruned model's next tokens."""
+    return ModelFitness(MetricMasking(model, statistics, **how), judged, dtype=dtype)
 
 
 @pytest.fixture(scope="module", params=["tiny_model_dir", "tiny_gpt2_dir"])
@@ -27,7 +38,7 @@ def samples(tiny_tokens):
 
 @pytest.fixture(scope="module")
 def statistics(model, samples):
-    return calibrate(model, samples, gradients=True, hessians=True)
+    return calibrate(model, samples, ["X", "Y", "G", "D"])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,7 @@ def judged(tiny_tokens):
 
 @pytest.fixture
 def fitness(model, statistics, judged):
-    return MetricFitness(model, statistics, judged, sparsity=0.5)
+    return fitness_of(model, statistics, judged, sparsity=0.5)
 
 
 def formula(text: str):
@@ -49,7 +60,7 @@ def formula(text: str):
 def test_losses_are_those_of_the_pruned_model(
     model, statistics, samples, judged, name: str, pattern: str
 ):
-    fitness = MetricFitness(model, statistics, judged, sparsity=0.5, pattern=pattern)
+    fitness = fitness_of(model, statistics, judged, sparsity=0.5, pattern=pattern)
     trial = fitness.prepare(published[name].canonical(None))
     pruned = copy.deepcopy(model)
     recipe = Recipe(metric=name, sparsity=0.5, pattern=pattern)
@@ -70,7 +81,7 @@ def test_cases_are_windows_and_are_judged_one_by_one(fitness):
 
 def test_the_given_model_is_only_read(model, statistics, judged):
     before = copy.deepcopy(model.state_dict())
-    fitness = MetricFitness(model, statistics, judged, sparsity=0.9, dtype=torch.bfloat16)
+    fitness = fitness_of(model, statistics, judged, sparsity=0.9, dtype=torch.bfloat16)
     fitness.prepare(published["magnitude"])(0, 4)
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -89,7 +100,8 @@ def test_restore_gives_the_dense_model(fitness, model, judged):
     for name, layer in linear_layers(fitness.model).items():
         assert torch.equal(layer.weight, linear_layers(model)[name].weight)
     torch.testing.assert_close(
-        torch.tensor(fitness.dense_losses(), dtype=torch.float64), window_losses(model, judged)
+        torch.tensor(fitness.dense().losses.tolist(), dtype=torch.float64),
+        window_losses(model, judged),
     )
 
 
@@ -115,13 +127,13 @@ def test_a_failed_prepare_ends_the_trial_before_it(fitness):
 def test_half_precision_copy_is_the_model_loaded_in_half_precision(
     tiny_model_dir, model, statistics, judged
 ):
-    fitness = MetricFitness(model, statistics, judged, sparsity=0.5, dtype=torch.bfloat16)
+    fitness = fitness_of(model, statistics, judged, sparsity=0.5, dtype=torch.bfloat16)
     kept = {name: buffer.dtype for name, buffer in model.named_buffers()}
     assert {name: buffer.dtype for name, buffer in fitness.model.named_buffers()} == kept
     assert {parameter.dtype for parameter in fitness.model.parameters()} == {torch.bfloat16}
     folder = model.name_or_path
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    assert fitness.dense_losses() == window_losses(loaded, judged).tolist()
+    assert fitness.dense().losses.tolist() == window_losses(loaded, judged).tolist()
 
 
 def test_tied_weights_stay_tied(fitness, model):
@@ -132,8 +144,8 @@ def test_tied_weights_stay_tied(fitness, model):
 
 def test_masks_come_from_the_weights_as_given_and_not_as_judged(model, statistics, judged):
     """Rounded to bfloat16, weights tie; the masks must not."""
-    exact = MetricFitness(model, statistics, judged, sparsity=0.5)
-    rounded = MetricFitness(model, statistics, judged, sparsity=0.5, dtype=torch.bfloat16)
+    exact = fitness_of(model, statistics, judged, sparsity=0.5)
+    rounded = fitness_of(model, statistics, judged, sparsity=0.5, dtype=torch.bfloat16)
     exact.prepare(published["wanda"])
     rounded.prepare(published["wanda"])
     for name, layer in linear_layers(exact.model).items():
@@ -155,17 +167,15 @@ def test_constant_scores_are_unfit_and_name_the_layer(fitness, model):
 def test_nan_scores_are_unfit_and_name_the_layer(model, statistics, judged):
     second = list(linear_layers(model))[1]
     holed = dict(statistics)
-    holed[second] = LayerStatistics(
-        X=statistics[second].X * math.nan, Y=statistics[second].Y, G=statistics[second].G
-    )
-    fitness = MetricFitness(model, holed, judged, sparsity=0.5)
+    holed[second] = {**statistics[second], "X": statistics[second]["X"] * math.nan}
+    fitness = fitness_of(model, holed, judged, sparsity=0.5)
     with pytest.raises(Unfit, match=f"NaN among the scores of {second}"):
         fitness.prepare(published["wanda"])
 
 
 def test_a_statistic_that_was_not_measured_is_a_usage_error(model, samples, judged):
-    without = calibrate(model, samples, gradients=False)
-    fitness = MetricFitness(model, without, judged, sparsity=0.5)
+    without = calibrate(model, samples, ["X", "Y"])
+    fitness = fitness_of(model, without, judged, sparsity=0.5)
     fitness.prepare(published["wanda"])
     with pytest.raises(UsageError, match="G"):
         fitness.prepare(published["pruner-zero"])
@@ -178,14 +188,14 @@ def test_a_statistic_that_was_not_measured_is_a_usage_error(model, samples, judg
 )
 def test_impossible_targets_are_usage_errors(model, statistics, judged, wrong: dict):
     with pytest.raises(UsageError):
-        MetricFitness(model, statistics, judged, **wrong)
+        fitness_of(model, statistics, judged, **wrong)
 
 
 def test_a_pattern_that_does_not_fit_names_the_layer(model, statistics, judged):
     with pytest.raises(UsageError, match="does not fit"):
-        MetricFitness(model, statistics, judged, sparsity=None, pattern="3:7")
+        fitness_of(model, statistics, judged, sparsity=None, pattern="3:7")
 
 
 def test_no_windows_is_a_usage_error(model, statistics):
     with pytest.raises(UsageError, match="windows"):
-        MetricFitness(model, statistics, torch.zeros(0, 8, dtype=torch.int64), sparsity=0.5)
+        fitness_of(model, statistics, torch.zeros(0, 8, dtype=torch.int64), sparsity=0.5)

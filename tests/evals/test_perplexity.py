@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from gpprune.errors import UsageError
-from gpprune.evals import Judgement, WindowLoss, judge, window_losses, windows
+from gpprune.evals import Evaluation, WindowLoss, evaluate, window_losses, windows
 
 
 @pytest.fixture(scope="module", params=["tiny_model_dir", "tiny_gpt2_dir"])
@@ -122,17 +122,17 @@ def test_windows_that_predict_nothing_are_usage_errors(model, bad: torch.Tensor)
         window_losses(model, bad)
 
 
-def test_judge_gives_mean_and_perplexity(model, tiny_tokens):
+def test_an_evaluation_gives_mean_and_perplexity(model, tiny_tokens):
     tokens = windows(tiny_tokens, 4, 50)
-    verdict = judge(model, tokens)
+    verdict = evaluate(model, tokens)
     wanted = float(independent_losses(model, tokens).mean())
-    assert verdict.nll == pytest.approx(wanted, rel=1e-6)
-    assert verdict.perplexity == pytest.approx(math.exp(wanted), rel=1e-5)
+    assert verdict.mean == pytest.approx(wanted, rel=1e-6)
+    assert verdict.figure == pytest.approx(math.exp(wanted), rel=1e-5)
 
 
 @settings(max_examples=50)
 @given(losses=st.lists(st.floats(0, 2000), min_size=1, max_size=8))
 def test_perplexity_is_never_an_error(losses: list[float]):
-    verdict = Judgement(torch.tensor(losses, dtype=torch.float64))
-    assert min(losses) - 1e-9 <= verdict.nll <= max(losses) + 1e-9
-    assert verdict.perplexity >= 1 - 1e-9
+    verdict = Evaluation(torch.tensor(losses, dtype=torch.float64))
+    assert min(losses) - 1e-9 <= verdict.mean <= max(losses) + 1e-9
+    assert verdict.figure >= 1 - 1e-9

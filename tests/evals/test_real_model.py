@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from statistics import fmean
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gpprune.evals import (
-    Judgement,
-    MetricFitness,
+    MetricMasking,
+    ModelFitness,
     calibration_samples,
     compute_dtype,
+    evaluate,
     read_text,
     tokenize,
-    window_losses,
     windows,
 )
 from gpprune.primitives import published
@@ -34,15 +34,14 @@ def test_a_metric_that_sees_activations_beats_magnitude() -> None:
     tokens = {split: tokenize(words, loaded.tokenizer) for split, words in text.items()}
     judged = windows(tokens["validation"], 2, 256)
     samples = calibration_samples(tokens["calibration"], 2, 256, seed=0)
-    statistics = calibrate(loaded.model, samples, gradients=True, hessians=True)
-    fitness = MetricFitness(
-        loaded.model, statistics, judged, sparsity=0.5, dtype=compute_dtype("auto")
-    )
+    statistics = calibrate(loaded.model, samples, ["X", "Y", "G", "D"])
+    masking = MetricMasking(loaded.model, statistics, sparsity=0.5)
+    fitness = ModelFitness(masking, judged, dtype=compute_dtype("auto"))
     nll = {
-        name: Judgement(torch.tensor(fitness.prepare(formula.canonical("row"))(0, 2))).nll
+        name: fmean(fitness.prepare(formula.canonical("row"))(0, 2))
         for name, formula in published.items()
     }
-    dense = Judgement(torch.tensor(fitness.dense_losses())).nll
+    dense = fitness.dense().mean
     assert dense < nll["wanda"] < nll["magnitude"]
     assert dense < nll["pruner-zero"] < nll["magnitude"]
 
@@ -72,5 +71,5 @@ def test_published_figures_are_reproduced(
     if metric != "dense":
         recipe = Recipe(metric=metric, sparsity=0.5, pattern=pattern)
         prune_model(model, recipe, protocol["calibration"], order="sequential")
-    found = Judgement(window_losses(model, protocol["evaluation"])).perplexity
+    found = evaluate(model, protocol["evaluation"]).figure
     assert found == pytest.approx(perplexity, rel=within)

@@ -1,48 +1,17 @@
-"""How well a model predicts text: the loss of each window, and the perplexity of them all."""
+"""How well a model predicts a window of text: the loss of its next tokens."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from gpprune.errors import UsageError
-
-Progress = Callable[[str, int, int], None]
 
 # Tokens whose logits are made at a time. At a vocabulary of 50,000 that is some 25 MB in bfloat16,
 # which stays in a large cache; measured best of 64, 128, 256 and a whole window.
 _CHUNK = 256
 # Tokens on which the head alone is checked against the whole model.
 _PROBE = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """How well a model predicts a text.
-
-    Attributes:
-        losses: ``[windows]``, float64: each window's mean negative log-likelihood, in nats a token.
-    """
-
-    losses: Tensor
-
-    @property
-    def nll(self) -> float:
-        """Mean negative log-likelihood in nats a token (windows are of one length)."""
-        return float(self.losses.mean())
-
-    @property
-    def perplexity(self) -> float:
-        """The exponential of `nll`; infinity past the range of a float."""
-        try:
-            return math.exp(self.nll)
-        except OverflowError:
-            return math.inf
 
 
 class WindowLoss:
@@ -134,50 +103,3 @@ class WindowLoss:
         if buffer is None or buffer.dtype != dtype or buffer.shape[1] != columns:
             buffer = self._buffer = logits.new_empty((_CHUNK, columns), dtype=dtype)
         return buffer[:rows].copy_(logits)
-
-
-def window_losses(model: nn.Module, windows: Tensor, progress: Progress | None = None) -> Tensor:
-    """The loss of each window of a text under a causal language model.
-
-    Args:
-        model: a transformers causal language model, in evaluation mode.
-        windows: ``[count, length]``, int64.
-        progress: called as ``progress(label, done, total)`` after each window.
-
-    Returns:
-        ``[count]``, float64: mean negative log-likelihood of the ``length - 1`` predictions inside
-        each window, in nats a token.
-
-    Raises:
-        UsageError: there is no window, or none with a token to predict.
-    """
-    check_windows(windows)
-    loss = WindowLoss(model)
-    losses = torch.empty(len(windows), dtype=torch.float64)
-    for index, window in enumerate(windows):
-        losses[index] = loss(window)
-        if progress is not None:
-            progress("judging", index + 1, len(windows))
-    return losses
-
-
-def judge(model: nn.Module, windows: Tensor, progress: Progress | None = None) -> Judgement:
-    """As :func:`window_losses`, with the mean and the perplexity of the windows."""
-    return Judgement(window_losses(model, windows, progress))
-
-
-def check_windows(windows: Tensor) -> None:
-    """See that windows of tokens can be judged on.
-
-    Args:
-        windows: ``[count, length]``, int64.
-
-    Raises:
-        UsageError: they are of another shape or kind, none, or too short to predict anything.
-    """
-    shape = list(windows.shape)
-    if windows.ndim != 2 or windows.dtype != torch.int64 or shape[0] < 1 or shape[1] < 2:
-        raise UsageError(
-            f"the windows to judge on are {windows.dtype} of shape {shape}: give int64 "
-            "[windows, length] with at least one window of 2 tokens"
-        )

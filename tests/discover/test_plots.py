@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -9,19 +10,21 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
 
-from gpprune.cli.plots import plot_allocations, plot_search
+from gpprune.discover.plots import allocation_figure, save_figure, search_figure
 from gpprune.errors import GppruneError, UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROLES = ["self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj"] * 4
 BLOCKS = [block for block in range(4) for _ in range(3)]
 SIZES = [64, 16, 160] * 4
+LAYERS: dict[str, Any] = {"roles": ROLES, "blocks": BLOCKS, "sizes": SIZES}
 UNIFORM = [0.7] * 12
 RISING = [0.55 + 0.1 * block for block in BLOCKS]
 MIXED = [0.2, 0.4, 0.9] * 4
@@ -35,7 +38,15 @@ GROUPS = {"first": "evolution", "second": "evolution", "third": "random"}
 
 
 def allocations(path: Path, chosen: dict[str, list[float]] | None = None) -> list[Path]:
-    return plot_allocations(chosen or ALLOCATIONS, ROLES, BLOCKS, SIZES, 0.7, path, "A title")
+    drawn = allocation_figure(chosen or ALLOCATIONS, **LAYERS, target=0.7, title="A title")
+    return save_figure(drawn, path)
+
+
+def searches(
+    path: Path, chosen: dict[str, Any] | None = None, groups: dict[str, str] | None = None
+) -> list[Path]:
+    drawn = search_figure(chosen or SEARCHES, title="Searches", groups=groups)
+    return save_figure(drawn, path)
 
 
 def texts(file: Path) -> list[str]:
@@ -117,7 +128,7 @@ def test_a_dozen_allocations_look_different(tmp_path: Path) -> None:
 
 
 def test_searches_are_drawn_with_plain_numbers(tmp_path: Path) -> None:
-    png, svg = plot_search(SEARCHES, tmp_path / "s", "Searches")
+    png, svg = searches(tmp_path / "s")
     assert shape_of(png)[0] == 1800
     shown = texts(svg)
     assert [text for text in shown if text in SEARCHES] == list(SEARCHES)
@@ -126,7 +137,7 @@ def test_searches_are_drawn_with_plain_numbers(tmp_path: Path) -> None:
 
 
 def test_a_search_is_a_step_line_on_a_logarithmic_axis(tmp_path: Path) -> None:
-    (line, *_) = paths_of(plot_search(SEARCHES, tmp_path / "s", "Searches")[1], "#0072b2")
+    (line, *_) = paths_of(searches(tmp_path / "s")[1], "#0072b2")
     x, y = line[:, 0] - line[0, 0], line[:, 1] - line[0, 1]
     np.testing.assert_allclose(x / x[-1], np.array([0, 3, 3, 9, 9]) / 9, atol=1e-5)
     logs = np.log(np.array([90, 90, 60, 60, 50]) / 90)
@@ -134,7 +145,7 @@ def test_a_search_is_a_step_line_on_a_logarithmic_axis(tmp_path: Path) -> None:
 
 
 def test_a_group_has_the_median_of_its_searches(tmp_path: Path) -> None:
-    svg = plot_search(SEARCHES, tmp_path / "s", "Searches", GROUPS)[1]
+    svg = searches(tmp_path / "s", groups=GROUPS)[1]
     shown = texts(svg)
     named = [text for text in shown if text.startswith(("evolution", "random"))]
     assert named == ["evolution, median of 2", "random, median of 1"]
@@ -154,16 +165,16 @@ def test_a_group_has_the_median_of_its_searches(tmp_path: Path) -> None:
 def test_ticks_are_round_at_every_range(
     low: float, high: float, ticks: set[str], tmp_path: Path
 ) -> None:
-    svg = plot_search({"one": [(1, high), (9, low)]}, tmp_path / "s", "Searches")[1]
+    svg = searches(tmp_path / "s", {"one": [(1, high), (9, low)]})[1]
     assert ticks <= set(texts(svg))
 
 
 def test_two_writes_are_the_same_bytes_whatever_the_settings_of_matplotlib(tmp_path: Path) -> None:
-    first = [*allocations(tmp_path / "a"), *plot_search(SEARCHES, tmp_path / "s", "T", GROUPS)]
+    first = [*allocations(tmp_path / "a"), *searches(tmp_path / "s", groups=GROUPS)]
     before = [file.read_bytes() for file in first]
     with matplotlib.rc_context({"font.size": 20, "xtick.direction": "in", "svg.hashsalt": "other"}):
         allocations(tmp_path / "a")
-        plot_search(SEARCHES, tmp_path / "s", "T", GROUPS)
+        searches(tmp_path / "s", groups=GROUPS)
         assert matplotlib.rcParams["font.size"] == 20, "the caller's settings are left alone"
     assert [file.read_bytes() for file in first] == before
 
@@ -172,21 +183,21 @@ def test_lengths_that_disagree_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"allocation 'short': 11 values for 12 layers"):
         allocations(tmp_path / "a", {"uniform": UNIFORM, "short": UNIFORM[1:]})
     with pytest.raises(UsageError, match="blocks: 3 values"):
-        plot_allocations(ALLOCATIONS, ROLES, BLOCKS[:3], SIZES, 0.7, tmp_path / "a", "T")
+        allocation_figure(ALLOCATIONS, **{**LAYERS, "blocks": BLOCKS[:3]}, target=0.7, title="T")
     with pytest.raises(UsageError, match="sizes: 3 values"):
-        plot_allocations(ALLOCATIONS, ROLES, BLOCKS, SIZES[:3], 0.7, tmp_path / "a", "T")
+        allocation_figure(ALLOCATIONS, **{**LAYERS, "sizes": SIZES[:3]}, target=0.7, title="T")
     with pytest.raises(UsageError, match="at least one"):
-        plot_allocations({}, ROLES, BLOCKS, SIZES, 0.7, tmp_path / "a", "T")
+        allocation_figure({}, **LAYERS, target=0.7, title="T")
     assert not list(tmp_path.iterdir())
 
 
 def test_searches_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'back'.*decrease"):
-        plot_search({"back": [(4, 50.0), (2, 40.0)]}, tmp_path / "s", "T")
+        searches(tmp_path / "s", {"back": [(4, 50.0), (2, 40.0)]})
     with pytest.raises(UsageError, match="'third' has no group"):
-        plot_search(SEARCHES, tmp_path / "s", "T", {"first": "a", "second": "a"})
-    with pytest.raises(UsageError, match="no finite perplexity"):
-        plot_search({"unfit": [(1, float("inf"))]}, tmp_path / "s", "T")
+        searches(tmp_path / "s", groups={"first": "a", "second": "a"})
+    with pytest.raises(UsageError, match="no finite figure"):
+        searches(tmp_path / "s", {"unfit": [(1, float("inf"))]})
     assert not list(tmp_path.iterdir())
 
 
@@ -213,14 +224,20 @@ def test_a_new_picture_takes_the_old_ones_place_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "open").read_bytes() == old
 
 
-def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+def _full(path: Path, content: bytes) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_picture_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = allocations(tmp_path / "a")[1].read_bytes()
-    (tmp_path / "a.svg.part").mkdir()
-    with pytest.raises(GppruneError, match=r"a\.svg"):
+    monkeypatch.setattr("gpprune.discover.plots.style.whole_file", _full)
+    with pytest.raises(GppruneError, match=r"a\.png.*No space left"):
         allocations(tmp_path / "a", {"uniform": UNIFORM})
     assert (tmp_path / "a.svg").read_bytes() == old
 
 
 def test_matplotlib_loads_only_for_a_picture() -> None:
-    code = "import sys, gpprune.cli.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, gpprune.discover.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,44 @@
+"""What a search has found, as a table, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+
+from gpprune.cli.console import print_table, shown, tell
+from gpprune.discover import RECIPE_FILE, Discovery
+
+
+def print_discovery(found: Discovery) -> None:
+    """The table of a search, and what to do next."""
+    goal = found.goal
+    columns = [goal.kind, "from", goal.varied, "validation", "test", "closed form"]
+    rows = [
+        [
+            finding.name,
+            finding.origin.removeprefix("published, "),
+            finding.setting,
+            shown(finding.validation.figure),
+            shown(finding.test.figure),
+            finding.closed_form,
+        ]
+        for finding in found.findings
+    ]
+    result = found.result
+    title = (
+        f"{goal.model} at sparsity {goal.sparsity:g}: {found.loss.figure} "
+        f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
+    )
+    print_table(columns, rows, title=title, numbers=["validation", "test"])
+    _print_hints(found)
+
+
+def _print_hints(found: Discovery) -> None:
+    if found.run is None:
+        return
+    hints = [(f"gpprune simplify {shlex.quote(str(found.run))}", "the closed forms")]
+    if found.winners:
+        recipe = shlex.quote(str(found.run / RECIPE_FILE))
+        hints.append((f"gpprune prune --recipe {recipe} --out DIR", "a checkpoint"))
+    width = max(len(command) for command, _ in hints)
+    for command, what in hints:
+        tell(f"{command:<{width}}  {what}")

@@ -1,0 +1,91 @@
+"""A pruned checkpoint in one call, and how good any model is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gpprune.discover.compare import Row
+from gpprune.discover.workbench import Texts, Workbench
+from gpprune.evals import NEXT_TOKEN
+from gpprune.progress import Progress, silent
+from gpprune.prune import Loaded, PruneReport, Recipe, check_output, prune_model, save_pruned
+
+
+def prune_to(
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    model: str | Loaded = "smollm2",
+    texts: Texts | None = None,
+    order: str = "sequential",
+    progress: Progress = silent,
+) -> PruneReport:
+    """Prune a model by a recipe and write it as a Hugging Face checkpoint with its recipe.
+
+    Args:
+        out: the directory to make; it appears when it is complete.
+        recipe: how to prune.
+        model: what `gpprune.load_model` takes, or a loaded model in float32, pruned in place.
+        texts: what is calibrated on.
+        order: "sequential" or "dense", see `gpprune.prune_model`.
+        progress: called as `progress(label, done, total)`.
+
+    Returns:
+        What became of every layer.
+
+    Raises:
+        UsageError: `out` exists or cannot be written; nothing has been done then.
+        GppruneError: the model or text cannot be had, pruned or written.
+    """
+    path = check_output(out)
+    texts = texts or Texts()
+    bench = Workbench(
+        model,
+        texts,
+        dtype="float32",
+        reads=[(texts.calibration_text, "calibration")],
+        progress=progress,
+    )
+    report = prune_model(
+        bench.loaded.model, recipe, bench.calibration(), order=order, progress=progress
+    )
+    save_pruned(bench.loaded, recipe, report, path)
+    return report
+
+
+def evaluate_model(
+    model: str | Loaded = "smollm2",
+    *,
+    texts: Texts | None = None,
+    split: str = "test",
+    dtype: str = "auto",
+    loss: str = NEXT_TOKEN.name,
+    progress: Progress = silent,
+) -> tuple[Row, str]:
+    """How good a model is on the first windows of a text.
+
+    Args:
+        model: what `gpprune.load_model` takes, or a loaded model.
+        texts: what is judged on.
+        split: "calibration", "validation" or "test".
+        dtype: what is judged in: "auto", "float32" or "bfloat16".
+        loss: what is measured, a name of `gpprune.evals.LOSSES`.
+        progress: called as `progress(label, done, total)`.
+
+    Returns:
+        The evaluation with its seconds, and the dtype that was judged in.
+
+    Raises:
+        GppruneError: the model or text cannot be had.
+    """
+    texts = texts or Texts()
+    bench = Workbench(
+        model, texts, dtype=dtype, loss=loss, reads=[(texts.text, split)], progress=progress
+    )
+    windows = bench.windows(split)
+    start = time.perf_counter()
+    evaluation = bench.dense(windows, progress)
+    seconds = time.perf_counter() - start
+    dtype_name = str(bench.dtype).removeprefix("torch.")
+    return Row(bench.loaded.name, None, evaluation, seconds), dtype_name

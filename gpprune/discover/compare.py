@@ -1,0 +1,262 @@
+"""Recipes side by side on one model: any metrics, or any allocations under one metric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from gpprune.compile import render
+from gpprune.discover.contenders import Contender, allocation_contenders, metric_contenders
+from gpprune.discover.workbench import Texts, Workbench
+from gpprune.errors import UsageError
+from gpprune.evals import (
+    NEXT_TOKEN,
+    AllocationMasking,
+    Evaluation,
+    Masking,
+    MetricMasking,
+    ModelFitness,
+)
+from gpprune.primitives import Formula
+from gpprune.progress import Progress, silent
+from gpprune.prune import LEARNED, Loaded, Recipe
+
+ORDERS = ("dense", "sequential")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender, or the dense model (`recipe` is None), judged."""
+
+    name: str
+    recipe: Recipe | None
+    evaluation: Evaluation
+    seconds: float
+
+    @property
+    def formula(self) -> Formula | None:
+        """What tells the contenders apart: the allocation where there is one, else the metric."""
+        if self.recipe is None:
+            return None
+        return self.recipe.formula if self.recipe.allocation == "uniform" else self.recipe.allocator
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        formula, recipe = self.formula, self.recipe
+        return {
+            "name": self.name,
+            "formula": formula.text if formula is not None else None,
+            "key": formula.key if formula is not None else None,
+            "closed_form": line(formula) if formula is not None else None,
+            "metric": recipe.metric if recipe is not None else None,
+            "unit": recipe.unit if recipe is not None else None,
+            "sparsity": recipe.sparsity if recipe is not None else 0.0,
+            "pattern": recipe.pattern if recipe is not None else None,
+            "update": recipe.update if recipe is not None else None,
+            **self.evaluation.as_dict(),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def line(formula: Formula) -> str:
+    """A formula's closed form on one line."""
+    return render(formula.canonical(None), "line")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipes judged on one model and text; the first row is the dense model."""
+
+    model: str
+    texts: Texts
+    split: str
+    order: str
+    rows: tuple[Row, ...]
+
+    @property
+    def dense(self) -> Row:
+        """The dense model."""
+        return self.rows[0]
+
+    def row(self, name: str, sparsity: float) -> Row:
+        """A contender at one sparsity.
+
+        Raises:
+            UsageError: it is not in the comparison.
+        """
+        for row in self.rows[1:]:
+            if row.name == name and row.recipe is not None and row.recipe.sparsity == sparsity:
+                return row
+        raise UsageError(f"{name!r} was not compared at {sparsity:g}: name one of its rows")
+
+
+def compare(
+    metrics: Iterable[str] | None = None,
+    *,
+    allocations: Iterable[str] | None = None,
+    sparsity: float | Sequence[float] | None = None,
+    pattern: str | None = None,
+    unit: str | None = None,
+    update: str = "none",
+    **how: Any,
+) -> Comparison:
+    """Judge metrics side by side, or allocations under one metric.
+
+    Args:
+        metrics: published names or formula text, by default all published ones; with
+            `allocations` the one metric that they share out, by default Wanda.
+        allocations: published names, formula text, run directories or `label=` any of these; an
+            empty list for all that are published.
+        sparsity: one or more shares of weights to prune; by default 0.5, of allocations 0.7, or
+            what the pattern implies.
+        pattern: which weights compete; by default each metric's own.
+        unit: what gets a sparsity of its own, "layer" or "block"; by default each allocation's.
+        update: what happens to the weights that stay.
+        **how: on what it is judged: the arguments of `compare_recipes`.
+
+    Raises:
+        UsageError: a name, a share or a pattern that is none.
+    """
+    if allocations is None:
+        contenders = metric_contenders(metrics, sparsity, pattern, update)
+    else:
+        given = [metrics] if isinstance(metrics, str) else list(metrics or ["wanda"])
+        if len(given) != 1:
+            raise UsageError(f"allocations are compared under one metric, not {len(given)}")
+        chosen = list(allocations) or None
+        contenders = allocation_contenders(chosen, given[0], sparsity, pattern, unit, update)
+    return compare_recipes(contenders, **how)
+
+
+def compare_recipes(
+    contenders: Sequence[Contender],
+    *,
+    model: str | Loaded = "smollm2",
+    texts: Texts | None = None,
+    split: str = "test",
+    order: str = "dense",
+    dtype: str = "auto",
+    loss: str = NEXT_TOKEN.name,
+    progress: Progress = silent,
+) -> Comparison:
+    """Judge recipes side by side, beside the dense model.
+
+    Args:
+        contenders: recipes with their names.
+        model: what `gpprune.load_model` takes, or a loaded model in float32.
+        texts: what is judged and calibrated on.
+        split: which part of the text is judged on: "calibration", "validation" or "test".
+        order: "dense": calibrated once on the dense model; "sequential": a copy of the model for
+            each recipe, calibrated block by block on the pruned blocks before, as Wanda's code.
+        dtype: what is judged in: "auto", "float32" or "bfloat16".
+        loss: what is measured, a name of `gpprune.evals.LOSSES`.
+        progress: called as `progress(label, done, total)`.
+
+    Raises:
+        UsageError: a setting that is none, or a pattern that does not fit a layer.
+        GppruneError: the model or a text cannot be had, or a recipe cannot be pruned by.
+    """
+    if order not in ORDERS:
+        raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
+    texts = texts or Texts()
+    bench = Workbench(
+        model,
+        texts,
+        dtype=dtype,
+        loss=loss,
+        reads=[(texts.text, split), (texts.calibration_text, "calibration")],
+        names=frozenset[str]().union(*(contender.recipe.reads for contender in contenders)),
+        progress=progress,
+    )
+    for pattern in {contender.recipe.pattern for contender in contenders}:
+        bench.check_pattern(pattern)
+    tokens = bench.windows(split)
+    rows = [_timed("dense", None, lambda: bench.dense(tokens, progress))]
+    judges = _Judges(bench, tokens, progress)
+    for contender in contenders:
+        recipe = contender.recipe
+        label = f"scoring at {recipe.sparsity:g}"
+        alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
+        progress(label, alike.index(contender), len(alike))
+        judge = judges.dense if order == "dense" else judges.sequential
+        rows.append(_timed(contender.name, recipe, lambda judge=judge, r=recipe: judge(r)))
+        if contender is alike[-1]:
+            progress(label, len(alike), len(alike))
+    name = model.name if isinstance(model, Loaded) else model
+    return Comparison(name, texts, split, order, tuple(rows))
+
+
+def _timed(name: str, recipe: Recipe | None, judge: Callable[[], Evaluation]) -> Row:
+    start = time.perf_counter()
+    evaluation = judge()
+    return Row(name, recipe, evaluation, time.perf_counter() - start)
+
+
+@dataclass
+class _Judges:
+    """What recipes share: one pruned copy of the model, and one ranking of a metric's scores."""
+
+    bench: Workbench
+    tokens: Tensor
+    progress: Progress
+    fitness: dict[str, ModelFitness] = field(default_factory=dict)  # by weight update
+    ranked: dict[tuple[str, str], AllocationMasking] = field(default_factory=dict)
+
+    def sequential(self, recipe: Recipe) -> Evaluation:
+        return self.bench.pruned(recipe, self.tokens, self.progress)
+
+    def dense(self, recipe: Recipe) -> Evaluation:
+        if recipe.allocation == "uniform":
+            masking = self._uniform(recipe)
+            masks = masking.masks(recipe.formula.canonical(recipe.shape.group))
+        else:
+            masking = self._ranked(recipe)
+            masks = masking.masks_of(self._zeros(masking, recipe))
+        (evaluation,) = self._fitness(recipe, masking).evaluate_masks(masks, self.tokens)
+        return evaluation
+
+    def _fitness(self, recipe: Recipe, masking: Masking) -> ModelFitness:
+        if recipe.update not in self.fitness:
+            self.fitness[recipe.update] = ModelFitness(
+                masking,
+                self.tokens,
+                loss=self.bench.loss,
+                update=recipe.update,
+                dtype=self.bench.dtype,
+            )
+        return self.fitness[recipe.update].under(masking)
+
+    def _uniform(self, recipe: Recipe) -> MetricMasking:
+        model, statistics = self.bench.loaded.model, self.bench.statistics(self.progress)
+        return MetricMasking(model, statistics, sparsity=recipe.sparsity, pattern=recipe.pattern)
+
+    def _ranked(self, recipe: Recipe) -> AllocationMasking:
+        place = (recipe.metric, recipe.pattern)
+        if place not in self.ranked:
+            self.ranked[place] = AllocationMasking(
+                self.bench.loaded.model,
+                self.bench.statistics(self.progress),
+                metric=recipe.formula,
+                sparsity=recipe.sparsity,
+                pattern=recipe.pattern,
+                unit=recipe.unit,
+                progress=self.progress,
+            )
+        return self.ranked[place].under(sparsity=recipe.sparsity, unit=recipe.unit)
+
+    def _zeros(self, masking: AllocationMasking, recipe: Recipe) -> Tensor:
+        if recipe.allocator is not None:
+            return masking.zeros(recipe.allocator)
+        learned = LEARNED.find(recipe.allocation).learn(
+            self.bench.loaded.model,
+            recipe.formula,
+            self.bench.calibration(),
+            self.bench.statistics(self.progress),
+            recipe.sparsity,
+            self.progress,
+        )
+        return masking.exact(learned)

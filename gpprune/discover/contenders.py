@@ -1,0 +1,149 @@
+"""What is compared: recipes by the names that a person gives their metrics and allocations."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpprune.discover.stored import GOALS
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import Archive, RunDirectory
+from gpprune.primitives import (
+    ALLOCATION,
+    ALLOCATIONS,
+    METRICS,
+    Formula,
+    allocation,
+    metric,
+    parse,
+    published,
+    unit_of,
+)
+from gpprune.prune import LEARNED, Recipe, parse_pattern
+
+_LABEL = re.compile(r"([^=(/]+)=(.+)")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe under the name that it is shown by."""
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class NamedAllocation:
+    """An allocation to compare: `formula` is None for one that is learned on the model."""
+
+    name: str
+    text: str
+    formula: Formula | None
+    unit: str
+
+
+def named_allocations(
+    given: Iterable[str] | None, unit: str | None = None
+) -> list[NamedAllocation]:
+    """Allocations by what a person calls them, or `label=` it.
+
+    Args:
+        given: published names (with parameters, `owl(7,0.05)`), learned ones, DSA graphs, formula
+            text, run directories (their best); None for all that are published.
+        unit: "layer" or "block", in place of each allocation's own.
+
+    Raises:
+        UsageError: none of the things that a name may be.
+    """
+    found = []
+    for text in given or [*ALLOCATIONS, *LEARNED]:
+        label = _LABEL.fullmatch(text)
+        what = text if label is None else label[2]
+        named = _named(what, unit)
+        found.append(named if label is None else replace(named, name=label[1]))
+    return found
+
+
+def _named(what: str, unit: str | None) -> NamedAllocation:
+    if what in LEARNED:
+        return NamedAllocation(what, what, None, "layer")
+    if os.path.isdir(what):
+        return _best_of(Path(what), unit)
+    formula = allocation(what)
+    return NamedAllocation(what, formula.text, formula, unit or unit_of(what) or "layer")
+
+
+def _best_of(path: Path, unit: str | None) -> NamedAllocation:
+    with RunDirectory.open(path) as run:
+        own = str(run.problem.get("unit", "layer"))
+        if run.problem.get("goal") != GOALS["allocation"].kind:
+            raise UsageError(f"the run {path} searched for no allocation: name one that did")
+        evolved = Archive(run.outcomes()).evolved(1)
+    if not evolved:
+        raise GppruneError(f"the run {path} has no fully judged allocation yet: resume it first")
+    formula = parse(evolved[0].text, ALLOCATION)
+    return NamedAllocation(path.name, formula.text, formula, unit or own)
+
+
+def pattern_of(name: str, given: str | None) -> str:
+    """The pattern asked for, else the one a published metric's own code uses, else rows."""
+    if given is not None:
+        return parse_pattern(given).text
+    return METRICS[name].pattern if name in METRICS else "row"
+
+
+def metric_contenders(
+    metrics: Iterable[str] | str | None,
+    sparsity: float | Sequence[float] | None = None,
+    pattern: str | None = None,
+    update: str = "none",
+) -> list[Contender]:
+    """Metrics at each sparsity, under a pattern or each one's own; as for `compare`."""
+    given = [metrics] if isinstance(metrics, str) else list(metrics or published)
+    found = []
+    for level in _levels(sparsity, 0.5, pattern):
+        for name in given:
+            chosen = {"pattern": pattern_of(name, pattern), "update": update}
+            found.append(
+                Contender(name, Recipe(metric=metric(name).text, sparsity=level, **chosen))
+            )
+    return found
+
+
+def allocation_contenders(
+    allocations: Iterable[str] | None,
+    metric_name: str = "wanda",
+    sparsity: float | Sequence[float] | None = None,
+    pattern: str | None = None,
+    unit: str | None = None,
+    update: str = "none",
+) -> list[Contender]:
+    """Allocations at each sparsity under one metric; as for `compare`."""
+    own = pattern_of(metric_name, pattern)
+    return [
+        Contender(
+            named.name,
+            Recipe(
+                metric=metric_name,
+                allocation=named.text,
+                unit=named.unit,
+                sparsity=level,
+                pattern=own,
+                update=update,
+            ),
+        )
+        for level in _levels(sparsity, 0.7, own)
+        for named in named_allocations(allocations, unit)
+    ]
+
+
+def _levels(
+    sparsity: float | Sequence[float] | None, default: float, pattern: str | None
+) -> list[float | None]:
+    if sparsity is None:
+        implied = None if pattern is None else parse_pattern(pattern).sparsity
+        return [default if implied is None else None]
+    return [sparsity] if isinstance(sparsity, int | float) else list(sparsity)

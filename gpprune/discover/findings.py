@@ -1,0 +1,152 @@
+"""The best evolved formulas beside the published ones, on text that no search saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gpprune.compile import render
+from gpprune.discover.goals import Goal
+from gpprune.discover.rivals import Choice, Rival, as_strict
+from gpprune.discover.workbench import Workbench
+from gpprune.evals import Evaluation, ModelFitness
+from gpprune.gp import SearchResult
+from gpprune.primitives import Formula, parse
+from gpprune.progress import Progress, silent
+
+WINNERS = 3
+RIVALS = ("all", "best")
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A formula of a search's report.
+
+    Attributes:
+        name: a published name, or `evolved 1`.
+        origin: its paper, or how and when it was evolved.
+        formula: the formula.
+        setting: the pattern or the unit that it was judged in, see `Goal.varied`.
+        evolved: whether the search made it.
+        validation: on the text that the search judged on.
+        test: on text that the search never saw.
+    """
+
+    name: str
+    origin: str
+    formula: Formula
+    setting: str
+    evolved: bool
+    validation: Evaluation
+    test: Evaluation
+
+    @property
+    def closed_form(self) -> str:
+        """The formula on one line, as a person reads it."""
+        return render(self.formula.canonical(None), "line")
+
+    def as_dict(self, varied: str) -> dict[str, Any]:
+        """Plain values for JSON; `varied` is what the setting is of, see `Goal.varied`."""
+        figure = self.test.loss.figure
+        return {
+            "name": self.name,
+            "origin": self.origin,
+            "formula": self.formula.text,
+            "key": self.formula.key,
+            varied: self.setting,
+            f"validation_{figure}": _finite(self.validation.figure),
+            f"test_{figure}": _finite(self.test.figure),
+            "closed_form": self.closed_form,
+        }
+
+
+def find(
+    goal: Goal,
+    bench: Workbench,
+    fitness: ModelFitness,
+    result: SearchResult,
+    *,
+    rivals: str = "all",
+    progress: Progress = silent,
+) -> tuple[Finding, ...]:
+    """Judge the published formulas and the best evolved ones on validation and test text.
+
+    Args:
+        goal: what was searched for.
+        bench: holds the model and the texts.
+        fitness: judged the search's candidates.
+        result: what the search found.
+        rivals: which published formulas: "all", or "best" for the best on validation text.
+        progress: called as `progress("judging on test text", done, formulas)`.
+    """
+    judges = _Judges(goal, bench, fitness)
+    chosen = [judges.best(rival) for rival in goal.rivals()]
+    if rivals == "best":
+        chosen = [min(chosen, key=lambda found: judges.validation(found[0]).mean)]
+    origins = [(choice, f"published, {paper.split(',')[0]}", False) for choice, paper in chosen]
+    origins += [(choice, origin, True) for choice, origin in _evolved(goal, result)]
+    findings = []
+    for done, (choice, origin, evolved) in enumerate(origins):
+        progress("judging on test text", done, len(origins))
+        findings.append(judges.finding(choice, origin, evolved))
+    progress("judging on test text", len(origins), len(origins))
+    return tuple(findings)
+
+
+def _evolved(goal: Goal, result: SearchResult) -> Iterator[tuple[Choice, str]]:
+    for place, outcome in enumerate(result.archive.evolved(WINNERS), start=1):
+        formula = parse(outcome.text, goal.language)
+        origin = f"{outcome.origin}, generation {outcome.generation}"
+        yield Choice(f"evolved {place}", formula, goal.own_setting), origin
+
+
+class _Judges:
+    """Fitnesses by their setting, all on one pruned copy of the model."""
+
+    def __init__(self, goal: Goal, bench: Workbench, fitness: ModelFitness) -> None:
+        self.goal = goal
+        self.bench = bench
+        self.test = bench.test_windows(spread=goal.spread)
+        self.fitness = {goal.own_setting: fitness}
+
+    def best(self, rival: Rival) -> tuple[Choice, str]:
+        """The choice that serves a rival best on validation text, and its paper."""
+        fair = [choice for choice in rival.choices if self._is_fair(choice)]
+        return min(fair, key=lambda choice: self.validation(choice).mean), rival.paper
+
+    def _is_fair(self, choice: Choice) -> bool:
+        """Whether its masks are as constrained as the search's."""
+        if self.goal.varied != "pattern":
+            return True
+        shapes = (layer.weight.shape for layer in self.bench.layers.values())
+        return all(as_strict(choice.setting, self.goal.pattern, shape) for shape in shapes)
+
+    def validation(self, choice: Choice) -> Evaluation:
+        """On the fitness's own windows, which it remembers."""
+        fitness, form = self._judge(choice)
+        losses = fitness.prepare(form)(0, fitness.cases)
+        return Evaluation(torch.tensor(losses, dtype=torch.float64), fitness.loss)
+
+    def finding(self, choice: Choice, origin: str, evolved: bool) -> Finding:
+        """A choice on validation and test text."""
+        fitness, form = self._judge(choice)
+        validation = self.validation(choice)
+        (test,) = fitness.evaluate(form, self.test)
+        shown = (choice.name, origin, choice.formula, choice.setting)
+        return Finding(*shown, evolved, validation, test)
+
+    def _judge(self, choice: Choice) -> tuple[ModelFitness, Formula]:
+        setting = choice.setting
+        if setting not in self.fitness:
+            own = self.fitness[self.goal.own_setting]
+            self.fitness[setting] = self.goal.variant(own, self.bench, setting)
+        return self.fitness[setting], self.goal.canonical(choice.formula, setting)
+
+
+def _finite(figure: float) -> float | None:
+    """A figure as JSON can hold it: nothing for infinity and NaN."""
+    return figure if math.isfinite(figure) else None

@@ -1,0 +1,301 @@
+"""What can be searched for: a metric, an allocation, or both as one formula.
+
+Each goal is everything that a search of it is about, stored in the run directory to resume from,
+and says what the search starts from, how a formula is judged, and what recipe comes of it. A new
+goal is a new class in `GOALS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, cast
+
+from gpprune.discover.rivals import Rival, allocation_rivals, metric_rival
+from gpprune.discover.workbench import LAYERED_TEXTS, METRIC_TEXTS, Texts, Workbench
+from gpprune.evals import (
+    NEXT_TOKEN,
+    AllocationMasking,
+    JointMasking,
+    Masking,
+    MetricMasking,
+    ModelFitness,
+)
+from gpprune.gp import PRESETS, SearchSettings
+from gpprune.primitives import (
+    ALLOCATION,
+    ALLOCATIONS,
+    JOINT,
+    METRIC,
+    STATISTICS,
+    Formula,
+    FormulaError,
+    Language,
+    allocation,
+    metric,
+    parse,
+    seeds,
+)
+from gpprune.progress import Progress, silent
+from gpprune.prune import UPDATES, Recipe, parse_pattern
+
+
+@dataclass(frozen=True)
+class Goal(ABC):
+    """What is searched for, on which model and text.
+
+    Attributes:
+        texts: what is judged and calibrated on.
+        model: what `gpprune.load_model` takes.
+        sparsity: the share of weights to prune.
+        pattern: which weights compete.
+        dtype: what the model is judged in: "auto", "float32" or "bfloat16".
+        loss: what is measured, a name of `gpprune.evals.LOSSES`.
+        update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+    """
+
+    texts: Texts = METRIC_TEXTS
+    model: str = "smollm2"
+    sparsity: float = 0.5
+    pattern: str = "row"
+    dtype: str = "auto"
+    loss: str = NEXT_TOKEN.name
+    update: str = "none"
+
+    kind: ClassVar[str]
+    language: ClassVar[Language]
+    preset: ClassVar[str]  # the settings of a search that is given none
+    varied: ClassVar[str]  # the field in which a rival may differ
+    spread: ClassVar[bool] = False  # whether windows are from all over the text, or the first
+
+    def stored(self) -> dict[str, Any]:
+        """Plain values for `settings.toml`."""
+        return {**asdict(self), "goal": self.kind}
+
+    @property
+    def settings(self) -> SearchSettings:
+        """The settings of a search that is given none."""
+        return PRESETS[self.preset]
+
+    def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
+        """The form that a search keeps of a formula.
+
+        Args:
+            formula: of the goal's language.
+            setting: of the varied field, in place of the goal's own.
+        """
+        pattern = setting if setting is not None and self.varied == "pattern" else self.pattern
+        return formula.canonical(parse_pattern(pattern).group)
+
+    @abstractmethod
+    def seeds(self) -> Mapping[str, Formula]:
+        """What the search starts from, by name."""
+
+    @abstractmethod
+    def masking(
+        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
+    ) -> Masking:
+        """What a formula prunes.
+
+        Args:
+            bench: holds the model and its statistics.
+            setting: of the varied field, in place of the goal's own.
+            progress: called while anything is measured.
+        """
+
+    def fitness(self, bench: Workbench, progress: Progress = silent) -> ModelFitness:
+        """Judges formulas on validation text, with what `bench` holds."""
+        return ModelFitness(
+            self.masking(bench, progress=progress),
+            bench.windows("validation", spread=self.spread),
+            loss=bench.loss,
+            update=self.update,
+            dtype=bench.dtype,
+        )
+
+    def variant(self, fitness: ModelFitness, bench: Workbench, setting: str) -> ModelFitness:
+        """Judges formulas in another setting of the varied field, on the same copy of the model.
+
+        Args:
+            fitness: in the goal's own setting.
+            bench: holds the model and its statistics.
+            setting: the other one.
+        """
+        return fitness.under(self.masking(bench, setting))
+
+    @abstractmethod
+    def rivals(self) -> list[Rival]:
+        """The published formulas of the report."""
+
+    @abstractmethod
+    def recipe(self, formula: Formula) -> Recipe:
+        """How to prune by an evolved formula."""
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The statistics that the search reads: what formulas may draw, and the update's."""
+        drawn = (name for name, entry in STATISTICS.items() if entry.searched and entry.type)
+        return frozenset(drawn) | frozenset(UPDATES.find(self.update).reads)
+
+    @property
+    def own_setting(self) -> str:
+        """The goal's own setting of the varied field."""
+        return str(getattr(self, self.varied))
+
+    def _recipe(self, **chosen: str) -> Recipe:
+        own = {"sparsity": self.sparsity, "pattern": self.pattern, "update": self.update}
+        return Recipe(**own, **chosen)
+
+
+@dataclass(frozen=True)
+class MetricGoal(Goal):
+    """A metric, under uniform sparsity."""
+
+    pattern: str = "layer"
+
+    kind = "metric"
+    language = METRIC
+    preset = "quick"
+    varied = "pattern"
+
+    def seeds(self) -> Mapping[str, Formula]:
+        """The published metrics that read what a search measures."""
+        return seeds
+
+    def masking(
+        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
+    ) -> MetricMasking:
+        """Masks of metrics under a pattern; see `Goal.masking`."""
+        return MetricMasking(
+            bench.loaded.model,
+            bench.statistics(progress),
+            sparsity=self.sparsity,
+            pattern=setting or self.pattern,
+        )
+
+    def rivals(self) -> list[Rival]:
+        """The published metrics, under their own pattern or the search's."""
+        return [metric_rival(name, name, formula, self.pattern) for name, formula in seeds.items()]
+
+    def recipe(self, formula: Formula) -> Recipe:
+        """The metric, uniform."""
+        return self._recipe(metric=formula.text)
+
+
+@dataclass(frozen=True)
+class AllocationGoal(Goal):
+    """An allocation, under a fixed metric.
+
+    Attributes:
+        metric: a published name or formula text.
+        unit: what has a sparsity of its own, "layer" or "block".
+    """
+
+    texts: Texts = LAYERED_TEXTS
+    sparsity: float = 0.7
+    metric: str = "wanda"
+    unit: str = "layer"
+
+    kind = "allocation"
+    language = ALLOCATION
+    preset = "allocation"
+    varied = "unit"
+    spread = True
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """Those of any allocation and of the metric."""
+        return super().statistics | metric(self.metric).names
+
+    def seeds(self) -> Mapping[str, Formula]:
+        """The published allocations."""
+        return {name: entry.formula for name, entry in ALLOCATIONS.items()}
+
+    def masking(
+        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
+    ) -> AllocationMasking:
+        """Masks of allocations for a unit; see `Goal.masking`."""
+        return AllocationMasking(
+            bench.loaded.model,
+            bench.statistics(progress),
+            metric=metric(self.metric),
+            sparsity=self.sparsity,
+            pattern=self.pattern,
+            unit=setting or self.unit,
+            progress=progress,
+        )
+
+    def variant(self, fitness: ModelFitness, bench: Workbench, setting: str) -> ModelFitness:
+        """The same ranks for another unit."""
+        return fitness.under(cast(AllocationMasking, fitness.masking).under(unit=setting))
+
+    def rivals(self) -> list[Rival]:
+        """The published allocations."""
+        return allocation_rivals()
+
+    def recipe(self, formula: Formula) -> Recipe:
+        """The metric with the allocation."""
+        return self._recipe(metric=self.metric, allocation=formula.text, unit=self.unit)
+
+
+@dataclass(frozen=True)
+class JointGoal(Goal):
+    """A metric and an allocation, as one formula.
+
+    Attributes:
+        unit: what has a sparsity of its own, "layer" or "block".
+    """
+
+    texts: Texts = LAYERED_TEXTS
+    pattern: str = "layer"
+    unit: str = "layer"
+
+    kind = "joint"
+    language = JOINT
+    preset = "allocation"
+    varied = "pattern"
+    spread = True
+
+    def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
+        """As any goal's; a metric that reads nothing has no masks and is a FormulaError."""
+        form = super().canonical(formula, setting)
+        if not form.parts[0].names:
+            raise FormulaError(f"the metric of {formula.text} is a constant: it orders nothing")
+        return form
+
+    def seeds(self) -> Mapping[str, Formula]:
+        """Every published metric, uniform, and some with an allocation that suits it."""
+        found = {name: _joint(formula, "0") for name, formula in seeds.items()}
+        for name in ("wanda", "gblm", "pruner-zero"):
+            for text in ("atp(0.2)", "snip"):
+                found[f"{name} {text}"] = _joint(seeds[name], allocation(text).text)
+        return found
+
+    def masking(
+        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
+    ) -> JointMasking:
+        """Masks of a metric and an allocation under a pattern; see `Goal.masking`."""
+        return JointMasking(
+            bench.loaded.model,
+            bench.statistics(progress),
+            sparsity=self.sparsity,
+            pattern=setting or self.pattern,
+            unit=self.unit,
+        )
+
+    def rivals(self) -> list[Rival]:
+        """The seeds, each metric under its own pattern or the search's."""
+        return [
+            metric_rival(name, name.split()[0], formula, self.pattern)
+            for name, formula in self.seeds().items()
+        ]
+
+    def recipe(self, formula: Formula) -> Recipe:
+        """Both parts."""
+        scores, shares = formula.parts
+        return self._recipe(metric=scores.text, allocation=shares.text, unit=self.unit)
+
+
+def _joint(scores: Formula, shares: str) -> Formula:
+    return parse(f"joint({scores.text}, {shares})", JOINT)

@@ -1,0 +1,70 @@
+"""The report of a search as a file of its run directory, and the recipe of its best formula."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpprune.errors import GppruneError
+from gpprune.files import whole_file
+from gpprune.prune import Recipe
+
+REPORT_FILE = "report.json"
+RECIPE_FILE = "recipe.json"
+
+
+def write_report(run: Path, document: dict[str, Any], recipe: Recipe | None) -> None:
+    """Write a search's report and its best recipe, each whole or not at all.
+
+    Args:
+        run: the run directory.
+        document: plain values, see `Discovery.document`.
+        recipe: of the best evolved formula, if there is one.
+
+    Raises:
+        GppruneError: they cannot be written; the run itself is kept.
+    """
+    _write(run / REPORT_FILE, json.dumps(document, indent=2) + "\n")
+    if recipe is not None:
+        _write(run / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        whole_file(path, text)
+    except OSError as error:
+        raise GppruneError(
+            f"cannot write {path}: {error.strerror or error}; make room, then make the report anew "
+            f"with `gpprune resume {path.parent}`"
+        ) from error
+
+
+def tested_figure(run: Path, text: str | None, figure: str) -> float | None:
+    """What a run's report says of a formula on test text; None where it says nothing.
+
+    Args:
+        run: the run directory.
+        text: the formula's text.
+        figure: the name of the loss's figure, as "perplexity".
+
+    Raises:
+        GppruneError: the report is damaged.
+    """
+    file = run / REPORT_FILE
+    if text is None or not file.is_file():
+        return None
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["formulas"]
+        found = next((row[f"test_{figure}"] for row in rows if row["formula"] == text), None)
+        return None if found is None else _number(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GppruneError(
+            f"{file} cannot be read: {error}; make it anew with `gpprune resume {run}`"
+        ) from error
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a test figure is {value!r}, not a number")
+    return float(value)

@@ -1,0 +1,150 @@
+"""What finished or running searches have found, read from their run directories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpprune.compile import render
+from gpprune.discover.report import tested_figure
+from gpprune.errors import GppruneError
+from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
+from gpprune.gp import Archive, Outcome, RunDirectory
+from gpprune.primitives import LANGUAGES, METRIC, Formula, Language, parse
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One search.
+
+    Attributes:
+        name: its directory's name, or the whole path where two are called alike.
+        goal: what was searched for.
+        loss: what was measured.
+        strategy: "evolution" or "random".
+        seed: the search's seed.
+        candidates: how many formulas were judged.
+        best: the best evolved formula; None before there is one.
+        validation: its figure on the text that the search judged on.
+        test: its figure on test text, where the run has been judged there.
+        path: (candidates judged, least figure by then), a point for each improvement; the last
+            point is the end of the run.
+    """
+
+    name: str
+    goal: str
+    loss: Loss
+    strategy: str
+    seed: int
+    candidates: int
+    best: Formula | None
+    validation: float | None
+    test: float | None
+    path: tuple[tuple[int, float], ...]
+
+    @property
+    def closed_form(self) -> str | None:
+        """The best evolved formula on one line."""
+        return None if self.best is None else render(self.best.canonical(None), "line")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "run": self.name,
+            "goal": self.goal,
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "candidates": self.candidates,
+            f"validation_{self.loss.figure}": self.validation,
+            f"test_{self.loss.figure}": self.test,
+            "formula": None if self.best is None else self.best.text,
+            "closed_form": self.closed_form,
+        }
+
+
+def summarise(runs: Iterable[Path]) -> list[RunSummary]:
+    """Searches side by side.
+
+    Raises:
+        UsageError: a path is no run directory.
+        GppruneError: a run or its report is damaged.
+    """
+    found: list[RunSummary] = []
+    for path in runs:
+        taken = {summary.name for summary in found}
+        name = path.name if path.name not in taken else str(path)
+        with RunDirectory.open(path) as run:
+            found.append(_summary(name, run))
+    return found
+
+
+def _summary(name: str, run: RunDirectory) -> RunSummary:
+    loss, language, outcomes = loss_of(run), language_of(run), run.outcomes()
+    best = next(iter(Archive(outcomes).evolved(1)), None)
+    return RunSummary(
+        name=name,
+        goal=str(run.problem.get("goal")),
+        loss=loss,
+        strategy=run.search.strategy,
+        seed=run.search.seed,
+        candidates=len(outcomes),
+        best=None if best is None else parse(best.text, language),
+        validation=None if best is None else loss.shown(best.fitness),
+        test=tested_figure(run.path, None if best is None else best.text, loss.figure),
+        path=best_so_far(outcomes, loss),
+    )
+
+
+def loss_of(run: RunDirectory) -> Loss:
+    """What a run's candidates were judged by; runs of before there was a choice say nothing."""
+    return LOSSES.find(str(run.problem.get("loss", NEXT_TOKEN.name)))
+
+
+def language_of(run: RunDirectory) -> Language:
+    """The language of a run's formulas; a metric's where it does not say."""
+    return LANGUAGES.get(str(run.problem.get("goal"))) or METRIC
+
+
+def best_so_far(outcomes: Iterable[Outcome], loss: Loss) -> tuple[tuple[int, float], ...]:
+    """(candidates judged, least figure by then), a point for each improvement.
+
+    The last point is the end of the run.
+
+    Args:
+        outcomes: in the order in which they were judged.
+        loss: what they were judged by.
+    """
+    points: list[tuple[int, float]] = []
+    best = math.inf
+    count = 0
+    for count, outcome in enumerate(outcomes, start=1):
+        if outcome.full and outcome.fitness < best:
+            best = outcome.fitness
+            points.append((count, loss.shown(best)))
+    if points and points[-1][0] < count:
+        points.append((count, points[-1][1]))
+    return tuple(points)
+
+
+def best_of(path: Path, count: int) -> tuple[Loss, list[tuple[Outcome, Formula]]]:
+    """The best formulas of a run, no two of which differ in their constants alone.
+
+    Args:
+        path: the run directory.
+        count: how many.
+
+    Returns:
+        What they were judged by, and each outcome with its formula, best first.
+
+    Raises:
+        GppruneError: nothing has been fully judged yet.
+    """
+    with RunDirectory.open(path) as run:
+        loss, language = loss_of(run), language_of(run)
+        found = Archive(run.outcomes()).best(count, distinct=True)
+    if not found:
+        raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
+    return loss, [(outcome, parse(outcome.text, language)) for outcome in found]

@@ -1,0 +1,211 @@
+"""One call that searches on a model and judges the winners on text that the search never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpprune.discover.findings import RIVALS, Finding, find
+from gpprune.discover.goals import Goal
+from gpprune.discover.report import write_report
+from gpprune.discover.stored import check_digests, problem_of, restored
+from gpprune.discover.workbench import Workbench
+from gpprune.errors import UsageError
+from gpprune.evals import LOSSES, Loss
+from gpprune.gp import RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
+from gpprune.progress import Progress, silent
+from gpprune.prune import Loaded, Recipe, check_output, parse_pattern
+
+Observer = Callable[[SearchEvent], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """What a search found.
+
+    Attributes:
+        goal: what was searched for.
+        result: every candidate that was judged.
+        findings: the published formulas and the best evolved ones, judged on test text.
+        run: the run directory, if there is one.
+    """
+
+    goal: Goal
+    result: SearchResult
+    findings: tuple[Finding, ...]
+    run: Path | None
+
+    @property
+    def winners(self) -> tuple[Finding, ...]:
+        """The best evolved formulas, best on validation text first."""
+        return tuple(finding for finding in self.findings if finding.evolved)
+
+    @property
+    def rivals(self) -> tuple[Finding, ...]:
+        """The published formulas."""
+        return tuple(finding for finding in self.findings if not finding.evolved)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How to prune by the best evolved formula; None if nothing was evolved."""
+        return self.goal.recipe(self.winners[0].formula) if self.winners else None
+
+    @property
+    def loss(self) -> Loss:
+        """What was measured."""
+        return LOSSES.find(self.goal.loss)
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON: what `report.json` holds."""
+        goal = self.goal
+        return {
+            "run": None if self.run is None else str(self.run),
+            "goal": goal.kind,
+            "model": goal.model,
+            "sparsity": goal.sparsity,
+            "pattern": goal.pattern,
+            "update": goal.update,
+            "loss": goal.loss,
+            "evaluated": self.result.evaluated,
+            "archive_hits": self.result.archive_hits,
+            "generations": self.result.generations,
+            "stopped": self.result.stopped,
+            "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
+        }
+
+
+def discover(
+    goal: Goal,
+    *,
+    out: str | Path | None = None,
+    settings: SearchSettings | None = None,
+    rivals: str = "all",
+    loaded: Loaded | None = None,
+    progress: Progress = silent,
+    observer: Observer | None = None,
+) -> Discovery:
+    """Search for formulas on a model, and judge the best on text that the search never saw.
+
+    Args:
+        goal: what to search for, on which model and text.
+        out: a run directory to make, which holds everything and can be gone on with; None: nothing
+            is kept on disk.
+        settings: of the search; by default those of the goal's preset.
+        rivals: which published formulas to judge beside: "all", or "best" on validation text.
+        loaded: the goal's model, loaded already in float32.
+        progress: called as `progress(label, done, total)` before and after the search.
+        observer: called with a `SearchEvent` after each candidate.
+
+    Raises:
+        UsageError: a wrong setting, or `out` exists; nothing has been made then.
+        GppruneError: the model or a text cannot be had.
+    """
+    parse_pattern(goal.pattern).target(goal.sparsity)
+    _check_rivals(rivals)
+    path = None if out is None else check_output(out)
+    chosen = settings or goal.settings
+    bench = ready(goal, loaded, progress)
+    making = (
+        nullcontext()
+        if path is None
+        else RunDirectory.create(path, chosen, problem_of(goal, bench))
+    )
+    with making as run:
+        return _search(goal, bench, chosen, run, rivals, progress, observer)
+
+
+def resume(
+    run: str | Path,
+    *,
+    generations: int | None = None,
+    time_limit: float | None = None,
+    rivals: str = "all",
+    loaded: Loaded | None = None,
+    progress: Progress = silent,
+    observer: Observer | None = None,
+) -> Discovery:
+    """Go on with a search that was broken off, or extend a finished one.
+
+    Args:
+        run: its directory.
+        generations: go on to this many; None: as many as it began with.
+        time_limit: seconds that this call may take; None: no limit.
+        rivals: as for `discover`.
+        loaded: the run's model, loaded already in float32.
+        progress: as for `discover`.
+        observer: as for `discover`.
+
+    Raises:
+        UsageError: the model, its tokenizer or a text is no longer what the run began with.
+        GppruneError: the directory is damaged, or is no search of this gpprune.
+    """
+    _check_rivals(rivals)
+    with RunDirectory.open(run) as opened:
+        goal = restored(opened)
+        changes: dict[str, Any] = {"time_limit": time_limit}
+        if generations is not None:
+            changes["generations"] = generations
+        settings = opened.search.replaced(**changes)
+        bench = ready(goal, loaded, progress)
+        check_digests(opened, bench)
+        return _search(goal, bench, settings, opened, rivals, progress, observer)
+
+
+def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent) -> Workbench:
+    """A workbench with all that can fail for want of a model or text done.
+
+    Args:
+        goal: what is searched for.
+        loaded: its model, if it is loaded already.
+        progress: called as `progress(label, done, total)`.
+    """
+    texts = goal.texts
+    bench = Workbench(
+        loaded or goal.model,
+        texts,
+        dtype=goal.dtype,
+        loss=goal.loss,
+        reads=[(texts.text, "validation"), (texts.calibration_text, "calibration")],
+        names=goal.statistics,
+        progress=progress,
+    )
+    bench.check_pattern(goal.pattern)
+    bench.test_windows(spread=goal.spread)
+    bench.windows("validation", spread=goal.spread)
+    bench.statistics(progress)
+    return bench
+
+
+def _check_rivals(rivals: str) -> None:
+    if rivals not in RIVALS:
+        raise UsageError(f"there is no choice of rivals {rivals!r}: choose from all, best")
+
+
+def _search(
+    goal: Goal,
+    bench: Workbench,
+    settings: SearchSettings,
+    run: RunDirectory | None,
+    rivals: str,
+    progress: Progress,
+    observer: Observer | None,
+) -> Discovery:
+    fitness = goal.fitness(bench, progress)
+    result = evolve(
+        goal.language,
+        fitness,
+        settings=settings,
+        seeds=goal.seeds(),
+        canonical=goal.canonical,
+        fingerprint=fitness.fingerprint,
+        run=run,
+        observer=observer,
+    )
+    findings = find(goal, bench, fitness, result, rivals=rivals, progress=progress)
+    discovery = Discovery(goal, result, findings, None if run is None else run.path)
+    if run is not None:
+        write_report(run.path, discovery.document(), discovery.recipe)
+    return discovery

@@ -1,0 +1,76 @@
+"""The goals by name, and how one is kept in a run directory and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gpprune.discover.goals import AllocationGoal, Goal, JointGoal, MetricGoal
+from gpprune.discover.workbench import Workbench
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import RunDirectory
+from gpprune.prune import settled_model
+
+GOALS: Mapping[str, type[Goal]] = {
+    goal.kind: goal for goal in (MetricGoal, AllocationGoal, JointGoal)
+}
+
+# Beside the goal's own fields in [problem].
+_GOAL, _DIGESTS = "goal", "digests"
+
+
+def problem_of(goal: Goal, bench: Workbench) -> dict[str, Any]:
+    """The [problem] of a run directory: the goal, and digests of what it judges on.
+
+    Paths are stored absolute, so that the run goes on from any directory.
+    """
+    settled = replace(goal, model=settled_model(goal.model), texts=goal.texts.settled())
+    return {**settled.stored(), _DIGESTS: bench.digests()}
+
+
+def restored(run: RunDirectory) -> Goal:
+    """The goal of a run directory.
+
+    Raises:
+        GppruneError: the stored values are not those of a search that this gpprune knows.
+    """
+    stored = run.problem
+    kind = stored.get(_GOAL)
+    if kind not in GOALS:
+        raise GppruneError(
+            f"the run {run.path} is not a search that can go on: problem.goal in its settings.toml "
+            f"is {kind!r}, not one of {', '.join(GOALS)}"
+        )
+    values = {name: value for name, value in stored.items() if name not in (_GOAL, _DIGESTS)}
+    try:
+        return TypeAdapter(GOALS[str(kind)]).validate_python(values, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise GppruneError(
+            f"the run {run.path} is not a {kind} search that can go on: problem.{place} in its "
+            f"settings.toml: {first['msg'].lower()}"
+        ) from error
+
+
+def check_digests(run: RunDirectory, bench: Workbench) -> None:
+    """See that a run goes on with the model and texts that it began with.
+
+    A run that was made before digests were kept has none, and is not checked.
+
+    Raises:
+        UsageError: naming what has changed; losses of the two could not be ranked together.
+    """
+    known = run.problem.get(_DIGESTS)
+    if not isinstance(known, dict):
+        return
+    found = bench.digests()
+    changed = sorted(what for what, digest in known.items() if found.get(what, digest) != digest)
+    if changed:
+        raise UsageError(
+            f"the run {run.path} began with another {' and another '.join(changed)}: put back what "
+            "it judged its candidates on, or begin a new run"
+        )

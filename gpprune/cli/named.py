@@ -16,23 +16,24 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import AllocationFitness
 from gpprune.gp import Archive, RunDirectory
 from gpprune.primitives import ALLOCATION, ALLOCATIONS, Formula, allocation, parse, unit_of
-from gpprune.prune import BESA, besa, parse_pattern
+from gpprune.prune import LEARNED, parse_pattern
 
 _LABEL = re.compile(r"([^=(/]+)=(.+)")
 
 
 @dataclass(frozen=True)
 class Named:
-    """An allocation to compare: `formula` is None for BESA, which is learned."""
+    """An allocation to compare: `formula` is None for a learned one, which `learned` names."""
 
     name: str
     formula: Formula | None
     unit: str
+    learned: str = ""
 
     @property
     def text(self) -> str:
         """Formula text, or what it is called."""
-        return self.formula.text if self.formula is not None else BESA
+        return self.formula.text if self.formula is not None else self.learned
 
 
 def named_allocations(given: Iterable[str] | None, unit: str | None) -> list[Named]:
@@ -42,12 +43,12 @@ def named_allocations(given: Iterable[str] | None, unit: str | None) -> list[Nam
         UsageError: none of the things that a name may be.
     """
     found = []
-    for text in given or [*ALLOCATIONS, BESA]:
+    for text in given or [*ALLOCATIONS, *LEARNED]:
         label = _LABEL.fullmatch(text)
         what = text if label is None else label[2]
         name = what if label is None else label[1]
-        if what == BESA:
-            found.append(Named(name, None, "layer"))
+        if what in LEARNED:
+            found.append(Named(name, None, "layer", what))
         elif os.path.isdir(what):
             best = _best_of(Path(what), unit)
             found.append(best if label is None else replace(best, name=name))
@@ -92,7 +93,8 @@ class AllocationBench:
             return fitness.zeros(named.formula)
         bench = self.bench
         model, tokens = bench.loaded.model, bench.calibration()
-        learned = besa(model, self.metric, tokens, bench.statistics, level, bench.report)
+        learn = LEARNED.find(named.learned).learn
+        learned = learn(model, self.metric, tokens, bench.statistics, level, bench.report)
         return fitness.exact(learned)
 
 

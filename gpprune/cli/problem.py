@@ -24,7 +24,7 @@ from gpprune.evals import (
 )
 from gpprune.primitives import METRIC, METRICS, Formula, parse, published
 from gpprune.prune import (
-    LayerStatistics,
+    MEASURERS,
     Loaded,
     Recipe,
     calibrate,
@@ -140,14 +140,13 @@ class Workbench:
         return load_model(self.loaded.name, dtype=self.dtype).model
 
     @cached_property
-    def statistics(self) -> dict[str, LayerStatistics]:
-        """X, Y and, if asked for, G and D of the dense model."""
+    def statistics(self) -> dict[str, dict[str, Tensor]]:
+        """The statistics among the terminals, of the dense model's layers."""
         return calibrate(
             self.loaded.model,
             self.calibration(),
-            "G" in self.terminals,
+            [name for name in MEASURERS if name in self.terminals],
             progress=self.report,
-            hessians="D" in self.terminals,
         )
 
     def dense(self, tokens: Tensor) -> Judgement:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gpprune.compile import behaviour
 from gpprune.evals.fitness import Fitness, Trial
 from gpprune.evals.perplexity import Judgement, Progress
 from gpprune.primitives import Formula
-from gpprune.prune import Allocator, LayerStatistics, exact_mask, rank_scores
+from gpprune.prune import Allocator, exact_mask, rank_scores
 
 
 class AllocationFitness(Fitness):
@@ -27,7 +26,7 @@ class AllocationFitness(Fitness):
     def __init__(
         self,
         model: nn.Module,
-        statistics: Mapping[str, LayerStatistics],
+        statistics: Mapping[str, Mapping[str, Tensor]],
         windows: Tensor,
         *,
         metric: Formula,
@@ -136,7 +135,7 @@ class AllocationFitness(Fitness):
         for layer, ranks, count in zip(
             self._dense.values(), self._ranks, zeros.tolist(), strict=True
         ):
-            self._keep(layer, ranks.kept(count))
+            self._write_layer(layer, ranks.mask(count))
 
 
 class JointFitness(Fitness):
@@ -145,7 +144,7 @@ class JointFitness(Fitness):
     def __init__(
         self,
         model: nn.Module,
-        statistics: Mapping[str, LayerStatistics],
+        statistics: Mapping[str, Mapping[str, Tensor]],
         windows: Tensor,
         *,
         sparsity: float | None,
@@ -167,7 +166,7 @@ class JointFitness(Fitness):
     def fingerprint(self, formula: Formula) -> str:
         """The metric's order of a fixed probe and, digested, the zeros of every layer."""
         metric, _ = formula.parts
-        order = behaviour(metric, self._pattern.group) or metric.digest
+        order = self._order(metric) or metric.digest
         return f"{order} {_digest(self.zeros(formula))}"
 
     def _prune(self, formula: Formula) -> None:
@@ -175,7 +174,7 @@ class JointFitness(Fitness):
         score = self._compiled(metric)
         zeros = self.zeros(formula)
         for layer, count in zip(self._dense.values(), zeros.tolist(), strict=True):
-            self._keep(layer, ~exact_mask(self._scores(layer, score), count, self._pattern))
+            self._write_layer(layer, exact_mask(self._scores(layer, score), count, self._pattern))
 
 
 def _digest(zeros: Tensor) -> str:

@@ -14,12 +14,12 @@ from gpprune.errors import GppruneError, Unfit
 from gpprune.evals.perplexity import Judgement, WindowLoss, check_windows
 from gpprune.primitives import Formula
 from gpprune.prune import (
-    LayerStatistics,
     LinearLayer,
     check_weights,
     layer_scores,
     linear_layers,
     parse_pattern,
+    prune_layer,
     prune_mask,
 )
 
@@ -41,7 +41,7 @@ class Fitness(ABC):
     def __init__(
         self,
         model: nn.Module,
-        statistics: Mapping[str, LayerStatistics],
+        statistics: Mapping[str, Mapping[str, Tensor]],
         windows: Tensor,
         *,
         sparsity: float | None,
@@ -177,12 +177,14 @@ class Fitness(ABC):
     def _losses(self, start: int, stop: int) -> list[float]:
         return [self._loss(window) for window in self._windows[start:stop]]
 
-    def _keep(self, layer: LinearLayer, kept: Tensor) -> None:
-        """Write a layer into the copy with what is not kept, bool `[out, in]`, as zeros."""
-        pruned = self._pruned[layer.name]
-        pruned.write(layer.weight)
-        kept = kept.to(pruned.weight.device)
-        pruned.weight.mul_(kept)  # weights are finite; masked_fill_ takes 2.5 times as long
+    def _order(self, metric: Formula) -> str | None:
+        """What the order in which a metric puts weights looks like, where masks follow from it."""
+        group = self._pattern.group
+        return None if group is None else behaviour(metric, group)
+
+    def _write_layer(self, layer: LinearLayer, mask: Tensor) -> None:
+        """Prune a layer by a mask, bool `[out, in]`, True where a weight goes, into the copy."""
+        prune_layer(layer.weight, mask, {}, "none", out=self._pruned[layer.name].weight)
 
     def _compiled(self, metric: Formula) -> Kernel:
         """A metric's kernel.
@@ -217,13 +219,13 @@ class MetricFitness(Fitness):
 
     def fingerprint(self, formula: Formula) -> str | None:
         """The order in which it puts a fixed probe's weights, see `gpprune.compile.behaviour`."""
-        return behaviour(formula, self._pattern.group)
+        return self._order(formula)
 
     def _prune(self, formula: Formula) -> None:
         score = self._compiled(formula)
         for layer in self._dense.values():
             scores = self._scores(layer, score)
-            self._keep(layer, ~prune_mask(scores, self._sparsity, self._pattern))
+            self._write_layer(layer, prune_mask(scores, self._sparsity, self._pattern))
 
 
 def _copy_as(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:

@@ -34,7 +34,7 @@ def test_a_metric_that_sees_activations_beats_magnitude() -> None:
     tokens = {split: tokenize(words, loaded.tokenizer) for split, words in text.items()}
     judged = windows(tokens["validation"], 2, 256)
     samples = calibration_samples(tokens["calibration"], 2, 256, seed=0)
-    statistics = calibrate(loaded.model, samples, gradients=True, hessians=True)
+    statistics = calibrate(loaded.model, samples, ["X", "Y", "G", "D"])
     fitness = MetricFitness(
         loaded.model, statistics, judged, sparsity=0.5, dtype=compute_dtype("auto")
     )

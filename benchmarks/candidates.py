@@ -30,7 +30,7 @@ def main() -> None:
         tokenize(read_text("wikitext2", "validation"), loaded.tokenizer), WINDOWS, LENGTH
     )
     tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
-    measured = calibrate(loaded.model, calibration_samples(tokens, 2, LENGTH, 0), gradients=True)
+    measured = calibrate(loaded.model, calibration_samples(tokens, 2, LENGTH, 0), ["X", "Y", "G"])
     fitness = MetricFitness(
         loaded.model,
         measured,
@@ -59,7 +59,7 @@ def main() -> None:
 def _published_loop(model, dense, measured, judged, name):  # type: ignore[no-untyped-def]
     for layer_name, layer in linear_layers(model).items():
         found = measured[layer_name]
-        terminals = {"W": dense[layer_name], "X": found.X, "G": found.G}
+        terminals = {**found, "W": dense[layer_name]}
         scores = eager(published[name], terminals)
         layer.write(dense[layer_name].masked_fill(sorted_mask(scores, SPARSITY), 0))
     for window in judged:

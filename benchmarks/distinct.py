@@ -95,11 +95,11 @@ class Truth:
     def __init__(self, name: str, group: str) -> None:
         loaded = load_model("smollm2")
         tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
-        measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), gradients=True)
+        measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), ["X", "Y", "G"])
         found = measured[name]
         self.group = group
         self.weight = linear_layers(loaded.model)[name].weight.detach()
-        self.terminals = {"W": self.weight, "X": found.X, "Y": found.Y, "G": found.G}
+        self.terminals = {**found, "W": self.weight}
 
     def scores(self, formula: Formula) -> Tensor | None:
         """float64 ``[out, in]``; None where rounding decides them."""

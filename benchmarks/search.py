@@ -34,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     loaded = load_model("smollm2")
     tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
-    measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), gradients=True)
+    measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), ["X", "Y", "G"])
     layers = linear_layers(loaded.model)
     largest = max(layer.weight.numel() for layer in layers.values()) * 4
     buffer = torch.zeros(largest // 4)  # written, so that it counts before and once
@@ -50,7 +50,7 @@ def main() -> None:
     def theirs(formula: Formula) -> None:
         for name, layer in layers.items():
             found = measured[name]
-            terminals = {"W": layer.weight, "X": found.X, "Y": found.Y, "G": found.G}
+            terminals = {**found, "W": layer.weight}
             sorted_mask(eager(formula, terminals), SPARSITY)
 
     formulas = list(distinct(given.count))

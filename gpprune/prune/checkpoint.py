@@ -12,10 +12,10 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.files import whole_folder
 from gpprune.prune.model.load import Loaded
 from gpprune.prune.model.quiet import quiet_transformers
-from gpprune.prune.pruner import PruneReport
 from gpprune.prune.recipe import Recipe
+from gpprune.prune.report import PruneReport
 
-RECIPE_FILE = "gpprune_recipe.json"
+RECORD_FILE = "gpprune_recipe.json"
 
 
 def check_output(out: str | Path) -> Path:
@@ -70,7 +70,7 @@ def save_pruned(loaded: Loaded, recipe: Recipe, report: PruneReport, out: str | 
             model.save_pretrained(folder)
             loaded.tokenizer.save_pretrained(folder)
             text = json.dumps(record, indent=2) + "\n"
-            (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+            (folder / RECORD_FILE).write_text(text, encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
         raise GppruneError(f"cannot write the checkpoint {str(out)!r}: {error}") from error
     return path

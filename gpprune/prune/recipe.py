@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from gpprune.errors import UsageError
 from gpprune.primitives import METRIC, Formula, parse, published, unit_of
 from gpprune.primitives import allocation as read_allocation
-from gpprune.prune.select.masks import Pattern, parse_pattern
-
-BESA = "besa"  # an allocation that is learned on the model, not a formula
-UPDATES: tuple[str, ...] = ("none",)
+from gpprune.prune.allocate.learned import LEARNED
+from gpprune.prune.measure.names import STATISTICS
+from gpprune.prune.select.patterns import Pattern, parse_pattern
+from gpprune.prune.update.table import UPDATES
 
 
 class Recipe(BaseModel):
@@ -26,13 +28,13 @@ class Recipe(BaseModel):
     Attributes:
         metric: the name of a published formula, or a formula's text.
         allocation: how the sparsity is shared out: the name of a published allocation, a formula's
-            text, or ``"besa"``, which is learned. ``"uniform"``: all layers the same.
+            text, or a learned one, such as ``"besa"``. ``"uniform"``: all layers the same.
         unit: what has a sparsity of its own, ``"layer"`` or ``"block"``; left out, what the
             published allocation's code takes, else ``"layer"``.
         sparsity: the share of weights to prune, in ``[0, 1)``; left out, it is what the pattern
             implies (``"2:4"`` is 0.5).
-        pattern: ``"row"``, ``"rows:N"``, ``"layer"`` or ``"N:M"``.
-        update: what happens to the weights that stay; ``"none"``: nothing.
+        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or another of `PATTERNS`.
+        update: what happens to the weights that stay, one of `UPDATES`; ``"none"``: nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,27 +69,16 @@ class Recipe(BaseModel):
             values = {**values, "unit": unit_of(named) or "layer"}
         return values
 
-    @field_validator("metric")
-    @classmethod
-    def _check_metric(cls, metric: str) -> str:
-        _formula(metric)
-        return metric
-
-    @field_validator("allocation")
-    @classmethod
-    def _check_allocation(cls, allocation: str) -> str:
-        if allocation != BESA:
-            read_allocation(allocation)
-        return allocation
-
     @field_validator("update")
     @classmethod
     def _check_update(cls, update: str) -> str:
-        return _one_of("weight update", update, UPDATES)
+        return UPDATES.find(update).name
 
     @model_validator(mode="after")
-    def _check_pattern(self) -> Recipe:
-        parse_pattern(self.pattern).target(self.sparsity)
+    def _check(self) -> Self:
+        """Read the formulas and the pattern, so that what is wrong with them is said now."""
+        _ = self.formula, self.allocator
+        self.shape.target(self.sparsity)
         return self
 
     @classmethod
@@ -99,20 +90,38 @@ class Recipe(BaseModel):
         """
         return cls(**{name: value for name, value in values.items() if value is not None})
 
-    @property
+    @cached_property
     def formula(self) -> Formula:
         """The metric as a formula."""
-        return _formula(self.metric)
+        return published[self.metric] if self.metric in published else parse(self.metric, METRIC)
 
-    @property
+    @cached_property
     def allocator(self) -> Formula | None:
         """The allocation as a formula; None for one that is learned."""
-        return None if self.allocation == BESA else read_allocation(self.allocation)
+        return None if self.allocation in LEARNED else read_allocation(self.allocation)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The statistics that metric, allocation and update ask for, by name."""
+        if self.allocator is None:
+            allocation = LEARNED.find(self.allocation).reads
+        else:
+            allocation = self.allocator.names & STATISTICS.keys()
+        metric = self.formula.names & STATISTICS.keys()
+        return metric | allocation | UPDATES.find(self.update).reads
 
     @property
     def shape(self) -> Pattern:
         """The pattern, parsed."""
         return parse_pattern(self.pattern)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A recipe with other values, which are checked as those of a new one are.
+
+        Raises:
+            UsageError: naming the value that is wrong.
+        """
+        return type(self)(**(self.model_dump() | dict(update or {})))
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -146,17 +155,6 @@ class Recipe(BaseModel):
             Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the recipe {str(path)!r}: {error.strerror}") from error
-
-
-def _formula(metric: str) -> Formula:
-    """A published formula by name, else the formula that the text says."""
-    return published[metric] if metric in published else parse(metric, METRIC)
-
-
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(f"there is no {what} {value!r}: choose from {', '.join(known)}")
-    return value
 
 
 def _sentence(error: ValidationError) -> str:

@@ -33,10 +33,10 @@ class Wanda:
     """A layer's scores |W| X, from statistics measured once."""
 
     def __init__(self, model: nn.Module, tokens: Tensor) -> None:
-        self.statistics = calibrate(model, tokens)
+        self.statistics = calibrate(model, tokens, ["X"])
 
     def __call__(self, layer: LinearLayer) -> Tensor:
-        return layer.weight.abs() * self.statistics[layer.name].X
+        return layer.weight.abs() * self.statistics[layer.name]["X"]
 
 
 class Snapshot:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import (
-    RECIPE_FILE,
+    RECORD_FILE,
     Loaded,
     PruneReport,
     Recipe,
@@ -51,8 +51,8 @@ def test_the_recipe_lies_beside_the_model(
 ) -> None:
     loaded, report = pruned
     out = save_pruned(loaded, RECIPE, report, tmp_path / "out")
-    assert Recipe.read(out / RECIPE_FILE) == RECIPE
-    record = json.loads((out / RECIPE_FILE).read_text())
+    assert Recipe.read(out / RECORD_FILE) == RECIPE
+    record = json.loads((out / RECORD_FILE).read_text())
     assert record["report"] == report.as_dict()
     assert record["model"] == loaded.name and record["gpprune"]
 

@@ -42,14 +42,13 @@ def zeros_of(model: nn.Module) -> dict[str, Tensor]:
 def naive_sequential(model: nn.Module, recipe: Recipe, sequences: Tensor) -> None:
     """Wanda's order by its meaning: measure the whole, partly pruned model before each block."""
     score = kernel(recipe.formula, "reference")
-    dense = calibrate(model, sequences, gradients=True)
+    dense = calibrate(model, sequences, ["G"])
     for index in range(len(blocks(model))):
-        statistics = calibrate(model, sequences, hessians="D" in score.terminals)
+        statistics = calibrate(model, sequences, score.terminals - {"W", "G"})
         for name, layer in linear_layers(model).items():
             if layer.block != index:
                 continue
-            measured = {k: v for k, v in vars(statistics[name]).items() if v is not None}
-            scores = score(W=layer.weight, **measured | {"G": dense[name].G})
+            scores = score(W=layer.weight, **statistics[name] | dense[name])
             count = int(recipe.sparsity * layer.in_features)
             order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
             layer.weight.scatter_(1, order, 0.0)
@@ -197,12 +196,12 @@ def test_an_unknown_order_and_empty_tokens_are_named(folder: str, sequences: Ten
 def test_scores_and_masks_of_one_layer(folder: str, sequences: Tensor) -> None:
     model = load_model(folder).model
     layer = next(iter(linear_layers(model).values()))
-    statistics = calibrate(model, sequences)[layer.name]
+    statistics = calibrate(model, sequences, ["X"])[layer.name]
     score = kernel(WANDA.formula)
     buffer = torch.empty(layer.weight.shape)
     scores = layer_scores(score, layer.weight, statistics, buffer)
     assert scores is buffer
-    assert torch.allclose(scores, layer.weight.abs() * statistics.X)
+    assert torch.allclose(scores, layer.weight.abs() * statistics["X"])
     mask = layer_mask(layer, score, statistics, 0.5, "row")
     assert mask.sum(1).eq(layer.in_features // 2).all()
     with pytest.raises(UsageError, match="reads G"):

@@ -36,15 +36,15 @@ def test_norms_are_those_of_all_tokens_at_once(model: nn.Module, sequences: Tens
         model(sequences)
     for handle in handles:
         handle.remove()
-    statistics = calibrate(model, sequences)
+    statistics = calibrate(model, sequences, ["X", "Y"])
     assert list(statistics) == list(layers)
     for name, (x, y) in seen.items():
         expected_x = (x.double().square().sum((0, 1)) / 3).sqrt()
         expected_y = (y.double().square().sum((0, 1)) / 3).sqrt()
-        assert torch.allclose(statistics[name].X.double(), expected_x, rtol=1e-4, atol=1e-6)
-        assert torch.allclose(statistics[name].Y.double(), expected_y, rtol=1e-4, atol=1e-6)
-        assert statistics[name].G is None
-        assert statistics[name].X.dtype == statistics[name].Y.dtype == torch.float32
+        assert torch.allclose(statistics[name]["X"].double(), expected_x, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(statistics[name]["Y"].double(), expected_y, rtol=1e-4, atol=1e-6)
+        assert statistics[name].keys() == {"X", "Y"}
+        assert {value.dtype for value in statistics[name].values()} == {torch.float32}
 
 
 def test_gradients_are_those_of_each_sequences_loss(model: nn.Module, sequences: Tensor) -> None:
@@ -57,18 +57,19 @@ def test_gradients_are_those_of_each_sequences_loss(model: nn.Module, sequences:
         gradients = torch.autograd.grad(loss, parameters)
         for layer, gradient in zip(layers.values(), gradients, strict=True):
             expected[layer.name] += layer.oriented(gradient).square()
-    statistics = calibrate(model, sequences, gradients=True)
+    statistics = calibrate(model, sequences, ["G"])
     for name, layer in layers.items():
-        gradient = statistics[name].G
-        assert gradient is not None and gradient.shape == layer.weight.shape
+        gradient = statistics[name]["G"]
+        assert gradient.shape == layer.weight.shape and gradient.is_contiguous()
         assert torch.allclose(gradient, expected[name].sqrt(), rtol=1e-3, atol=1e-9)
 
 
 def test_gradients_leave_the_norms_as_they_are(model: nn.Module, sequences: Tensor) -> None:
-    without, with_gradients = calibrate(model, sequences), calibrate(model, sequences, True)
+    without = calibrate(model, sequences, ["X", "Y"])
+    with_gradients = calibrate(model, sequences, ["G", "Y", "X"])
     for name, statistics in without.items():
-        assert torch.allclose(statistics.X, with_gradients[name].X, rtol=1e-5)
-        assert torch.allclose(statistics.Y, with_gradients[name].Y, rtol=1e-5)
+        for letter in ("X", "Y"):
+            assert torch.allclose(statistics[letter], with_gradients[name][letter], rtol=1e-5)
 
 
 class _Interrupted(Exception):
@@ -92,9 +93,9 @@ def test_the_model_is_left_as_it_was(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if interrupted:
         with pytest.raises(_Interrupted):
-            calibrate(model, sequences, gradients=True, progress=_interrupt)
+            calibrate(model, sequences, ["X", "G"], progress=_interrupt)
     else:
-        calibrate(model, sequences, gradients=True)
+        calibrate(model, sequences, ["X", "G"])
     assert model.config.use_cache is True
     assert all(module.training for module in model.modules())
     assert not frozen.requires_grad
@@ -109,16 +110,16 @@ def test_the_model_is_left_as_it_was(
 def test_a_bfloat16_model_has_float32_statistics_close_by(
     tiny_model_dir: Path, sequences: Tensor
 ) -> None:
-    wide = calibrate(load_model(str(tiny_model_dir)).model, sequences, True)
+    wide = calibrate(load_model(str(tiny_model_dir)).model, sequences, ["X", "G"])
     narrow_model = load_model(str(tiny_model_dir), dtype=torch.bfloat16).model
-    for name, statistics in calibrate(narrow_model, sequences, True).items():
-        assert statistics.G is not None and statistics.G.dtype == torch.float32
-        assert torch.allclose(statistics.X, wide[name].X, rtol=0.1, atol=0.05)
+    for name, statistics in calibrate(narrow_model, sequences, ["X", "G"]).items():
+        assert statistics["G"].dtype == torch.float32
+        assert torch.allclose(statistics["X"], wide[name]["X"], rtol=0.1, atol=0.05)
 
 
 def test_progress_counts_the_sequences(model: nn.Module, sequences: Tensor) -> None:
     calls: list[tuple[str, int, int]] = []
-    calibrate(model, sequences, progress=lambda *call: calls.append(call))
+    calibrate(model, sequences, ["X"], progress=lambda *call: calls.append(call))
     assert calls == [("calibrating", done, 3) for done in (1, 2, 3)]
 
 
@@ -134,4 +135,4 @@ def test_progress_counts_the_sequences(model: nn.Module, sequences: Tensor) -> N
 )
 def test_tokens_to_calibrate_on_are_needed(model: nn.Module, tokens: Tensor) -> None:
     with pytest.raises(UsageError, match="calibrat"):
-        calibrate(model, tokens)
+        calibrate(model, tokens, ["X"])

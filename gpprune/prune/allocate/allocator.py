@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpprune.compile import kernel
 from gpprune.compile.profiles import profile
@@ -19,12 +19,9 @@ from gpprune.errors import UsageError
 from gpprune.primitives import Formula, UnitPrimitive
 from gpprune.primitives.units import dsa_ops as dsa
 from gpprune.primitives.units.functions import Layout, OnFlat, OnMatrix, OnModel, OnValues
-from gpprune.prune.allocate.besa import besa_sparsities
 from gpprune.prune.allocate.budget import project, zero_counts
-from gpprune.prune.measure.statistics import LayerStatistics, Progress
-from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.recipe import Recipe
-from gpprune.prune.select.masks import Pattern
+from gpprune.prune.model.structure import LinearLayer
+from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import layer_scores
 
 UNITS = ("layer", "block")
@@ -40,7 +37,7 @@ class Allocator:
     def __init__(
         self,
         layers: Mapping[str, LinearLayer],
-        statistics: Mapping[str, LayerStatistics],
+        statistics: Mapping[str, Mapping[str, Tensor]],
         target: float,
         unit: str = "layer",
     ) -> None:
@@ -48,7 +45,8 @@ class Allocator:
 
         Args:
             layers: by name, in the model's order; their weights are those of the dense model.
-            statistics: by layer name; a formula that reads one that is missing is a UsageError.
+            statistics: of each layer by name, by layer name; a formula that reads one that is
+                missing is a UsageError.
             target: the share of all weights to prune.
             unit: "layer", or "block" for one sparsity a decoder block.
 
@@ -193,57 +191,3 @@ class Allocator:
         """What layers have, added up in their units."""
         count = int(self._unit_of.max()) + 1
         return torch.zeros(count, dtype=values.dtype).index_add_(0, self._unit_of, values)
-
-
-def recipe_reads(recipe: Recipe) -> frozenset[str]:
-    """The statistics that a recipe's metric and allocation read, among X, Y, G and D."""
-    allocation = recipe.allocator
-    reads = recipe.formula.names | (allocation.names if allocation is not None else frozenset())
-    return reads & {"X", "Y", "G", "D"}
-
-
-def recipe_zeros(
-    model: nn.Module,
-    recipe: Recipe,
-    tokens: Tensor,
-    statistics: Mapping[str, LayerStatistics],
-    progress: Progress | None = None,
-) -> dict[str, int]:
-    """The number of zeros of every layer by its name, as a recipe's allocation has it.
-
-    Args:
-        model: dense.
-        recipe: how to prune.
-        tokens: `[samples, length]`, int64: what a learned allocation learns on.
-        statistics: of the dense model, by layer name.
-        progress: called as `progress(label, done, total)`.
-
-    Raises:
-        Unfit: the allocation gives a value that is not finite.
-        UsageError: a statistic that it reads was not measured.
-    """
-    layers = linear_layers(model)
-    allocator = Allocator(layers, statistics, recipe.sparsity, recipe.unit)
-    if recipe.allocator is None:
-        learned = besa(model, recipe.formula, tokens, statistics, recipe.sparsity, progress)
-        zeros = allocator.zeros_near(learned, recipe.shape)
-    else:
-        zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape)
-    return dict(zip(layers, zeros.tolist(), strict=True))
-
-
-def besa(
-    model: nn.Module,
-    metric: Formula,
-    tokens: Tensor,
-    statistics: Mapping[str, LayerStatistics],
-    target: float,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """BESA's learned sparsities by layer name, under a metric; see `besa_sparsities`."""
-    score = kernel(metric)
-
-    def scores(layer: LinearLayer) -> Tensor:
-        return layer_scores(score, layer.weight, statistics.get(layer.name))
-
-    return besa_sparsities(model, scores, tokens, target, progress=progress)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.measure.statistics import Progress, check_tokens, quiet_model
+from gpprune.progress import Progress
+from gpprune.prune.measure.calibrate import check_tokens
+from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, blocks, check_weights, linear_layers
-from gpprune.prune.select.masks import check_sparsity, pruned_count
+from gpprune.prune.select.patterns import check_sparsity, pruned_count
 from gpprune.prune.select.selection import has_nan
 
 _STEPS = 100  # the candidate sparsities are p_d = 0.00, 0.01, ..., 1.00

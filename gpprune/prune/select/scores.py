@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
 
 from gpprune.errors import UsageError
-from gpprune.prune.measure.statistics import LayerStatistics
 
 
 class ScoreKernel(Protocol):
@@ -15,7 +15,7 @@ class ScoreKernel(Protocol):
 
     @property
     def terminals(self) -> frozenset[str]:
-        """The terminals it reads, among W, X, Y, G and D."""
+        """The terminals it reads: W and statistics."""
 
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
         """The scores, ``[out, in]``."""
@@ -24,7 +24,7 @@ class ScoreKernel(Protocol):
 def layer_scores(
     score: ScoreKernel,
     weight: Tensor,
-    statistics: LayerStatistics | None,
+    statistics: Mapping[str, Tensor] | None,
     out: Tensor | None = None,
 ) -> Tensor:
     """A layer's scores.
@@ -32,7 +32,7 @@ def layer_scores(
     Args:
         score: the compiled metric.
         weight: ``[out, in]``, any floating dtype.
-        statistics: what calibration measured; may be None if the metric reads only W.
+        statistics: what calibration measured, by name; None if the metric reads only W.
         out: a prepared float32 buffer ``[out, in]``, which saves fresh memory for each layer.
 
     Returns:
@@ -41,16 +41,10 @@ def layer_scores(
     Raises:
         UsageError: the metric reads a statistic that was not measured.
     """
-    terminals = {"W": weight}
-    if statistics is not None:
-        terminals |= {"X": statistics.X, "Y": statistics.Y}
-        if statistics.G is not None:
-            terminals["G"] = statistics.G
-        if statistics.D is not None:
-            terminals["D"] = statistics.D
-    if missing := sorted(score.terminals - terminals.keys()):
+    given = {**(statistics or {}), "W": weight}
+    if missing := sorted(score.terminals - given.keys()):
+        names = ", ".join(missing)
         raise UsageError(
-            f"the metric reads {', '.join(missing)}, which was not measured: calibrate first, "
-            "with gradients=True for G and hessians=True for D"
+            f"the metric reads {names}, which was not measured: calibrate first, naming {names}"
         )
-    return score(out=out, **terminals)
+    return score(out=out, **{name: given[name] for name in score.terminals | {"W"}})

@@ -1,0 +1,148 @@
+"""Statistics of some layers while they are being measured, and what is refused of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.primitives import axes_of
+from gpprune.prune.measure.accumulator import Accumulator, MakeAccumulator
+from gpprune.prune.measure.names import STATISTICS
+from gpprune.prune.measure.table import MEASURERS, Measurer
+from gpprune.prune.model.structure import LinearLayer
+
+
+def measurers(names: Iterable[str]) -> list[Measurer]:
+    """The measurers of statistics, each once.
+
+    Raises:
+        UsageError: there is no such statistic, or it has no measurer.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        STATISTICS.find(name)
+        if name not in MEASURERS:
+            raise UsageError(
+                f"the statistic {name!r} has no measurer, so no model has it: add one to "
+                f"gpprune.prune.MEASURERS, which has {', '.join(MEASURERS)}"
+            )
+        found.append(MEASURERS[name])
+    return found
+
+
+class Measuring:
+    """Statistics of some layers while they are being measured.
+
+    Args:
+        layers: by name.
+        names: of the statistics.
+
+    Raises:
+        UsageError: an unknown statistic, or one without a measurer.
+    """
+
+    def __init__(self, layers: Mapping[str, LinearLayer], names: Iterable[str]) -> None:
+        self._layers = layers
+        self._measurers = measurers(names)
+        self._accumulators: dict[MakeAccumulator, Accumulator] = {}
+        for measurer in self._measurers:
+            if measurer.accumulator not in self._accumulators:
+                self._accumulators[measurer.accumulator] = measurer.accumulator(layers)
+        self._made: dict[tuple[MakeAccumulator, Hashable], dict[str, Tensor]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to measure."""
+        return not self._measurers
+
+    @property
+    def backward(self) -> bool:
+        """Whether a backward pass is needed."""
+        return any(accumulator.backward for accumulator in self._accumulators.values())
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Measure whatever flows through the layers inside this context."""
+        with ExitStack() as stack:
+            for accumulator in self._accumulators.values():
+                stack.enter_context(accumulator.watching(model))
+            yield
+
+    def check_reached(self) -> None:
+        """See that every layer was reached, once the text has flowed through.
+
+        Raises:
+            GppruneError: naming the first layer of which nothing could be gathered.
+        """
+        for make, accumulator in self._accumulators.items():
+            for name in self._layers:
+                if not accumulator.reached(name):
+                    raise GppruneError(_unreached(name, self._fed_by(make)))
+
+    def _fed_by(self, make: MakeAccumulator) -> list[Measurer]:
+        """The measurers that one accumulator feeds."""
+        return [measurer for measurer in self._measurers if measurer.accumulator is make]
+
+    def statistics(self, name: str, samples: int) -> dict[str, Tensor]:
+        """What was measured of a layer over so many sequences; to be asked once for each layer.
+
+        Raises:
+            UsageError: a measurer gives it another shape than the statistic's type has.
+            GppruneError: a statistic of it is not finite.
+        """
+        return {
+            statistic: value
+            for make in self._accumulators
+            for statistic, value in self._made_of(make, name, samples).items()
+        }
+
+    def _made_of(self, make: MakeAccumulator, name: str, samples: int) -> dict[str, Tensor]:
+        """A layer's statistics of what one accumulator holds, made once for layers alike."""
+        accumulator = self._accumulators[make]
+        key = (make, accumulator.key(name))
+        if key not in self._made:
+            layer, held = self._layers[name], accumulator.held(name)
+            made = {m.name: m.of(held, layer, samples) for m in self._fed_by(make)}
+            self._made[key] = {
+                statistic: _checked(statistic, value, layer) for statistic, value in made.items()
+            }
+        return self._made[key]
+
+
+def _checked(name: str, value: Tensor, layer: LinearLayer) -> Tensor:
+    """A statistic of a layer in float32, of the shape of its type and made of numbers.
+
+    Raises:
+        UsageError: another shape than the type says: the measurer is wrong.
+        GppruneError: NaN or infinity: the model or the text is.
+    """
+    value = value.to(layer.weight.device, torch.float32)
+    type_ = STATISTICS[name].type
+    if type_ is not None:
+        sizes = {"out": layer.out_features, "in": layer.in_features}
+        wanted = [size for axis, size in sizes.items() if axis in axes_of(type_)]
+        if list(value.shape) != wanted:
+            raise UsageError(
+                f"the measurer of {name!r} gives {layer.name!r} a tensor of shape "
+                f"{list(value.shape)}: {type_.__name__} of that layer have {wanted}"
+            )
+    if value.numel() and not all(torch.isfinite(extreme) for extreme in torch.aminmax(value)):
+        raise GppruneError(
+            f"the statistic {name} of {layer.name!r} holds NaN or infinity, so nothing can be "
+            "scored by it: the model is damaged, or its numbers overflow on this text; load it in "
+            "float32, or calibrate on other text"
+        )
+    return value
+
+
+def _unreached(name: str, fed: list[Measurer]) -> str:
+    what = " and ".join(measurer.name for measurer in fed)
+    return (
+        f"no token reached {name!r}, so its {what} cannot be measured: it is an expert that the "
+        "text leaves idle, or its weight is used without calling it as a module (Mamba's dt_proj); "
+        f"calibrate on more text, or use formulas without {what}"
+    )

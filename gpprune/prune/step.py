@@ -1,0 +1,111 @@
+"""The pruning step: one layer's weight, a mask and an update to the pruned weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune.model.structure import LinearLayer
+from gpprune.prune.select.masks import exact_mask, prune_mask
+from gpprune.prune.select.patterns import Pattern, parse_pattern
+from gpprune.prune.select.scores import ScoreKernel, layer_scores
+from gpprune.prune.update.table import UPDATES, Update
+
+# Integers as wide as a weight, by its bytes.
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.no_grad()
+def prune_layer(
+    weight: Tensor,
+    mask: Tensor,
+    statistics: Mapping[str, Tensor],
+    update: str | Update = "none",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Prune one layer: the weights in the mask become 0, the others what the update makes of them.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        mask: bool ``[out, in]``, True where a weight goes.
+        statistics: of the layer by name, at least those that the update reads.
+        update: what happens to the weights that stay: a name of `UPDATES`, or an entry.
+        out: where the new weight is written, ``[out, in]`` of any floating dtype and layout:
+            ``weight`` itself, or another tensor.
+
+    Returns:
+        The new weight, ``out`` if it was given: exactly 0, and not -0, where the mask is True.
+
+    Raises:
+        UsageError: there is no such update, a statistic that it reads is missing, or the shapes
+            do not fit.
+    """
+    update = UPDATES.find(update) if isinstance(update, str) else update
+    if mask.dtype != torch.bool or mask.shape != weight.shape:
+        raise UsageError(
+            f"the mask is {mask.dtype} of shape {list(mask.shape)}: give bool "
+            f"{list(weight.shape)}, the shape of the weight"
+        )
+    if missing := sorted(update.reads - statistics.keys()):
+        names = ", ".join(missing)
+        raise UsageError(
+            f"the weight update {update.name!r} reads {names}, which was not measured: calibrate "
+            f"first, naming {names}"
+        )
+    updated = update.apply(weight, mask, {name: statistics[name] for name in update.reads})
+    if updated.shape != weight.shape:
+        raise UsageError(
+            f"the weight update {update.name!r} makes a {list(updated.shape)} of a weight of "
+            f"{list(weight.shape)}: it keeps the shape"
+        )
+    target = torch.empty_like(weight) if out is None else out
+    if target is not updated:
+        target.copy_(updated)
+    return _zeroed(target, mask.to(target.device))
+
+
+def _zeroed(weight: Tensor, mask: Tensor) -> Tensor:
+    """The weight with zeros written where the mask is True."""
+    # As integers: a number's bits times 0 are +0, where -1 times 0 is -0 and NaN times 0 is NaN.
+    # Nothing else is as fast on a CPU: masked_fill_ takes some 20 times as long in a cache.
+    weight.view(_BITS[weight.element_size()]).mul_(~mask)
+    return weight
+
+
+def layer_mask(
+    layer: LinearLayer,
+    score: ScoreKernel,
+    statistics: Mapping[str, Tensor] | None,
+    sparsity: float | None,
+    pattern: str | Pattern,
+    *,
+    zeros: int | None = None,
+) -> Tensor:
+    """The mask of one layer under a compiled metric.
+
+    Args:
+        layer: the layer; its name appears in errors.
+        score: the compiled metric.
+        statistics: the layer's statistics by name, see :func:`layer_scores`.
+        sparsity: the share to prune.
+        pattern: which weights compete.
+        zeros: how many weights go, in place of the share.
+
+    Returns:
+        A bool tensor ``[out, in]``, True where a weight goes.
+
+    Raises:
+        GppruneError: naming the layer, if its scores are NaN.
+        UsageError: naming the layer, if the pattern does not fit it.
+    """
+    scores = layer_scores(score, layer.weight, statistics)
+    shape = parse_pattern(pattern) if isinstance(pattern, str) else pattern
+    try:
+        if zeros is not None:
+            return exact_mask(scores, zeros, shape)
+        return prune_mask(scores, sparsity, shape)
+    except GppruneError as error:
+        raise type(error)(f"in {layer.name!r}: {error}") from error

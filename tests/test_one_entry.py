@@ -191,9 +191,7 @@ import torch
 from gpprune.primitives import STATISTICS, Inputs, Statistic
 from gpprune.primitives.weights.reach import Reach
 from gpprune.primitives.weights.terminals import Sign
-from gpprune.prune import MEASURERS
-from gpprune.prune.measure.table import Measurer
-from gpprune.prune.measure.activations import InputAccumulator
+from gpprune.prune import MEASURERS, Activations, Measurer
 
 STATISTICS.add(
     Statistic(
@@ -207,13 +205,13 @@ STATISTICS.add(
 )
 
 
-class LargestInput(InputAccumulator):
-    def add(self, name, inputs):
-        size = inputs.abs().amax(0)
-        self.found[name] = torch.maximum(self.found[name], size) if name in self.found else size
+class Peaks(Activations):
+    def see(self, name, inputs, outputs):
+        peak = inputs.abs().flatten(0, -2).amax(0)
+        self.seen[name] = torch.maximum(peak, self.seen.get(name, peak))
 
 
-MEASURERS.add(Measurer("M", LargestInput, lambda sums, name, samples: sums.found[name].float()))
+MEASURERS.add(Measurer("M", Peaks, "nothing"))
 """
 
 
@@ -254,16 +252,17 @@ def _type_of(name: str) -> type:
 
 
 PATTERN = """
-from gpprune.prune import PATTERNS
-from gpprune.prune.select.patterns import Pattern, PatternForm
+from gpprune.prune import PATTERNS, Pattern, PatternForm
 
 COLUMNS = Pattern(
     "columns",
-    "layer",
+    None,
     arrange=lambda scores: scores.sum(0, keepdim=True),
     restore=lambda chosen, shape: chosen.expand(shape),
 )
-PATTERNS.add(PatternForm("columns", "columns", lambda match: COLUMNS))
+PATTERNS.add(
+    PatternForm("columns", "columns", "whole input features", "columns", lambda match: COLUMNS)
+)
 """
 
 
@@ -309,8 +308,7 @@ def test_a_pattern(
 
 
 UPDATE = """
-from gpprune.prune import UPDATES
-from gpprune.prune.update.table import Update
+from gpprune.prune import UPDATES, Update
 
 
 def doubled(weight, mask, statistics):

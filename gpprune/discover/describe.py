@@ -117,7 +117,7 @@ def ingredients(language: Language) -> list[dict[str, Any]]:
             "arguments": [],
             "result": type_.__name__,
             "about": terminals[name].about,
-            **({"cost": MEASURERS[name].cost} if name in MEASURERS else {}),
+            **({"costs": MEASURERS[name].costs} if name in MEASURERS else {}),
         }
         for name, type_ in language.terminals.items()
     ]

@@ -160,7 +160,7 @@ class ModelFitness:
         for layer, mask in masks:
             statistics = self.masking.statistics.get(layer.name, {})
             out = self._pruned[layer.name].weight
-            prune_layer(layer.weight, mask, statistics, self._update, out=out)
+            prune_layer(layer.weight, mask, statistics, self._update, out)
 
     def _count(self) -> int:
         """A new number for the state of the copy's weights, which ends earlier trials."""

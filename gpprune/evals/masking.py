@@ -127,7 +127,8 @@ class MetricMasking(Masking):
 
     def fingerprint(self, formula: Formula) -> str | None:
         """The order in which it puts a fixed probe's weights, see `gpprune.compile.behaviour`."""
-        return behaviour(formula, self.pattern.group)
+        group = self.pattern.group
+        return None if group is None else behaviour(formula, group)
 
 
 class AllocationMasking(Masking):
@@ -270,7 +271,8 @@ class JointMasking(Masking):
     def fingerprint(self, formula: Formula) -> str:
         """The metric's order of a fixed probe and, digested, the zeros of every layer."""
         metric, _ = formula.parts
-        order = behaviour(metric, self.pattern.group) or metric.digest
+        group = self.pattern.group
+        order = (None if group is None else behaviour(metric, group)) or metric.digest
         return f"{order} {_digest(self.zeros(formula))}"
 
 

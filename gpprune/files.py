@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -50,7 +51,7 @@ def _publish(partial: Path, target: Path) -> None:
 
 def _clear_abandoned(parent: Path, prefix: str) -> None:
     now = time.time()
-    for path in parent.glob(f"{prefix}*"):
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
         try:
             latest = max(part.stat().st_mtime for part in (path, *path.rglob("*")))
         except FileNotFoundError:  # its writer has just finished

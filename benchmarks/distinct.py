@@ -30,7 +30,7 @@ from gpprune.cli.console import progress
 from gpprune.compile import behaviour, kernel
 from gpprune.compile.behaviour import steady_scores
 from gpprune.evals import calibration_samples, read_text, tokenize
-from gpprune.gp.variation import Tree, half_and_half, seeded
+from gpprune.gp.variation import Tree, half_and_half, reproducible
 from gpprune.primitives import METRIC, Formula, parse
 from gpprune.prune import calibrate, linear_layers, load_model, prune_mask
 
@@ -127,7 +127,7 @@ class Truth:
 def random_trees(count: int, seed: int) -> Iterator[Formula]:
     """Trees as a search's first generation draws them, the same for a seed."""
     for number in range(count):
-        with seeded(seed, number):
+        with reproducible(seed, number):
             yield Formula(Tree(half_and_half(METRIC, 3, 5)), METRIC)
 
 

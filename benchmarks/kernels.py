@@ -20,7 +20,7 @@ import torch
 
 from gpprune.compile import kernel, lower
 from gpprune.compile.program import MATRIX
-from gpprune.gp.variation import Tree, half_and_half, seeded
+from gpprune.gp.variation import Tree, half_and_half, reproducible
 from gpprune.primitives import METRIC, PRIMITIVES, Formula, seeds
 
 from .rival import eager
@@ -86,7 +86,7 @@ def drawn(count: int) -> Iterator[Formula]:
     for number in itertools.count():
         if found == count:
             return
-        with seeded(0, number):
+        with reproducible(0, number):
             formula = Formula(Tree(half_and_half(METRIC, 3, 5)), METRIC)
         if varies(formula):
             found += 1

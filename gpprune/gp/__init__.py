@@ -5,11 +5,11 @@ protocol.
 """
 
 from .archive import Archive as Archive
-from .archive import Outcome as Outcome
 from .fitness import Fitness as Fitness
 from .fitness import FunctionFitness as FunctionFitness
 from .fitness import Trial as Trial
 from .fitness import Unfit as Unfit
+from .outcome import Outcome as Outcome
 from .rundir import RunDirectory as RunDirectory
 from .search import SearchEvent as SearchEvent
 from .search import SearchResult as SearchResult

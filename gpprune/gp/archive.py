@@ -3,71 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from gpprune.primitives import Formula
+from gpprune.gp.outcome import Outcome
 
 _ALIKE = 2e-3
-_CONSTANT = re.compile(r"(?<![\w.])-?[0-9.]+(?:e[+-]?[0-9]+)?(?!\w)")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one candidate.
-
-    `fitness` is the mean loss over all cases; if the candidate was dropped after some of them
-    (`full` is false) it is an estimate, and if it failed (`reason` says why) it is infinite.
-    `losses` holds the loss of each case judged, in order. `origin` says how the formula came
-    about ("seed wanda", "random", "crossover+shrink") and `parents` from which keys. `behaviour` is
-    its fingerprint, if the search takes them.
-    """
-
-    key: str
-    text: str
-    fitness: float
-    losses: tuple[float, ...]
-    full: bool
-    reason: str | None
-    seconds: float
-    origin: str
-    parents: tuple[str, ...]
-    generation: int
-    behaviour: str | None = None
-
-    @property
-    def cases(self) -> int:
-        """How many cases it was judged on."""
-        return len(self.losses)
-
-    @property
-    def species(self) -> str:
-        """The formula without its constants."""
-        return _CONSTANT.sub("#", self.text)
-
-    @property
-    def seeded(self) -> bool:
-        """Whether the search began with it."""
-        return self.origin.startswith("seed ")
-
-    @property
-    def dropped(self) -> bool:
-        """Whether it lost the race before all cases were judged."""
-        return self.reason is None and not self.full
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A formula, in canonical form, that awaits its evaluation."""
-
-    key: str
-    formula: Formula
-    origin: str
-    parents: tuple[str, ...] = ()
-    raced: bool = True
-    behaviour: str | None = None
 
 
 def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -78,8 +19,7 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
     that, near copies of the best formula (`max(x, tiny)`, `tanh(G)` for a small G) crowd out all
     that it could be combined with.
     """
-    usable = [outcome for outcome in outcomes if outcome.reason is None]
-    usable.sort(key=lambda outcome: (outcome.fitness, len(outcome.text), outcome.key))
+    usable = sorted((outcome for outcome in outcomes if outcome.reason is None), key=_standing)
     kept: list[Outcome] = []
     for outcome in usable:
         if not any(_alike(outcome, other) for other in kept):
@@ -88,14 +28,25 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def fittest(outcomes: Iterable[Outcome], count: int, kin: int | None) -> list[Outcome]:
-    """The best `count` as `ranked`; of formulas that differ in constants alone the best `kin`."""
+    """The best of some outcomes.
+
+    Args:
+        outcomes: in any order; they are `ranked`.
+        count: at most so many are returned, best first.
+        kin: of formulas that differ in constants alone the best so many; None for all.
+    """
+    return _of_kin(ranked(outcomes), kin)[:count]
+
+
+def _of_kin(outcomes: Iterable[Outcome], kin: int | None) -> list[Outcome]:
+    """The first `kin` outcomes of each species."""
     seen: Counter[str] = Counter()
     kept = []
-    for outcome in ranked(outcomes):
+    for outcome in outcomes:
         seen[outcome.species] += 1
         if kin is None or seen[outcome.species] <= kin:
             kept.append(outcome)
-    return kept[:count]
+    return kept
 
 
 def _alike(a: Outcome, b: Outcome) -> bool:
@@ -108,17 +59,21 @@ def _alike(a: Outcome, b: Outcome) -> bool:
 
 
 class Archive:
-    """Outcomes by key, in the order they were evaluated."""
+    """Outcomes by key, in the order they were evaluated.
+
+    Attributes:
+        failed: how many could not be judged.
+        dropped: how many lost the race.
+        champion: the best that was judged on all cases, None before there is one.
+    """
 
     def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
-        self._outcomes = {outcome.key: outcome for outcome in outcomes}
-        self.failed = sum(outcome.reason is not None for outcome in self._outcomes.values())
-        self.dropped = sum(outcome.dropped for outcome in self._outcomes.values())
-        self.champion = min(
-            (outcome for outcome in self._outcomes.values() if outcome.full),
-            key=_standing,
-            default=None,
-        )
+        self._outcomes: dict[str, Outcome] = {}
+        self.failed = 0
+        self.dropped = 0
+        self.champion: Outcome | None = None
+        for outcome in outcomes:
+            self.add(outcome)
 
     def __len__(self) -> int:
         return len(self._outcomes)
@@ -141,7 +96,8 @@ class Archive:
     def add(self, outcome: Outcome) -> None:
         """Store a new outcome.
 
-        Raises `RuntimeError` if its key is there already: nothing may be evaluated twice.
+        Raises:
+            RuntimeError: its key is there already: nothing may be evaluated twice.
         """
         if outcome.key in self._outcomes:
             raise RuntimeError(f"{outcome.text} was evaluated twice")
@@ -153,20 +109,31 @@ class Archive:
         ):
             self.champion = outcome
 
-    def best(self, count: int) -> list[Outcome]:
-        """Return the best `count` outcomes that were judged on all cases, best first."""
-        return ranked(outcome for outcome in self._outcomes.values() if outcome.full)[:count]
+    def best(self, count: int, *, distinct: bool = False) -> list[Outcome]:
+        """Return outcomes that were judged on all cases, best first.
 
-    def evolved(self, count: int) -> list[Outcome]:
-        """As `best`, of what the search has added to its seeds."""
-        return [outcome for outcome in self.best(len(self)) if not outcome.seeded][:count]
+        Args:
+            count: at most so many.
+            distinct: of formulas that differ in constants alone only the best.
+        """
+        return _of_kin(self._full(), 1 if distinct else None)[:count]
+
+    def evolved(self, count: int, *, distinct: bool = True) -> list[Outcome]:
+        """As `best`, of what the search has added to its seeds.
+
+        Args:
+            count: at most so many.
+            distinct: of formulas that differ in constants alone only the best. A seed does not
+                stand for what evolved from it.
+        """
+        added = [outcome for outcome in self._full() if not outcome.seeded]
+        return _of_kin(added, 1 if distinct else None)[:count]
+
+    def _full(self) -> list[Outcome]:
+        """Those judged on all cases, `ranked`."""
+        return ranked(outcome for outcome in self._outcomes.values() if outcome.full)
 
 
 def _standing(outcome: Outcome) -> tuple[float, int, str]:
+    """What orders outcomes: the better first, then the shorter."""
     return outcome.fitness, len(outcome.text), outcome.key
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean, summed exactly, so that it is the same on every machine."""
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)

@@ -9,30 +9,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from gpprune.errors import Unfit, UsageError
-from gpprune.gp.archive import mean
 from gpprune.gp.fitness import Fitness
+from gpprune.gp.memory import out_of_memory
+from gpprune.gp.outcome import Verdict
 from gpprune.gp.settings import SearchSettings
 from gpprune.primitives import Formula
 
 _REASON_LIMIT = 300
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the race found: see `Outcome` for the fields."""
-
-    fitness: float
-    losses: tuple[float, ...]
-    full: bool
-    reason: str | None
-    seconds: float
-
-
-def judge(
+def race(
     fitness: Fitness,
     formula: Formula,
     settings: SearchSettings,
@@ -40,31 +29,41 @@ def judge(
 ) -> Verdict:
     """Evaluate a formula at rising fidelities.
 
-    `reference` holds the loss of each case of the formula to keep up with; None judges on all
-    cases. Whatever ordinary exception the fitness raises becomes the verdict's reason;
-    KeyboardInterrupt, SystemExit and MemoryError pass through. Raises `UsageError` when a trial
-    returns another number of losses than it was asked for.
+    Args:
+        fitness: gives the losses. An ordinary exception of it becomes the verdict's reason.
+        formula: what is judged.
+        settings: `first_rung`, `race_z` and `candidate_time_limit` of it.
+        reference: the loss of each case of the formula to keep up with; None judges on all cases.
+
+    Raises:
+        UsageError: a trial returns another number of losses than it was asked for.
+        MemoryError: memory ran out, which is no fault of the formula; torch's own errors that say
+            so pass through as they are, and so do KeyboardInterrupt and SystemExit.
     """
     started = time.perf_counter()
     losses: list[float] = []
     reason = None
     try:
         _climb(fitness, formula, settings, reference, losses, started)
-    except (MemoryError, _ProtocolError):
+    except _ProtocolError:
         raise
     except Unfit as error:
         reason = _clipped(str(error))
     except Exception as error:  # the fitness is foreign code; the reason is kept and shown
+        if out_of_memory(error):
+            raise
         reason = _clipped(f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - started
-    if reason is not None:
-        return Verdict(math.inf, tuple(losses), False, reason, seconds)
-    full = len(losses) == fitness.cases
-    if full or reference is None:
-        value = mean(losses)
-    else:
-        value = mean(reference) + mean(_differences(losses, reference))
-    return Verdict(value, tuple(losses), full, None, seconds)
+    full = reason is None and len(losses) == fitness.cases
+    value = math.inf if reason is not None else _estimate(losses, None if full else reference)
+    return Verdict(fitness=value, losses=tuple(losses), full=full, reason=reason, seconds=seconds)
+
+
+def _estimate(losses: Sequence[float], reference: Sequence[float] | None) -> float:
+    """The mean over all cases, of a part of which only the reference is known."""
+    if reference is None:
+        return mean(losses)
+    return mean(reference) + mean(_differences(losses, reference))
 
 
 class _ProtocolError(UsageError):
@@ -110,9 +109,12 @@ def rungs(cases: int, first: int) -> list[int]:
 
 
 def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float) -> bool:
-    """Say whether the losses are worse than the reference's by more than `z` standard errors.
+    """Say whether losses are worse than the reference's by more than `z` standard errors.
 
-    Compares the first `len(losses)` cases. Without a reference nothing is behind.
+    Args:
+        losses: of the first cases, which are the ones compared.
+        reference: of all cases; without one nothing is behind.
+        z: `inf` says that nothing is behind.
     """
     if reference is None or math.isinf(z):
         return False
@@ -123,6 +125,12 @@ def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float)
         return False
     variance = math.fsum((value - centre) ** 2 for value in differences) / (count - 1)
     return centre - z * math.sqrt(variance / count) > 0
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean, summed exactly, so that it is the same on every machine."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
 
 
 def _differences(losses: Sequence[float], reference: Sequence[float]) -> list[float]:

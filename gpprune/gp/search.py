@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.gp.archive import Archive, Outcome, Proposal
+from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine, State
-from gpprune.gp.fidelity import judge
+from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
+from gpprune.gp.outcome import Candidate, Outcome
 from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.settings import SearchSettings
 from gpprune.primitives import Formula, Language
@@ -65,9 +66,14 @@ class SearchResult:
         """How many candidates were evaluated, those of resumed calls included."""
         return len(self.archive)
 
-    def best(self, count: int = 1) -> list[Outcome]:
-        """Return the best distinct candidates that were judged on all cases, best first."""
-        return self.archive.best(count)
+    def best(self, count: int = 1, *, distinct: bool = False) -> list[Outcome]:
+        """Return candidates that were judged on all cases, best first, one for each behaviour.
+
+        Args:
+            count: at most so many.
+            distinct: of formulas that differ in constants alone only the best.
+        """
+        return self.archive.best(count, distinct=distinct)
 
 
 def evolve(
@@ -111,7 +117,7 @@ def evolve(
         archive, state = Archive(), State()
         if run is not None:
             stack.enter_context(run.exclusive())
-            archive, state = Archive(run.outcomes()), run.state()
+            archive, state = Archive(run.outcomes(language)), run.state()
             _check_cases(archive, fitness, run)
         engine = Engine(language, chosen, seeds or {}, canonical, fingerprint, state, archive)
         return _Search(engine, fitness, run, observer).run()
@@ -150,39 +156,28 @@ class _Search:
             self.engine.archive, max(0, state.generation - 1), state.archive_hits, stopped
         )
 
-    def _generation(self, asked: list[Proposal]) -> list[Outcome] | None:
+    def _generation(self, asked: list[Candidate]) -> list[Outcome] | None:
         """Return the outcomes of one generation, None if the time ran out before the last."""
         outcomes: list[Outcome] = []
         reference = None
         racing = False
         self._notify(asked, outcomes, None)
-        for proposal in asked:
-            if proposal.raced and not racing:  # fixed here for all that race
+        for candidate in asked:
+            if not candidate.seeded and not racing:  # fixed here for all that race
                 reference, racing = self.engine.reference(outcomes), True
-            outcome = self.engine.archive.get(proposal.key)
+            outcome = self.engine.archive.get(candidate.key)
             if outcome is None:
                 if self._out_of_time():
                     return None
-                outcome = self._evaluate(proposal, reference)
+                outcome = self._evaluate(candidate, reference)
             outcomes.append(outcome)
             self._notify(asked, outcomes, outcome)
         return outcomes
 
-    def _evaluate(self, proposal: Proposal, reference: tuple[float, ...] | None) -> Outcome:
-        verdict = judge(self.fitness, proposal.formula, self.engine.settings, reference)
-        outcome = Outcome(
-            key=proposal.key,
-            text=proposal.formula.text,
-            fitness=verdict.fitness,
-            losses=verdict.losses,
-            full=verdict.full,
-            reason=verdict.reason,
-            seconds=verdict.seconds,
-            origin=proposal.origin,
-            parents=proposal.parents,
-            generation=self.engine.state.generation,
-            behaviour=proposal.behaviour,
-        )
+    def _evaluate(self, candidate: Candidate, reference: tuple[float, ...] | None) -> Outcome:
+        formula = candidate.parsed(self.engine.language)
+        verdict = race(self.fitness, formula, self.engine.settings, reference)
+        outcome = Outcome.of(candidate, verdict)
         if self.directory is not None:
             self.directory.record(outcome)
         self.engine.archive.add(outcome)
@@ -198,7 +193,7 @@ class _Search:
         return time.monotonic() - self.started
 
     def _notify(
-        self, asked: list[Proposal], outcomes: list[Outcome], outcome: Outcome | None
+        self, asked: list[Candidate], outcomes: list[Outcome], outcome: Outcome | None
     ) -> None:
         if self.observer is None:
             return

@@ -2,6 +2,7 @@
 
 from .formula import Formula as Formula
 from .formula import parse as parse
+from .formula import text_digest as text_digest
 from .language import ALLOCATION as ALLOCATION
 from .language import JOINT as JOINT
 from .language import LANGUAGES as LANGUAGES

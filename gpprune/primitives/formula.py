@@ -70,7 +70,7 @@ class Formula:
     @cached_property
     def digest(self) -> str:
         """Digest of the text as it stands."""
-        return hashlib.sha256(f"{self.language.name}:{self.text}".encode()).hexdigest()[:16]
+        return text_digest(self.text, self.language)
 
     @property
     def complexity(self) -> int:
@@ -139,6 +139,11 @@ class Formula:
 
     def __str__(self) -> str:
         return self.text
+
+
+def text_digest(text: str, language: Language) -> str:
+    """The digest of the formula that has this text."""
+    return hashlib.sha256(f"{language.name}:{text}".encode()).hexdigest()[:16]
 
 
 def folded_number(

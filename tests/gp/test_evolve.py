@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from gpprune.errors import UsageError
 from gpprune.gp import FunctionFitness, RunDirectory, SearchEvent, SearchSettings, Unfit, evolve
-from gpprune.primitives import METRIC, Formula, parse
+from gpprune.primitives import ALLOCATION, METRIC, Formula, parse
 
 WRECK = "mul(abs(W), sqr(X))"
 
@@ -61,7 +62,7 @@ def test_one_seed_gives_one_search_whatever_the_hash_seed(toy: ModuleType, tmp_p
 
 def test_what_evolved_is_what_the_search_added(toy: ModuleType) -> None:
     result = search(toy, generations=8)
-    evolved = result.archive.evolved(3)
+    evolved = result.archive.evolved(3, distinct=False)
     assert [o.seeded for o in evolved] == [False] * 3
     assert evolved == [o for o in result.best(len(result.outcomes)) if not o.seeded][:3]
     assert any(o.seeded for o in result.outcomes)
@@ -166,12 +167,50 @@ def test_a_failure_is_recorded_and_the_search_goes_on(
     assert result.generations == toy.SETTINGS.generations
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_must_stop_the_search_passes_through(
     toy: ModuleType, error: type[BaseException]
 ) -> None:
     with pytest.raises(error):
         evolve(METRIC, Wrecked(toy, error(), True), seeds={"wreck": parse(WRECK)})
+
+
+def too_large() -> BaseException:
+    """What torch raises for a tensor that no memory holds."""
+    try:
+        torch.empty(2**58)
+    except RuntimeError as error:
+        return error
+    raise NotImplementedError("a machine of 2^60 bytes")
+
+
+OUT_OF_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), too_large()]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("while_preparing", [True, False])
+def test_nothing_is_recorded_of_a_candidate_that_memory_did_not_hold(
+    toy: ModuleType, tmp_path: Path, error: BaseException, while_preparing: bool
+) -> None:
+    seeds = {**toy.SEEDS, "wreck": parse(WRECK)}
+    with RunDirectory.create(tmp_path / "run", toy.SETTINGS, {}) as run:
+        with pytest.raises(type(error)) as caught:
+            evolve(METRIC, Wrecked(toy, error, while_preparing), seeds=seeds, run=run)
+        assert caught.value is error
+        assert [o.origin for o in run.outcomes()] == [f"seed {name}" for name in toy.SEEDS]
+        result = evolve(METRIC, toy.Words(), seeds=seeds, run=run)
+    assert result.outcomes[3].origin == "seed wreck" and result.outcomes[3].full
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_fingerprint_that_memory_did_not_hold_stops_the_search(
+    toy: ModuleType, error: BaseException
+) -> None:
+    def fail(formula: Formula) -> str:
+        raise error
+
+    with pytest.raises(type(error)):
+        evolve(METRIC, toy.Words(), settings=toy.SETTINGS, fingerprint=fail)
 
 
 def test_a_search_in_which_all_fail_ends_without_a_winner() -> None:
@@ -369,3 +408,37 @@ def test_a_broken_off_search_keeps_its_fingerprints(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", observe)
     assert toy.facts(run(tmp_path / "broken")) == toy.facts(run(tmp_path / "whole"))
+
+
+def test_candidates_are_judged_and_varied_as_their_text_reads() -> None:
+    """A tree may hold another primitive of the same name than its text is read as.
+
+    A resumed run knows the texts alone, and must come to the same end.
+    """
+    judged: list[Formula] = []
+
+    def loss(formula: Formula) -> float:
+        judged.append(formula)
+        return float(formula.complexity)
+
+    settings = SearchSettings(
+        population=400, generations=0, strategy="random", min_depth=4, max_depth=5
+    )
+    result = evolve(
+        ALLOCATION, FunctionFitness(loss), settings=settings, canonical=lambda formula: formula
+    )
+    assert len(judged) == result.evaluated == 400
+    for outcome, formula in zip(result.outcomes, judged, strict=True):
+        read = [(node.name, node.ret) for node in parse(outcome.text, ALLOCATION).tree]
+        assert [(node.name, node.ret) for node in formula.tree] == read
+        assert [(n.name, n.ret) for n in outcome.parsed(ALLOCATION).tree] == read
+
+
+def test_an_outcome_read_from_a_disk_is_parsed_once(toy: ModuleType, tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run", toy.SETTINGS, {}) as run:
+        made = evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run).outcomes
+        read = run.outcomes()
+    assert made == read
+    assert all(o.formula is not None for o in made) and all(o.formula is None for o in read)
+    assert [o.parsed(METRIC) for o in read] == [o.parsed(METRIC) for o in made]
+    assert all(o.parsed(METRIC) is o.parsed(METRIC) for o in read)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpprune.gp import SearchSettings, evolve
-from gpprune.gp.fidelity import behind, judge, rungs
+from gpprune.gp.fidelity import behind, race, rungs
 from gpprune.primitives import METRIC, parse
 
 numbers = st.floats(-100, 100).map(lambda value: round(value * 256) / 256)
@@ -35,7 +35,7 @@ class Fixed:
 
 
 def verdict(losses: list[float], reference: list[float] | None, **changes: Any) -> Any:
-    return judge(Fixed(losses), parse("abs(W)"), SearchSettings(**changes), reference)
+    return race(Fixed(losses), parse("abs(W)"), SearchSettings(**changes), reference)
 
 
 @given(st.integers(1, 300), st.integers(2, 20))
@@ -92,7 +92,7 @@ def test_the_test_is_the_paired_one(pairs: list[tuple[float, float]], z: float) 
 
 def test_a_race_asks_for_no_case_twice() -> None:
     fitness = Fixed([float(i % 3) for i in range(37)])
-    judge(fitness, parse("abs(W)"), SearchSettings(), fitness.losses)
+    race(fitness, parse("abs(W)"), SearchSettings(), fitness.losses)
     assert fitness.asked == 37
 
 

@@ -18,7 +18,7 @@ from gpprune.gp.variation import (
     half_and_half,
     merge,
     mutate,
-    seeded,
+    reproducible,
     tune,
 )
 from gpprune.primitives import (
@@ -46,7 +46,7 @@ def checked(tree: Tree) -> Formula:
 
 @given(seeds, st.integers(0, 4), st.integers(0, 2))
 def test_random_trees_are_typed_and_of_the_height_asked(seed: int, least: int, more: int) -> None:
-    with seeded(seed):
+    with reproducible(seed):
         tree = Tree(half_and_half(METRIC, least, least + more))
     formula = checked(tree)
     assert formula.depth <= least + more
@@ -54,14 +54,14 @@ def test_random_trees_are_typed_and_of_the_height_asked(seed: int, least: int, m
 
 
 def test_both_halves_occur() -> None:
-    with seeded(1):
+    with reproducible(1):
         depths = [checked(Tree(half_and_half(METRIC, 0, 4))).depth for _ in range(200)]
     assert set(depths) == {0, 1, 2, 3, 4}
 
 
 @given(seeds)
 def test_children_are_typed_and_parents_untouched(seed: int) -> None:
-    with seeded(seed):
+    with reproducible(seed):
         first, second = (Tree(half_and_half(METRIC, 1, 4)) for _ in range(2))
         texts = checked(first).text, checked(second).text
         checked(cross(first, second, METRIC))
@@ -75,7 +75,7 @@ def test_children_are_typed_and_parents_untouched(seed: int) -> None:
 @given(seed=seeds)
 @settings(max_examples=20)
 def test_published_formulas_can_be_varied(name: str, seed: int) -> None:
-    with seeded(seed):
+    with reproducible(seed):
         tree = published[name].tree
         for _ in range(4):
             tree, _ = mutate(tree, METRIC)
@@ -86,7 +86,7 @@ def test_published_formulas_can_be_varied(name: str, seed: int) -> None:
 def test_a_narrow_slot_is_not_a_trap() -> None:
     """From Wanda a mutation reaches a formula whose X became something of a wider type."""
     tree = parse("mul(abs(W), X)").tree
-    with seeded(5):
+    with reproducible(5):
         found = {checked(mutate(tree, METRIC)[0]).text for _ in range(2000)}
     assert "mul(abs(W), G)" in found
 
@@ -95,7 +95,7 @@ def test_a_narrow_slot_is_not_a_trap() -> None:
 def test_constants_change_by_little_and_stay_short(seed: int, value: float) -> None:
     tree = parse("mul(abs(W), 2)").tree
     tree[-1] = METRIC.constant(value)
-    with seeded(seed):
+    with reproducible(seed):
         mutant = MUTATIONS["constant"](tree, METRIC)
     constant = mutant[-1].value
     assert 1e-6 <= abs(constant) <= 1e6
@@ -106,15 +106,15 @@ def test_constants_change_by_little_and_stay_short(seed: int, value: float) -> N
 def test_seeding_restores_the_global_state_after_an_error() -> None:
     random.seed(3)
     before = random.getstate()
-    with pytest.raises(KeyError), seeded(1, 2, 3):
+    with pytest.raises(KeyError), reproducible(1, 2, 3):
         random.random()
         raise KeyError
     assert random.getstate() == before
-    with seeded(1, 2, 3):
+    with reproducible(1, 2, 3):
         first = random.random()
-    with seeded(1, 2, 3):
+    with reproducible(1, 2, 3):
         assert random.random() == first
-    with seeded(1, 2, 4):
+    with reproducible(1, 2, 4):
         assert random.random() != first
 
 
@@ -123,7 +123,7 @@ def test_a_language_without_an_end_is_refused() -> None:
         pass
 
     endless = Language("endless", Nothing, {}, {})
-    with pytest.raises(GppruneError, match="nothing of type Nothing"), seeded(0):
+    with pytest.raises(GppruneError, match="nothing of type Nothing"), reproducible(0):
         half_and_half(endless, 1, 2)
 
 
@@ -176,7 +176,7 @@ LANGUAGES = {
 def test_every_operator_keeps_to_the_types_of_every_language(name: str, seed: int) -> None:
     """Whatever is drawn prints and reads again as the same formula."""
     language = next(language for language in LANGUAGES if language.name == name)
-    with seeded(seed):
+    with reproducible(seed):
         first, second = (random.choice(LANGUAGES[language]) for _ in range(2))
         children = [
             cross(first.tree, second.tree, language),
@@ -198,7 +198,7 @@ def test_merging_keeps_both_parents_whole() -> None:
     uniform, owl = (ALLOCATIONS[name].formula for name in ("atp", "owl"))
     merged = []
     for seed in range(40):
-        with seeded(seed):
+        with reproducible(seed):
             merged.append(Formula(merge(uniform.tree, owl.tree, ALLOCATION), ALLOCATION).text)
     assert all(owl.text in text and uniform.text in text for text in merged)
     assert len(set(merged)) > 10
@@ -210,7 +210,7 @@ def test_merging_blends_half_of_the_time() -> None:
     blend = re.compile(rf"add\(mul\((.+), {first}\), mul\((.+), {second}\)\)")
     weights = []
     for seed in range(60):
-        with seeded(seed):
+        with reproducible(seed):
             merged = Formula(merge(atp.tree, owl.tree, ALLOCATION), ALLOCATION).text
         if (found := blend.fullmatch(merged)) and float(found[1]) + float(found[2]) == 1:
             weights.append(float(found[1]))
@@ -222,7 +222,7 @@ def test_merging_joint_formulas_changes_one_part() -> None:
     one, other = LANGUAGES[JOINT][0], LANGUAGES[JOINT][-1]
     changed = set()
     for seed in range(30):
-        with seeded(seed):
+        with reproducible(seed):
             parts = Formula(merge(one.tree, other.tree, JOINT), JOINT).parts
         same = [part == before for part, before in zip(parts, one.parts, strict=True)]
         assert sum(same) == 1
@@ -232,7 +232,7 @@ def test_merging_joint_formulas_changes_one_part() -> None:
 
 def test_tuning_moves_every_constant_a_little() -> None:
     formula = parse("add(spread(depth, 0.2), mul(-0.5, threshold(mul(abs(W), G))))", ALLOCATION)
-    with seeded(5):
+    with reproducible(5):
         tuned = Formula(tune(formula.tree, ALLOCATION), ALLOCATION)
     before, after = (
         [node.value for node in f.tree if not node.arity and isinstance(node.value, float)]

@@ -1,8 +1,9 @@
 """A search that needs no model: formulas are judged by how far their words are from a target.
 
-Run as a program it searches in a run directory and prints what it found, or kills itself:
+Run as a program it searches in a run directory and prints what it found, or kills itself, or
+may write no file past a number of bytes:
 
-    python toy_search.py RUN [--kill COUNT prepare|trial|recorded]
+    python toy_search.py RUN [--kill COUNT prepare|trial|recorded] [--limit BYTES]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import time
 from collections import Counter
@@ -106,9 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--kill", nargs=2, default=("1000000", "never"))
+    parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
     if not arguments.run.exists():
         RunDirectory.create(arguments.run, SETTINGS, {})
+    if arguments.limit is not None:  # as `ulimit -f` does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.limit, arguments.limit))
     count, moment = arguments.kill
     fitness = Doomed(int(count), moment)
     with RunDirectory.open(arguments.run) as run:

@@ -1,0 +1,226 @@
+"""The run directory and the file system: full disks, read-only folders, umask, odd paths."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.gp import RunDirectory, SearchSettings, evolve
+from gpprune.primitives import METRIC
+
+NOBODY = 65534
+
+
+def searched(toy: ModuleType, path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Search in another process."""
+    return subprocess.run(
+        [sys.executable, toy.__file__, str(path), *more],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def resumed(toy: ModuleType, path: Path) -> Any:
+    with RunDirectory.open(path) as run:
+        return evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+
+
+def unbroken(toy: ModuleType) -> Any:
+    return toy.facts(evolve(METRIC, toy.Words(), seeds=toy.SEEDS, settings=toy.SETTINGS))
+
+
+@pytest.fixture
+def broken(toy: ModuleType, tmp_path: Path) -> Path:
+    """A run that was killed after 20 candidates: all of them are in the write-ahead log."""
+    path = tmp_path / "broken"
+    assert searched(toy, path, "--kill", "20", "recorded").returncode < 0
+    assert (path / "run.db-wal").stat().st_size > 0
+    return path
+
+
+@pytest.fixture
+def finished(toy: ModuleType, tmp_path: Path) -> Path:
+    """A run that went to its end."""
+    path = tmp_path / "finished"
+    with RunDirectory.create(path, toy.SETTINGS, {"goal": "metric"}) as run:
+        evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+    return path
+
+
+@pytest.mark.parametrize("limit", [0, 20_000, 33_000, 90_000, 200_000])
+def test_a_full_disk_leaves_the_run_intact_and_says_so(
+    toy: ModuleType, tmp_path: Path, limit: int
+) -> None:
+    path = tmp_path / "my run"
+    RunDirectory.create(path, toy.SETTINGS, {}).close()
+    stopped = searched(toy, path, "--limit", str(limit))
+    said = stopped.stderr.splitlines()[-1]
+    assert stopped.returncode == 1
+    assert "free some space" in said
+    assert f"gpprune resume '{path}'" in said
+    assert "intact" in said and "restore" not in said
+    with RunDirectory.open(path) as run:
+        assert bool(run.outcomes()) == (limit > 32_768)
+    assert toy.facts(resumed(toy, path)) == unbroken(toy)
+
+
+def test_a_run_that_finds_no_space_is_not_made(tmp_path: Path, toy: ModuleType) -> None:
+    program = (
+        "import resource, sys; from gpprune.gp import RunDirectory, SearchSettings;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "RunDirectory.create(sys.argv[1], SearchSettings(), {})"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot make the run directory" in made.stderr.splitlines()[-1]
+    assert "free some space" in made.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == []
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[Path]:
+    """A copy of a run that this process, root or not, may read but not write."""
+    folder = Path(tempfile.mkdtemp())
+    copy = folder / "run"
+    shutil.copytree(path, copy)
+    for file in copy.iterdir():
+        file.chmod(0o444)
+    copy.chmod(0o555)
+    folder.chmod(0o755)
+    user = os.geteuid()
+    try:
+        if user == 0:  # root may write everything
+            os.seteuid(NOBODY)
+        yield copy
+    finally:
+        os.seteuid(user)
+        copy.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_a_read_only_run_that_was_killed_can_be_read(
+    toy: ModuleType, broken: Path, memory_map: bool
+) -> None:
+    if not memory_map:  # as in a copy of what matters
+        (broken / "run.db-shm").unlink()
+    with read_only(broken) as path:
+        before = content(path)
+        with RunDirectory.open(path) as run:
+            assert len(run.outcomes()) == 20
+            assert [state.generation for state in run.states()] == [1]
+        assert content(path) == before
+        with (
+            RunDirectory.open(path) as run,
+            pytest.raises(GppruneError, match="may not be written: make it writable, or copy it"),
+        ):
+            evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+        assert content(path) == before
+    assert toy.facts(resumed(toy, broken)) == unbroken(toy)
+
+
+def test_a_read_only_run_that_ended_can_be_read(toy: ModuleType, finished: Path) -> None:
+    with RunDirectory.open(finished) as run:
+        expected = run.outcomes(), run.states()
+    with read_only(finished) as path:
+        before = content(path)
+        with RunDirectory.open(path) as run:
+            assert (run.outcomes(), run.states()) == expected
+        assert content(path) == before
+        with (
+            RunDirectory.open(path) as run,
+            pytest.raises(GppruneError, match="may not be written"),
+        ):
+            run.record(expected[0][0])
+
+
+def test_a_read_only_run_that_is_damaged_is_told(finished: Path) -> None:
+    whole = (finished / "run.db").read_bytes()
+    (finished / "run.db").write_bytes(whole[: len(whole) // 2])
+    with read_only(finished) as path, pytest.raises(GppruneError, match=r"run\.db cannot be used"):
+        RunDirectory.open(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE candidates SET text = 'mul(abs(W), Y)' WHERE number = 2",
+        "UPDATE candidates SET key = '0123456789abcdef' WHERE number = 2",
+    ],
+)
+def test_a_row_whose_text_is_not_its_keys_is_refused(
+    toy: ModuleType, broken: Path, change: str
+) -> None:
+    with sqlite3.connect(broken / "run.db") as database:
+        database.execute("DELETE FROM generations")  # or the key would be missed there
+        database.execute(change)
+    database.close()
+    with RunDirectory.open(broken) as run:
+        (text, key) = (run.outcomes()[1].text, run.outcomes()[1].key)
+        with pytest.raises(GppruneError) as caught:
+            run.outcomes(METRIC)
+        assert f"{broken / 'run.db'} cannot be used: row 2 of its candidates" in str(caught.value)
+        assert text in str(caught.value) and key in str(caught.value)
+        with pytest.raises(GppruneError, match="row 2 of its candidates"):
+            evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002])
+def test_a_run_directory_obeys_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        RunDirectory.create(tmp_path / "run", SearchSettings(), {}).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o777 & ~umask
+    for file in (tmp_path / "run").iterdir():
+        # SQLite gives its files no more than 0644
+        assert stat.S_IMODE(file.stat().st_mode) in {0o666 & ~umask, 0o644 & ~umask}
+
+
+def test_the_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    with RunDirectory.create("~/run", SearchSettings(), {}) as run:
+        assert run.path == home / "run"
+    assert RunDirectory.open("~/run").path == home / "run"
+    assert os.listdir(here) == [] and os.listdir(home) == ["run"]
+    with pytest.raises(UsageError, match="~nobody-of-this-name"):
+        RunDirectory.open("~nobody-of-this-name/run")
+
+
+@pytest.mark.parametrize("name", ["a**b", "x*", "[ab]?", "50%#1", "a b'c", "-x"])
+def test_a_path_may_hold_any_characters(toy: ModuleType, tmp_path: Path, name: str) -> None:
+    beside = tmp_path / ".xyz.partial-abc"
+    beside.mkdir()
+    os.utime(beside, (0, 0))
+    with RunDirectory.create(tmp_path / name, toy.SETTINGS, {}) as run:
+        result = evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+    with RunDirectory.open(tmp_path / name) as run:
+        assert run.outcomes() == result.outcomes
+    assert sorted(os.listdir(tmp_path)) == sorted([name, beside.name])

@@ -11,6 +11,8 @@ from .checkpoint import check_output as check_output
 from .checkpoint import save_pruned as save_pruned
 from .measure.statistics import LayerStatistics as LayerStatistics
 from .measure.statistics import calibrate as calibrate
+from .model.coverage import Coverage as Coverage
+from .model.coverage import coverage as coverage
 from .model.load import Loaded as Loaded
 from .model.load import load_model as load_model
 from .model.structure import LinearLayer as LinearLayer

@@ -16,6 +16,8 @@ from .measure.activations import InputSums as InputSums
 from .measure.calibrate import calibrate as calibrate
 from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
+from .model.coverage import Coverage as Coverage
+from .model.coverage import coverage as coverage
 from .model.load import Loaded as Loaded
 from .model.load import load_model as load_model
 from .model.structure import LinearLayer as LinearLayer

@@ -18,7 +18,7 @@ from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
 from gpprune.prune.recipe import Recipe
-from gpprune.prune.report import PruneReport, layer_reports
+from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.select.scores import ScoreKernel
 from gpprune.prune.step import layer_mask, prune_layer
 from gpprune.prune.update.table import UPDATES
@@ -48,7 +48,7 @@ def prune_model(
         progress: called as ``progress(label, done, total)``.
 
     Returns:
-        The zeros of every layer.
+        The zeros of every layer and of all matrices of the blocks.
 
     Raises:
         UsageError: a bad order, calibration or pattern; nothing has been changed then.
@@ -74,7 +74,7 @@ def prune_model(
         job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros)
         with torch.no_grad():
             _ORDERS[order](job)
-    return PruneReport(layer_reports(layers.values()), time.perf_counter() - start)
+    return prune_report(model, time.perf_counter() - start)
 
 
 def _compiled(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:

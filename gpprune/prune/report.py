@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from gpprune.prune.model.structure import LinearLayer
+from gpprune.prune.model.coverage import Coverage, coverage
+from gpprune.prune.model.structure import LinearLayer, linear_layers
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,16 @@ class PruneReport:
     """What became of a model's linear layers.
 
     Attributes:
-        layers: one report a layer, in the model's order.
+        layers: one report a layer that was pruned, in the model's order.
         seconds: how long pruning took, calibration included.
+        coverage: all matrices of the decoder blocks: what is left alone, and why.
+        block_zeros: how many weights of all these matrices are zero.
     """
 
     layers: tuple[LayerReport, ...]
     seconds: float
+    coverage: Coverage
+    block_zeros: int
 
     @property
     def zeros(self) -> int:
@@ -58,25 +63,40 @@ class PruneReport:
         """The share of zeros in the pruned layers."""
         return self.zeros / self.size
 
+    @property
+    def block_sparsity(self) -> float:
+        """The share of zeros in all matrices of the decoder blocks, left alone or not."""
+        return self.block_zeros / self.coverage.size
+
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON."""
+        """The report as plain values for JSON; "blocks" is about all matrices of the blocks."""
         layers = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers]
         return {
             "zeros": self.zeros,
             "size": self.size,
             "sparsity": self.sparsity,
             "seconds": self.seconds,
+            "blocks": {
+                "zeros": self.block_zeros,
+                "sparsity": self.block_sparsity,
+                **self.coverage.as_dict(),
+            },
             "layers": layers,
         }
 
 
-def layer_reports(layers: Iterable[LinearLayer]) -> tuple[LayerReport, ...]:
-    """Count the zeros of layers, in their order."""
-    return tuple(
-        LayerReport(
-            layer.name,
-            layer.weight.numel() - int(torch.count_nonzero(layer.weight)),
-            layer.weight.numel(),
-        )
-        for layer in layers
-    )
+def prune_report(model: nn.Module, seconds: float) -> PruneReport:
+    """Count the zeros of a pruned model.
+
+    Args:
+        model: a causal language model.
+        seconds: how long pruning it took.
+    """
+    layers = tuple(_counted(layer) for layer in linear_layers(model).values())
+    found = coverage(model)
+    return PruneReport(layers, seconds, found, found.zeros(model))
+
+
+def _counted(layer: LinearLayer) -> LayerReport:
+    size = layer.weight.numel()
+    return LayerReport(layer.name, size - int(torch.count_nonzero(layer.weight)), size)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_families import tiny
 from torch import nn
 
 from gpprune.errors import GppruneError
@@ -57,6 +58,70 @@ def test_a_blocks_experts_are_layers_and_not_blocks() -> None:
 def test_a_model_with_nothing_to_prune_is_named(model: nn.Module) -> None:
     with pytest.raises(GppruneError, match=type(model).__name__):
         linear_layers(model)
+
+
+def _blocks_name(model: nn.Module) -> str:
+    found = blocks(model)
+    return next(name for name, module in model.named_modules() if module is found)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama", "model.layers"),
+        ("gpt2", "transformer.h"),
+        ("opt", "model.decoder.layers"),
+        ("mamba", "backbone.layers"),
+        ("mixtral", "model.layers"),
+        ("deepseek", "model.layers"),
+        # Beside a vision tower of more blocks than the language model.
+        ("gemma3", "model.language_model.layers"),
+        ("git", "git.encoder.layer"),
+    ],
+)
+def test_the_blocks_are_the_language_models(family: str, name: str) -> None:
+    model = tiny(family)
+    assert _blocks_name(model) == name
+    assert len(blocks(model)) == 2
+    assert all(layer.startswith(f"{name}.") for layer in linear_layers(model))
+
+
+class _OddDecoder(nn.Module):
+    """A model whose `get_decoder` gives its head, as ModernBERT's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.decoder = nn.Linear(4, 9)
+
+    def get_decoder(self) -> nn.Module:
+        return self.decoder
+
+
+def test_a_decoder_without_blocks_is_not_believed() -> None:
+    assert _blocks_name(_OddDecoder()) == "layers"
+
+
+def test_blocks_of_several_classes_are_named() -> None:
+    with pytest.raises(GppruneError, match="JambaMambaDecoderLayer") as caught:
+        blocks(tiny("jamba"))
+    assert "'model.layers'" in str(caught.value)
+    assert "JambaAttentionDecoderLayer" in str(caught.value)
+
+
+class _Adapted(nn.Module):
+    """Blocks of two classes, one of which holds a list of adapters (Zamba 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = nn.Module()
+        shared.adapters = nn.ModuleList(nn.Linear(4, 4) for _ in range(9))
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)), shared])
+
+
+def test_a_list_inside_blocks_of_several_classes_is_not_taken_for_blocks() -> None:
+    with pytest.raises(GppruneError, match="'layers'"):
+        blocks(_Adapted())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

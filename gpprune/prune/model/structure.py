@@ -83,41 +83,73 @@ class LinearLayer:
         return self.weight.shape[0]
 
 
-def _is_stack(module: nn.Module) -> bool:
-    """Whether a module is a list of modules of one class, each with linear layers."""
-    return (
-        isinstance(module, nn.ModuleList)
-        and len(module) > 0
-        and len({type(item) for item in module}) == 1
-        and all(any(_is_linear(part) for part in item.modules()) for item in module)
-    )
+def _has_linear(module: nn.Module) -> bool:
+    return any(_is_linear(part) for part in module.modules())
 
 
-def _outer_stacks(module: nn.Module) -> Iterator[nn.ModuleList]:
-    """The stacks of a model that lie in no other stack: a block's experts are not blocks."""
+def _is_block_list(module: nn.Module) -> bool:
+    """Whether a module is a list of modules that each have linear layers."""
+    return isinstance(module, nn.ModuleList) and len(module) > 0 and all(map(_has_linear, module))
+
+
+def _reads_text(module: nn.Module) -> bool:
+    """Whether a part of a model may read text; a tower for images or sound says that it does not.
+
+    transformers' models declare what they read as ``"audio"`` or ``("image", "text")``.
+    """
+    declared = getattr(module, "input_modalities", "text")
+    return "text" in ((declared,) if isinstance(declared, str) else declared)
+
+
+def _outer_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    """The lists of blocks that lie in no other such list: a block's experts are not blocks."""
     for child in module.children():
-        if isinstance(child, nn.ModuleList) and _is_stack(child):
+        if isinstance(child, nn.ModuleList) and _is_block_list(child):
             yield child
-        else:
-            yield from _outer_stacks(child)
+        elif _reads_text(child):
+            yield from _outer_lists(child)
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """What the model itself calls its decoder, else the model."""
+    find = getattr(model, "get_decoder", None)
+    found = find() if callable(find) else None
+    return found if isinstance(found, nn.Module) else model
+
+
+def block_lists(model: nn.Module) -> list[nn.ModuleList]:
+    """The lists of blocks of a language model, in its order; most models have one.
+
+    They are looked for in ``model.get_decoder()``, where the model has it and it holds any, and
+    never in towers for images or sound. A list inside another list (a block's experts) does not
+    count.
+    """
+    # ModernBERT's decoder is a linear layer: it calls its head so.
+    return list(_outer_lists(_decoder(model))) or list(_outer_lists(model))
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The model's decoder blocks.
-
-    They are the longest ``nn.ModuleList`` whose items are of one class and contain linear
-    layers; a list inside another such list (a block's experts) does not count.
+    """The model's decoder blocks: the longest of its :func:`block_lists`.
 
     Raises:
-        GppruneError: the model has no such list.
+        GppruneError: the model has no such list, or its blocks are of several classes.
     """
-    stacks = list(_outer_stacks(model))
-    if not stacks:
+    lists = block_lists(model)
+    if not lists:
         raise GppruneError(
             f"{type(model).__name__} has no decoder blocks with linear layers, so there is "
             "nothing to prune: give a decoder language model"
         )
-    return max(stacks, key=len)
+    longest = max(lists, key=len)
+    classes = sorted({type(item).__name__ for item in longest})
+    if len({type(item) for item in longest}) > 1:
+        name = next(name for name, module in model.named_modules() if module is longest)
+        raise GppruneError(
+            f"the decoder blocks {name!r} of {type(model).__name__} are of several classes "
+            f"({', '.join(classes)}), which gpprune cannot prune: give a model whose blocks are "
+            "of one class"
+        )
+    return longest
 
 
 def linear_layers(model: nn.Module) -> dict[str, LinearLayer]:

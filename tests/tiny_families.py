@@ -1,0 +1,92 @@
+"""Tiny random models of many families, built from transformers' configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.utils import logging
+
+# 64 words, width 16, inner width 24, two blocks: small enough to count by hand.
+_PLAIN: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GPT = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+_ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+_VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 5,  # deeper than the language model
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_EXPERTS = {"num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _PLAIN),
+    "gpt2": ("GPT2Config", {**_GPT, **_ENDS, "n_inner": 24}),
+    "opt": ("OPTConfig", {**_PLAIN, "ffn_dim": 24, "word_embed_proj_dim": 8}),
+    "mamba": (
+        "MambaConfig",
+        {"vocab_size": 64, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}
+        | {"time_step_rank": 4},
+    ),
+    "mixtral": ("MixtralConfig", {**_PLAIN, "num_local_experts": 4}),
+    "granitemoe": ("GraniteMoeConfig", {**_PLAIN, "num_local_experts": 4}),
+    "qwen2moe": (
+        "Qwen2MoeConfig",
+        {**_PLAIN, **_EXPERTS, "shared_expert_intermediate_size": 12},
+    ),
+    "qwen3moe": ("Qwen3MoeConfig", {**_PLAIN, **_EXPERTS, "head_dim": 8}),
+    "gptoss": (
+        "GptOssConfig",
+        {**_PLAIN, "num_local_experts": 4, "head_dim": 8, "rope_parameters": None},
+    ),
+    "deepseek": (
+        "DeepseekV3Config",
+        {**_PLAIN, "n_routed_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+        | {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+        | {"v_head_dim": 8, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "rwkv": ("RwkvConfig", {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, **_ENDS}),
+    "hrm": ("HrmTextConfig", {**_PLAIN, "head_dim": 8}),
+    "jamba": (
+        "JambaConfig",
+        {**_PLAIN, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1}
+        | {"expert_layer_period": 2, "mamba_d_state": 4, "mamba_dt_rank": 4},
+    ),
+    "gemma3": (
+        "Gemma3Config",
+        {"mm_tokens_per_image": 4, "image_token_index": 60, "vision_config": _VISION}
+        | {"text_config": {**_PLAIN, "head_dim": 8, "sliding_window": 16}},
+    ),
+    "git": ("GitConfig", {**_PLAIN, "vision_config": _VISION}),
+}
+
+
+def tiny(family: str) -> nn.Module:
+    """A causal language model of a family, with the same random weights each time."""
+    name, fields = FAMILIES[family]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = transformers.AutoModelForCausalLM.from_config(
+                getattr(transformers, name)(**fields)
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    return model.eval()

@@ -62,7 +62,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
-    given = {
+    given: dict[str, object] = {
         "metric": metric,
         "sparsity": sparsity,
         "pattern": pattern,

@@ -33,7 +33,7 @@ from .search import resume as resume
 from .sharing import Sharing as Sharing
 from .sharing import share_out as share_out
 from .stored import GOALS as GOALS
-from .texts import Texts as Texts
+from .workbench import Texts as Texts
 from .workbench import Workbench as Workbench
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from gpprune.evals import (
     MetricMasking,
     ModelFitness,
 )
+from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
 from gpprune.prune import LEARNED, Loaded, Recipe
@@ -183,7 +185,7 @@ def compare_recipes(
         alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
         progress(label, alike.index(contender), len(alike))
         judge = judges.dense if order == "dense" else judges.sequential
-        rows.append(_timed(contender.name, recipe, lambda judge=judge, r=recipe: judge(r)))
+        rows.append(_timed(contender.name, recipe, partial(judge, recipe)))
         if contender is alike[-1]:
             progress(label, len(alike), len(alike))
     name = model.name if isinstance(model, Loaded) else model
@@ -210,14 +212,16 @@ class _Judges:
         return self.bench.pruned(recipe, self.tokens, self.progress)
 
     def dense(self, recipe: Recipe) -> Evaluation:
-        if recipe.allocation == "uniform":
-            masking = self._uniform(recipe)
-            masks = masking.masks(recipe.formula.canonical(recipe.shape.group))
-        else:
-            masking = self._ranked(recipe)
-            masks = masking.masks_of(self._zeros(masking, recipe))
+        masking, masks = self._masks(recipe)
         (evaluation,) = self._fitness(recipe, masking).evaluate_masks(masks, self.tokens)
         return evaluation
+
+    def _masks(self, recipe: Recipe) -> tuple[Masking, Iterator[Masked]]:
+        if recipe.allocation == "uniform":
+            uniform = self._uniform(recipe)
+            return uniform, uniform.masks(recipe.formula.canonical(recipe.shape.group))
+        ranked = self._ranked(recipe)
+        return ranked, ranked.masks_of(self._zeros(ranked, recipe))
 
     def _fitness(self, recipe: Recipe, masking: Masking) -> ModelFitness:
         if recipe.update not in self.fitness:

@@ -14,9 +14,6 @@ from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
     METRIC,
-    STATISTICS,
-    TERMINALS,
-    UNIT_TERMINALS,
     Formula,
     Language,
     allocation,
@@ -110,24 +107,23 @@ def _tree(text: str) -> Formula:
 
 def ingredients(language: Language) -> list[dict[str, Any]]:
     """What formulas of a language are made of, plain values for JSON: one a word."""
-    terminals = {**TERMINALS, **STATISTICS, **UNIT_TERMINALS}
     rows: list[dict[str, Any]] = [
         {
             "name": name,
             "arguments": [],
-            "result": type_.__name__,
-            "about": terminals[name].about,
+            "result": getattr(entry.type, "__name__", ""),
+            "about": entry.about,
             **({"costs": MEASURERS[name].costs} if name in MEASURERS else {}),
         }
-        for name, type_ in language.terminals.items()
+        for name, entry in language.terminals.items()
     ]
     rows += [
         {
-            "name": word(entry.name),
-            "arguments": [type_.__name__ for type_ in entry.arguments],
-            "result": entry.result.__name__,
-            "about": entry.about,
+            "name": word(primitive.name),
+            "arguments": [type_.__name__ for type_ in primitive.arguments],
+            "result": primitive.result.__name__,
+            "about": primitive.about,
         }
-        for entry in language.primitives.values()
+        for primitive in language.primitives.values()
     ]
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from gpprune.discover.goals import AllocationGoal, Goal, JointGoal, MetricGoal
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp import RunDirectory
-from gpprune.prune import settled_model
+from gpprune.prune import MODEL_SOURCES
 
 GOALS: Mapping[str, type[Goal]] = {
     goal.kind: goal for goal in (MetricGoal, AllocationGoal, JointGoal)
@@ -27,8 +28,14 @@ def problem_of(goal: Goal, bench: Workbench) -> dict[str, Any]:
 
     Paths are stored absolute, so that the run goes on from any directory.
     """
-    settled = replace(goal, model=settled_model(goal.model), texts=goal.texts.settled())
+    settled = replace(goal, model=_settled_model(goal.model), texts=goal.texts.settled())
     return {**settled.stored(), _DIGESTS: bench.digests()}
+
+
+def _settled_model(spec: str) -> str:
+    """A specification that means the same from any directory: a directory's absolute path."""
+    path = os.path.expanduser(spec)
+    return os.path.abspath(path) if spec not in MODEL_SOURCES and os.path.isdir(path) else spec
 
 
 def restored(run: RunDirectory) -> Goal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpprune.errors import UsageError
 from gpprune.gp.archive import Archive, fittest, ranked
@@ -11,6 +10,7 @@ from gpprune.gp.breeding import Breeder, Draft
 from gpprune.gp.memory import out_of_memory
 from gpprune.gp.outcome import Candidate, Outcome, seed_origin
 from gpprune.gp.settings import SearchSettings
+from gpprune.gp.state import State
 from gpprune.gp.variation import reproducible
 from gpprune.primitives import Formula, FormulaError, Language, parse
 
@@ -18,19 +18,6 @@ Canonical = Callable[[Formula], Formula]
 Fingerprint = Callable[[Formula], str | None]
 
 TRIES = 40
-
-
-@dataclass(frozen=True)
-class State:
-    """What a search carries from one generation to the next, beside the archive.
-
-    `generation` is the number of the generation to ask for; `population` holds keys, best first;
-    `archive_hits` counts the draws that the archive had already answered.
-    """
-
-    generation: int = 0
-    population: tuple[str, ...] = ()
-    archive_hits: int = 0
 
 
 class _Known:

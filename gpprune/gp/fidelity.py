@@ -1,7 +1,7 @@
 """The race: judge a candidate on a few cases first, on all of them only if it keeps up.
 
-The cases are paired: the same text windows for every formula, so the difference to a reference,
-case by case, has a far smaller variance than the losses themselves. A successive-halving ladder
+The cases are paired: they are the same for every formula, so the difference to a reference, case
+by case, has a far smaller variance than the losses themselves. A successive-halving ladder
 of rungs (2, 4, 8 ... cases) with a one-sided test at each, after Maron and Moore's races (1994).
 """
 

@@ -24,7 +24,8 @@ class Fitness(Protocol):
 
     `prepare` or the trial raise `Unfit` for a formula that cannot be judged; its message is
     recorded as the reason. Any other ordinary exception is recorded the same way, under its
-    name. One trial is finished before the next formula is prepared.
+    name. One that says that memory ran out ends the search, and nothing is recorded of the
+    formula. One trial is finished before the next formula is prepared.
     """
 
     @property

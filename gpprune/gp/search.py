@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.archive import Archive
-from gpprune.gp.engine import Engine, State
+from gpprune.gp.engine import Engine
 from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.outcome import Candidate, Outcome
 from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.settings import SearchSettings
+from gpprune.gp.state import State
 from gpprune.primitives import Formula, Language
 
 # What a later call may set anew without changing what the earlier one did.
@@ -106,9 +107,12 @@ def evolve(
     Raises:
         UsageError: settings that differ from the run's in more than generations and limits, a
             fitness without cases, a seed of another language.
-        GppruneError: the run directory is in use, damaged, or was made with other cases.
+        GppruneError: the run directory is in use, damaged, finds no space, may not be written, or
+            was made with other cases.
+        MemoryError: memory ran out under the fitness or the fingerprint; torch's own errors that
+            say so pass through as they are. Nothing is recorded of that candidate.
 
-    The global `random` is left as it was. What the fitness raises is recorded, not raised.
+    The global `random` is left as it was. All else that the fitness raises is recorded.
     """
     if fitness.cases < 1:
         raise UsageError(f"the fitness has {fitness.cases} cases: it needs at least one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
 import stat
@@ -61,48 +62,65 @@ def finished(toy: ModuleType, tmp_path: Path) -> Path:
     return path
 
 
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As after `ulimit -f`; what is written past it fails, as it does on a full disk."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+def check_said(said: str, path: Path) -> None:
+    assert "free some space" in said and "intact" in said
+    assert f"gpprune resume '{path}'" in said
+    assert "restore" not in said
+
+
 @pytest.mark.parametrize("limit", [0, 20_000, 33_000, 90_000, 200_000])
 def test_a_full_disk_leaves_the_run_intact_and_says_so(
     toy: ModuleType, tmp_path: Path, limit: int
 ) -> None:
     path = tmp_path / "my run"
     RunDirectory.create(path, toy.SETTINGS, {}).close()
-    stopped = searched(toy, path, "--limit", str(limit))
-    said = stopped.stderr.splitlines()[-1]
-    assert stopped.returncode == 1
-    assert "free some space" in said
-    assert f"gpprune resume '{path}'" in said
-    assert "intact" in said and "restore" not in said
+    with files_of_at_most(limit), pytest.raises(GppruneError) as caught:
+        resumed(toy, path)
+    check_said(str(caught.value), path)
     with RunDirectory.open(path) as run:
-        assert bool(run.outcomes()) == (limit > 32_768)
+        assert bool(run.outcomes()) == (limit > 32_768)  # what the log's index takes
     assert toy.facts(resumed(toy, path)) == unbroken(toy)
 
 
-def test_a_run_that_finds_no_space_is_not_made(tmp_path: Path, toy: ModuleType) -> None:
-    program = (
-        "import resource, sys; from gpprune.gp import RunDirectory, SearchSettings;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
-        "RunDirectory.create(sys.argv[1], SearchSettings(), {})"
-    )
-    made = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert "cannot make the run directory" in made.stderr.splitlines()[-1]
-    assert "free some space" in made.stderr.splitlines()[-1]
+def test_a_process_that_a_full_disk_ends_leaves_the_run_intact(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "my run"
+    stopped = searched(toy, path, "--limit", "150000")
+    assert stopped.returncode == 1
+    check_said(stopped.stderr.splitlines()[-1], path)
+    assert toy.facts(resumed(toy, path)) == unbroken(toy)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 9000])
+def test_a_run_that_finds_no_space_is_not_made(tmp_path: Path, limit: int) -> None:
+    with (
+        files_of_at_most(limit),
+        pytest.raises(GppruneError, match=r"cannot make the run directory .*: free some space"),
+    ):
+        RunDirectory.create(tmp_path / "run", SearchSettings(), {})
     assert os.listdir(tmp_path) == []
 
 
 @contextmanager
-def read_only(path: Path) -> Iterator[Path]:
-    """A copy of a run that this process, root or not, may read but not write."""
+def read_only(path: Path, hidden: str = "") -> Iterator[Path]:
+    """A copy of a run that this process, root or not, may read, but for a file, but not write."""
     folder = Path(tempfile.mkdtemp())
     copy = folder / "run"
     shutil.copytree(path, copy)
     for file in copy.iterdir():
-        file.chmod(0o444)
+        file.chmod(0 if file.name == hidden else 0o444)
     copy.chmod(0o555)
     folder.chmod(0o755)
     user = os.geteuid()
@@ -161,6 +179,14 @@ def test_a_read_only_run_that_is_damaged_is_told(finished: Path) -> None:
     (finished / "run.db").write_bytes(whole[: len(whole) // 2])
     with read_only(finished) as path, pytest.raises(GppruneError, match=r"run\.db cannot be used"):
         RunDirectory.open(path)
+
+
+@pytest.mark.parametrize("name", ["settings.toml", "run.db"])
+def test_a_file_that_may_not_be_read_is_told(finished: Path, name: str) -> None:
+    with read_only(finished, hidden=name) as path, pytest.raises(GppruneError) as caught:
+        RunDirectory.open(path)
+    assert str(path / name) in str(caught.value)
+    assert "restore" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

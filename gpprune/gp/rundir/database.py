@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.gp.engine import State
 from gpprune.gp.outcome import Outcome
 from gpprune.gp.rundir.columns import INSERT, SELECT, outcome_of, row_of
 from gpprune.gp.rundir.connection import connect
 from gpprune.gp.rundir.settingsfile import FORMAT
 from gpprune.gp.rundir.trouble import reported
+from gpprune.gp.state import State
 from gpprune.primitives import Language, text_digest
 
 _SCHEMA = f"""

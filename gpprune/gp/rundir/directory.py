@@ -21,13 +21,13 @@ from typing import Any
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import whole_folder
-from gpprune.gp.engine import State
 from gpprune.gp.outcome import Outcome
 from gpprune.gp.rundir.connection import may_write
 from gpprune.gp.rundir.database import Database
 from gpprune.gp.rundir.settingsfile import SETTINGS, read_settings, settings_text
 from gpprune.gp.rundir.trouble import no_space, reported, unwritable
 from gpprune.gp.settings import SearchSettings
+from gpprune.gp.state import State
 from gpprune.primitives import Language
 
 _DATABASE = "run.db"

@@ -23,7 +23,8 @@ _LAST_LINE = "# end of settings"
 def settings_text(search: SearchSettings, problem: Mapping[str, Any]) -> str:
     """Return the file's text; entries of the problem that are None are left out.
 
-    Raises `UsageError` for what TOML or JSON cannot hold.
+    Raises:
+        UsageError: the problem holds what TOML or JSON cannot.
     """
     document = {
         "gpprune": {"format": FORMAT},
@@ -46,20 +47,27 @@ def _without_none(value: Any) -> Any:
     return value
 
 
+def _document(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise GppruneError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise GppruneError(f"{path} cannot be read: {error}; restore it from a copy") from error
+
+
 def read_settings(directory: Path) -> tuple[SearchSettings, dict[str, Any]]:
     """Return the settings and the problem of a run directory.
 
-    Raises `UsageError` if there is no such file, it is of another format version or holds a bad
-    value, and `GppruneError` if it is damaged or cut off.
+    Raises:
+        UsageError: there is no such file, it is of another format version or holds a bad value.
+        GppruneError: it is damaged, cut off, or cannot be read.
     """
     path = directory / SETTINGS
     if not path.is_file():
         raise UsageError(f"{directory} is not a run directory: it has no {SETTINGS}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise GppruneError(f"{path} cannot be read: {error}; restore it from a copy") from error
+    text, document = _document(path)
     header = document.get("gpprune")
     version = header.get("format") if isinstance(header, dict) else None
     if version is not None and version != FORMAT:

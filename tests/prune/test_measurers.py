@@ -11,7 +11,7 @@ from tiny_families import tiny
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.primitives import STATISTICS, Inputs, Sign, Statistic
+from gpprune.primitives import STATISTICS, Inputs, Outputs, Sign, Statistic
 from gpprune.prune import (
     MEASURERS,
     UPDATES,
@@ -164,6 +164,25 @@ def test_a_matrix_is_measured_for_an_update_alone(model: nn.Module, sequences: T
         assert torch.allclose(found, wanted, rtol=1e-4)
         with pytest.raises(UsageError):
             Recipe(metric="mul(abs(W), Gram)", sparsity=0.5)
+
+
+def test_what_is_made_of_the_weight_too_is_each_layers_own(
+    model: nn.Module, sequences: Tensor
+) -> None:
+    """Query and key read one tensor; the squared norms of their outputs, w' A w, are two."""
+    cost = Statistic(
+        "Q", Outputs, "w' A w", Sign.NONNEGATIVE, probe=lambda layer: layer.outputs.square()
+    )
+
+    def of(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+        weight = layer.weight.double()
+        return ((weight @ held) * weight).sum(1) / samples
+
+    measurer = Measurer("Q", InputGrams, "", of, of_weight=True)
+    with STATISTICS.including(cost), MEASURERS.including(measurer):
+        for found in calibrate(model, sequences, ["Q", "D", "Y"]).values():
+            # without biases, that is what an output neuron's norm is made of
+            assert torch.allclose(found["Q"].sqrt(), found["Y"], rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_of_one_accumulator_share_it(model: nn.Module, sequences: Tensor) -> None:

@@ -100,17 +100,21 @@ class Measuring:
         }
 
     def _made_of(self, make: MakeAccumulator, name: str, samples: int) -> dict[str, Tensor]:
-        """A layer's statistics of what one accumulator holds, made once for layers alike."""
-        accumulator = self._accumulators[make]
+        """A layer's statistics of what one accumulator holds."""
+        accumulator, fed = self._accumulators[make], self._fed_by(make)
         key = (make, accumulator.key(name))
+        alike = [measurer for measurer in fed if not measurer.of_weight]
+        own = [measurer for measurer in fed if measurer.of_weight]
+        if key in self._made and not own:
+            return self._made[key]
+        held, layer = accumulator.held(name), self._layers[name]
         if key not in self._made:
-            layer, held = self._layers[name], accumulator.held(name)
-            made = {m.name: m.of(held, layer, samples) for m in self._fed_by(make)}
-            self._made[key] = {
-                statistic: _checked(STATISTICS[statistic], value, layer)
-                for statistic, value in made.items()
-            }
-        return self._made[key]
+            self._made[key] = {m.name: _measured(m, held, layer, samples) for m in alike}
+        return self._made[key] | {m.name: _measured(m, held, layer, samples) for m in own}
+
+
+def _measured(measurer: Measurer, held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+    return _checked(STATISTICS[measurer.name], measurer.of(held, layer, samples), layer)
 
 
 def _checked(statistic: Statistic, value: Tensor, layer: LinearLayer) -> Tensor:

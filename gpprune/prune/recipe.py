@@ -11,10 +11,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, Formula, parse, published, unit_of
+from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
+from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
-from gpprune.prune.measure.names import STATISTICS
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.table import UPDATES
 
@@ -93,7 +93,7 @@ class Recipe(BaseModel):
     @cached_property
     def formula(self) -> Formula:
         """The metric as a formula."""
-        return published[self.metric] if self.metric in published else parse(self.metric, METRIC)
+        return read_metric(self.metric)
 
     @cached_property
     def allocator(self) -> Formula | None:

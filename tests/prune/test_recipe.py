@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpprune.errors import UsageError
-from gpprune.primitives import parse, published
-from gpprune.prune import Recipe
+from gpprune.primitives import Formula, parse, published
+from gpprune.prune import UPDATES, Recipe, Update
+from gpprune.prune import recipe as recipe_module
 
 METRICS = [*published, "mul(abs(W), sqrt(X))", "abs(W)"]
 
@@ -44,6 +46,41 @@ def test_a_pattern_implies_its_sparsity() -> None:
 def test_a_recipe_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe(sparsity=0.5).sparsity = 0.6  # type: ignore[misc]
+
+
+def test_a_recipe_says_what_it_reads() -> None:
+    assert Recipe(metric="abs(W)", sparsity=0.5).reads == frozenset()
+    assert Recipe(metric="gblm", sparsity=0.5).reads == {"X", "G"}
+    assert Recipe(metric="sparsegpt", sparsity=0.5, allocation="snip").reads == {"D", "G"}
+    assert Recipe(metric="wanda", sparsity=0.5, allocation="besa").reads == {"X"}
+    allocation = "spread(l2(mul(W, Y)), 0.2)"
+    assert Recipe(metric="magnitude", sparsity=0.5, allocation=allocation).reads == {"Y"}
+    update = Update("none of it", "", lambda weight, mask, statistics: weight, frozenset({"D"}))
+    with UPDATES.including(update):
+        assert Recipe(metric="wanda", sparsity=0.5, update="none of it").reads == {"X", "D"}
+
+
+def test_a_formula_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(name: str) -> None:
+        before: Callable[[str], Formula] = getattr(recipe_module, name)
+        monkeypatch.setattr(recipe_module, name, lambda text: (read.append(text), before(text))[1])
+
+    counted("read_metric")
+    counted("read_allocation")
+    recipe = Recipe(metric="mul(abs(W), X)", sparsity=0.5, allocation="spread(depth, 0.2)")
+    _ = recipe.formula, recipe.allocator, recipe.reads, recipe.formula
+    assert read == ["mul(abs(W), X)", "spread(depth, 0.2)"]
+
+
+def test_a_copy_with_other_values_is_checked_and_reads_them() -> None:
+    recipe = Recipe(metric="wanda", sparsity=0.5)
+    _ = recipe.formula
+    other = recipe.model_copy(update={"metric": "gblm", "sparsity": 0.6})
+    assert other == Recipe(metric="gblm", sparsity=0.6) and other.reads == {"X", "G"}
+    with pytest.raises(UsageError, match="wandaa"):
+        recipe.model_copy(update={"metric": "wandaa"})
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -36,7 +36,7 @@ class Accumulator(Protocol):
     def held(self, name: str) -> Tensor:
         """What was gathered of a layer, ready to be read.
 
-        Calibration asks once for each key, so that it may be let go.
+        Calibration asks at most once for each layer, so that it may be let go.
         """
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.primitives import axes_of
+from gpprune.primitives import STATISTICS, Sign, Statistic, axes_of
 from gpprune.prune.measure.accumulator import Accumulator, MakeAccumulator
-from gpprune.prune.measure.names import STATISTICS
 from gpprune.prune.measure.table import MEASURERS, Measurer
 from gpprune.prune.model.structure import LinearLayer
 
@@ -101,40 +100,50 @@ class Measuring:
         }
 
     def _made_of(self, make: MakeAccumulator, name: str, samples: int) -> dict[str, Tensor]:
-        """A layer's statistics of what one accumulator holds, made once for layers alike."""
-        accumulator = self._accumulators[make]
+        """A layer's statistics of what one accumulator holds."""
+        accumulator, fed = self._accumulators[make], self._fed_by(make)
         key = (make, accumulator.key(name))
+        alike = [measurer for measurer in fed if not measurer.of_weight]
+        own = [measurer for measurer in fed if measurer.of_weight]
+        if key in self._made and not own:
+            return self._made[key]
+        held, layer = accumulator.held(name), self._layers[name]
         if key not in self._made:
-            layer, held = self._layers[name], accumulator.held(name)
-            made = {m.name: m.of(held, layer, samples) for m in self._fed_by(make)}
-            self._made[key] = {
-                statistic: _checked(statistic, value, layer) for statistic, value in made.items()
-            }
-        return self._made[key]
+            self._made[key] = {m.name: _measured(m, held, layer, samples) for m in alike}
+        return self._made[key] | {m.name: _measured(m, held, layer, samples) for m in own}
 
 
-def _checked(name: str, value: Tensor, layer: LinearLayer) -> Tensor:
-    """A statistic of a layer in float32, of the shape of its type and made of numbers.
+def _measured(measurer: Measurer, held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+    return _checked(STATISTICS[measurer.name], measurer.of(held, layer, samples), layer)
+
+
+def _checked(statistic: Statistic, value: Tensor, layer: LinearLayer) -> Tensor:
+    """A statistic of a layer in float32, as its entry of `STATISTICS` says it is.
 
     Raises:
-        UsageError: another shape than the type says: the measurer is wrong.
-        GppruneError: NaN or infinity: the model or the text is.
+        UsageError: it has another shape or sign than the entry says: the measurer is wrong.
+        GppruneError: it holds NaN or infinity: the model or the text is.
     """
     value = value.to(layer.weight.device, torch.float32)
-    type_ = STATISTICS[name].type
-    if type_ is not None:
+    if statistic.type is not None:
         sizes = {"out": layer.out_features, "in": layer.in_features}
-        wanted = [size for axis, size in sizes.items() if axis in axes_of(type_)]
+        wanted = [size for axis, size in sizes.items() if axis in axes_of(statistic.type)]
         if list(value.shape) != wanted:
             raise UsageError(
-                f"the measurer of {name!r} gives {layer.name!r} a tensor of shape "
-                f"{list(value.shape)}: {type_.__name__} of that layer have {wanted}"
+                f"the measurer of {statistic.name!r} gives {layer.name!r} a tensor of shape "
+                f"{list(value.shape)}: {statistic.type.__name__} of that layer have {wanted}"
             )
-    if value.numel() and not all(torch.isfinite(extreme) for extreme in torch.aminmax(value)):
+    least, most = torch.aminmax(value)
+    if not (torch.isfinite(least) and torch.isfinite(most)):
         raise GppruneError(
-            f"the statistic {name} of {layer.name!r} holds NaN or infinity, so nothing can be "
-            "scored by it: the model is damaged, or its numbers overflow on this text; load it in "
-            "float32, or calibrate on other text"
+            f"the statistic {statistic.name} of {layer.name!r} holds NaN or infinity, so nothing "
+            "can be scored by it: the model is damaged, or its numbers overflow on this text; "
+            "load it in float32, or calibrate on other text"
+        )
+    if statistic.sign is not Sign.ANY and least < 0:
+        raise UsageError(
+            f"the measurer of {statistic.name!r} gives {layer.name!r} a value of {least:g}, and "
+            f"the statistic is declared {statistic.sign.name}: correct one of the two"
         )
     return value
 

@@ -33,6 +33,8 @@ class Measurer:
             sequences to the statistic; by default it is what was gathered.
         anew: whether pruning block by block measures it again, on what the pruned blocks before
             a layer hand on; else it is the dense model's. Only one without a backward pass can be.
+        of_weight: whether `of` reads the layer's weight too. Then each layer has its own, where
+            else layers of which the same was gathered (query, key and value) share it.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Measurer:
     costs: str
     of: Callable[[Tensor, LinearLayer, int], Tensor] = _as_gathered
     anew: bool = True
+    of_weight: bool = False
 
     def __post_init__(self) -> None:
         if self.anew and getattr(self.accumulator, "backward", False):

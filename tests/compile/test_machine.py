@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def forget() -> None:
-    native.functions.cache_clear()
+    native.forget()
 
 
 def scores(text: str, backend: str, terminals: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -25,17 +25,16 @@ class Generated(Sweeping):
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
-        self.compiled: dict[Types, Functions | None] = {}
+        self.compiled: dict[Types, Functions] = {}
         self.operands = [operands_of(program, sweep) for sweep in self.sweeps]
 
     def work(self, at: int, given: Pass) -> Work | None:
         """The sweep's function, on these tensors; None where it cannot be compiled."""
         types = tuple(matrix.dtype for matrix in given.matrices.values())
-        if types not in self.compiled:
-            self.compiled[types] = self._compile(types)
-        functions = self.compiled[types]
+        functions = self.compiled.get(types) or self._compile(types)
         if functions is None:
             return None
+        self.compiled[types] = functions
         function, operands = functions[at], self.operands[at]
 
         def run(part: Mapping[int, Tensor], first: int, last: int) -> None:

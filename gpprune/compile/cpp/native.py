@@ -130,5 +130,5 @@ def _built(program: str, source: str, name: str) -> ctypes.CDLL:
     except (OSError, Unbuilt) as error:
         if isinstance(error, Unbuilt):
             _builds.failed(name)
-        store.say("build", f"gpprune runs without C++ of its own, which is slower: {error}")
+        store.say("build", f"gpprune is slower without C++ that could not be built: {error}")
         raise Unbuilt(str(error)) from error

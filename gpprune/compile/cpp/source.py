@@ -150,6 +150,12 @@ ALONE void stream(float* r, const float* x, int64 n) {
 }  // namespace
 """
 
+# What is added up in C++, and over which axis; other reductions of a matrix are torch's.
+REDUCTIONS = (
+    *(f"{kind} {axis}" for kind in ("sum", "norm", "min", "max") for axis in ("in", "out", "all")),
+    "moments all",
+)
+
 # What a reduction over output neurons does with each element; one over a whole row or matrix calls
 # the function of its name on a chunk.
 EACH = {

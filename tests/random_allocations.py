@@ -62,7 +62,7 @@ class _Grower:
         fitting = [
             name for name in self.names if issubclass(self.language.primitives[name].result, wanted)
         ]
-        leaves = [t for t in self.terminals if issubclass(self.language.terminals[t], wanted)]
+        leaves = [t for t in self.terminals if issubclass(self.language.terminals[t].type, wanted)]
         constant = issubclass(self.language.constant(1.0).ret, wanted)
         if fitting and depth > 0 and self.rng.random() < 0.9:
             return self._branch(self.rng.choice(fitting), depth)

@@ -41,7 +41,7 @@ def _grow(rng: random.Random, names: list[str], wanted: type, depth: int) -> lis
         node = METRIC.nodes[rng.choice(fitting)]
         below = [_grow(rng, names, type_, depth - 1) for type_ in node.args]
         return [node, *(inner for branch in below for inner in branch)]
-    terminals = [METRIC.nodes[n] for n, t in METRIC.terminals.items() if issubclass(t, wanted)]
+    terminals = [METRIC.nodes[n] for n, t in METRIC.terminals.items() if issubclass(t.type, wanted)]
     if not terminals or rng.random() < 0.2:
         return [METRIC.constant(round(rng.choice([-1, 1]) * 10 ** rng.uniform(-2, 1), 2))]
     return [rng.choice(terminals)]

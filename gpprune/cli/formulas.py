@@ -22,7 +22,6 @@ from gpprune.primitives import (
     ALLOCATIONS,
     LANGUAGES,
     METRIC,
-    UNIT_TERMINALS,
     Formula,
     Language,
     allocation,
@@ -151,8 +150,9 @@ def primitives(
     """List what formulas are made of."""
     chosen = _language(language)
     rows = [
-        {"name": name, "arguments": [], "result": type_.__name__, "about": UNIT_TERMINALS[name][1]}
-        for name, type_ in chosen.terminals.items()
+        {"name": name, "arguments": [], "result": t.type.__name__, "about": t.about}
+        for name, t in chosen.terminals.items()
+        if t.type is not None
     ]
     rows += [
         {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from gpprune.compile.backends import whole
 from gpprune.compile.program import Apply, Instruction, Reduce, lower
-from gpprune.primitives import Formula
+from gpprune.primitives import PRIMITIVES, STATISTICS, Elements, Formula, ProbeLayer, Sign
+from gpprune.primitives.weights.probe import draw_layer
 
 _ROUNDING = 1e-12  # relative; what algebra makes of float64 differs by less
 # What a sum, a difference or a normalisation leaves of its terms, relative, where it may be nothing
@@ -34,7 +36,7 @@ def behaviour(formula: Formula, group: str) -> str | None:
         group: "row" or "layer".
     """
     digest = hashlib.sha256()
-    for terminals in _probe():
+    for terminals in _probe(STATISTICS.revision):
         scores = steady_scores(formula, terminals)
         if scores is None:
             return None
@@ -72,7 +74,7 @@ def _cancels(
         case Apply(name="add" | "sub"):
             least = _LEFT_OF_TWO
             size = given[0].abs() + given[1].abs()
-        case Apply(name="minmax" | "zscore" | "pz_zsn"):  # of x, its least or its mean, a range
+        case Apply(name=name) if PRIMITIVES[name].scale_free:  # of x, its least or mean, a range
             least = _LEFT_OF_NORMALISED
             size = given[0].abs() + given[1].abs()
             left = given[0] - given[1]
@@ -90,78 +92,84 @@ def _order(scores: Tensor) -> bytes:
     return ranks.to(torch.int32).numpy().tobytes()
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """A layer of the probe: its size, scales, and what is done to it when it is drawn."""
+
+    rows: int
+    columns: int
+    uneven: float = 0.0
+    scales: Mapping[str, float] = field(default_factory=dict)
+    holed: bool = False
+    quantised: bool = False
+
+
+# Some differ by far more between rows and columns than real layers do. Where two formulas differ,
+# some part of the probe is to show it: in one row gradients outweigh weights, in another not; the
+# sum of all weights has either sign. Some are of quantised weights, which are equal to others and 0
+# often; in these some have no gradient, a feature is dead and a neuron silent: there protected
+# operators differ. Others are as even as layers are.
+_SHAPES = (
+    _Shape(64, 128, 2.0),
+    _Shape(128, 24, 2.0, quantised=True),
+    _Shape(64, 80),
+    _Shape(48, 96, scales={"size": 0.02, "gradient": 1e-3, "output": 4.0}),
+    _Shape(320, 24, 1.0, holed=True),
+    _Shape(24, 320, 1.0, holed=True),
+    *(_Shape(24, 16, 1.0) for _ in range(6)),
+    *(_Shape(12, 20, quantised=True) for _ in range(4)),
+)
+
+
 @lru_cache(maxsize=1)
-def _probe() -> tuple[dict[str, Tensor], ...]:
-    """Layers of which some differ by far more between rows and columns than real ones do.
-
-    Where two formulas differ, some part of the probe is to show it: in one row gradients outweigh
-    weights, in another not; the sum of all weights has either sign. Some are of quantised weights,
-    which are equal to others and 0 often; in these some have no gradient, a feature is dead and a
-    neuron silent: there protected operators differ. Others are as even as layers are.
-    """
+def _layers() -> tuple[ProbeLayer, ...]:
+    """The layers, drawn one after another; no statistic can change them."""
     generator = torch.Generator().manual_seed(0)
-    return (
-        _layer(generator, 64, 128, uneven=2.0),
-        _quantised(_layer(generator, 128, 24, uneven=2.0)),
-        _layer(generator, 64, 80),
-        _layer(generator, 48, 96, size=0.02, gradient=1e-3, output=4.0),
-        _holed(_layer(generator, 320, 24, uneven=1.0)),
-        _holed(_layer(generator, 24, 320, uneven=1.0)),
-        *(_layer(generator, 24, 16, uneven=1.0) for _ in range(6)),
-        *(_quantised(_layer(generator, 12, 20)) for _ in range(4)),
+    return tuple(_drawn(generator, place, shape) for place, shape in enumerate(_SHAPES))
+
+
+def _drawn(generator: torch.Generator, place: int, shape: _Shape) -> ProbeLayer:
+    layer = draw_layer(
+        generator, place, shape.rows, shape.columns, uneven=shape.uneven, **shape.scales
     )
+    if shape.holed:
+        return replace(layer, weight=_holed(layer.weight))
+    return replace(layer, weight=_stepped(layer.weight)) if shape.quantised else layer
 
 
-def _layer(
-    generator: torch.Generator,
-    rows: int,
-    columns: int,
-    *,
-    uneven: float = 0.0,
-    size: float = 0.2,
-    gradient: float = 6e-5,
-    output: float = 20.0,
-) -> dict[str, Tensor]:
-    """Terminals, float64, in scales of about those of SmolLM2-135M; `uneven` logarithmic."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    def lognormal(spread: float, *shape: int) -> Tensor:
-        rare, far = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
-        outliers = torch.where(rare < 0.04, (4 * far).exp(), 1.0)
-        return normal(*shape).mul(spread).exp() * outliers
-
-    weight = size * normal(rows, columns) * lognormal(uneven / 2, rows, 1)
-    gradients = gradient * lognormal(1.0, rows, columns) * lognormal(2 * uneven, rows, 1)
-    return {
-        "W": weight * lognormal(uneven / 2, 1, columns),
-        "X": 2.5 * lognormal(0.5 + uneven / 2, columns),
-        "Y": output * lognormal(0.5 + uneven, rows),
-        "G": gradients * lognormal(0.3 + 2 * uneven, 1, columns),
-        "D": lognormal(0.5 + uneven / 2, columns),
-    }
+@lru_cache(maxsize=1)
+def _probe(revision: int) -> tuple[dict[str, Tensor], ...]:
+    """The terminals of each layer, float64, of the statistics as they are."""
+    return tuple(map(_terminals, _layers(), _SHAPES))
 
 
-def _holed(layer: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with a weight of 0 here and there: among hundreds it moves a mean of logarithms."""
-    weight = layer["W"]
-    holes = torch.arange(weight.numel()).view(weight.shape) % 601 == 0
-    return {**layer, "W": weight.masked_fill(holes, 0.0)}
+def _terminals(layer: ProbeLayer, shape: _Shape) -> dict[str, Tensor]:
+    found = {"W": layer.weight}
+    for name, statistic in STATISTICS.items():
+        if statistic.type is None:  # which no formula reads
+            continue
+        value = statistic.on_probe(layer)
+        zeros = shape.quantised and statistic.sign is not Sign.POSITIVE
+        found[name] = _with_zeros(value, statistic.type is Elements) if zeros else value
+    return found
 
 
-def _quantised(layer: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with weights in few steps, some of them 1, and zeros among all that is measured."""
+def _with_zeros(value: Tensor, elements: bool) -> Tensor:
+    """Its smallest value as 0, or of a value a weight the smallest in 100 three."""
+    size = value.abs()
+    least = size.flatten().quantile(0.03) if elements else size.amin()
+    return value.where(size > least, torch.zeros((), dtype=torch.float64))
+
+
+def _holed(weight: Tensor) -> Tensor:
+    """The same with a 0 here and there: among hundreds it moves a mean of logarithms."""
+    return weight.masked_fill(torch.arange(weight.numel()).view(weight.shape) % 601 == 0, 0.0)
+
+
+def _stepped(weight: Tensor) -> Tensor:
+    """The same in few steps, some of them 1."""
     # a power of 2, so that sums of weights are exact and none is taken for what rounding left
-    steps = (layer["W"].abs().amax() / 64).log2().round().exp2()
-    weight = (layer["W"] / steps).round() * steps
-    weight[::5, ::7] = torch.sign(weight[::5, ::7])  # where a logarithm is 0
-    smallest = layer["G"].flatten().quantile(0.03)
-    zero = torch.zeros((), dtype=torch.float64)
-    return {
-        **layer,
-        "W": weight,
-        "X": layer["X"].where(layer["X"] > layer["X"].amin(), zero),
-        "Y": layer["Y"].where(layer["Y"] > layer["Y"].amin(), zero),
-        "G": layer["G"].where(layer["G"] > smallest, zero),
-    }
+    steps = (weight.abs().amax() / 64).log2().round().exp2()
+    stepped = (weight / steps).round() * steps
+    stepped[::5, ::7] = torch.sign(stepped[::5, ::7])  # where a logarithm is 0
+    return stepped

@@ -15,7 +15,7 @@ from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.compile.cpp.machine import built, machine
 from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, TERMINALS, Formula, axes_of
+from gpprune.primitives import METRIC, Formula, axes_of, terminal_types
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
@@ -91,8 +91,9 @@ class Kernel:
                 f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
                 f"{shape}, each in a place of its own"
             )
+        types = terminal_types()
         for name in self.terminals:
-            axes = axes_of(TERMINALS[name][0])
+            axes = axes_of(types[name])
             wanted = shape if axes == MATRIX else shape[:1] if axes == {"out"} else shape[1:]
             if tuple(terminals[name].shape) != wanted:
                 raise UsageError(

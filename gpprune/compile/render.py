@@ -39,7 +39,9 @@ def closed_form(formula: Formula) -> sympy.Expr:
 
     def visit(node: Any, arguments: list[sympy.Expr]) -> sympy.Expr:
         if not node.arity:
-            return _number(node.value) if isinstance(node.value, float) else sym.symbol(node.value)
+            if isinstance(node.value, float):
+                return _number(node.value)
+            return formula.language.terminals[node.value].symbol
         entry = formula.language.primitives[node.name]
         known = folded_number(entry, arguments)
         if known is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy
@@ -24,9 +24,8 @@ from gpprune.primitives.nodes import (
     word,
 )
 from gpprune.primitives.parser import read
-from gpprune.primitives.units.table import UnitPrimitive
-from gpprune.primitives.weights import symbolic
-from gpprune.primitives.weights.table import Primitive
+from gpprune.primitives.units.primitive import UnitPrimitive
+from gpprune.primitives.weights.primitive import Primitive
 
 
 class Formula:
@@ -39,6 +38,7 @@ class Formula:
     def __init__(self, tree: Sequence[Node], language: Language = METRIC) -> None:
         self.language = language
         self._nodes = tuple(tree)
+        self._forms: dict[str | None, Formula] = {}
         if len(self._nodes) > MAX_NODES:
             raise FormulaError(
                 f"a formula of {len(self._nodes):,} nodes is too large: at most {MAX_NODES:,}"
@@ -109,8 +109,13 @@ class Formula:
                 the comparison group, which is all that a mask depends on.
 
         A formula whose form would be too large, or would not mean the same (Pruner-Zero's norms
-        depend on the shape of their arguments), is its own form.
+        depend on the shape of their arguments), is its own form. It is made once.
         """
+        if group not in self._forms:
+            self._forms[group] = self._canonical(group)
+        return self._forms[group]
+
+    def _canonical(self, group: str | None) -> Formula:
         try:
             return parse(canonical_text(self._nodes, group), self.language)
         except (IrreducibleError, FormulaError):  # FormulaError: larger than a formula may be
@@ -121,7 +126,7 @@ class Formula:
             case "constant":
                 return sympy.Rational(number_text(node.value))
             case "terminal":
-                return symbolic.symbol(node.value)
+                return self.language.terminals[node.value].symbol
         entry = self.language.primitives[node.name]
         known = folded_number(entry, arguments)
         return entry.symbolic(*arguments) if known is None else known
@@ -176,7 +181,7 @@ def _text(node: Any, arguments: list[str]) -> str:
 
 
 def parse(text: str, language: Language = METRIC) -> Formula:
-    """Read formula text.
+    """Read formula text. The formula of a text that was read lately is handed out again.
 
     Args:
         text: for example `mul(abs(W), X)`.
@@ -186,4 +191,9 @@ def parse(text: str, language: Language = METRIC) -> Formula:
         FormulaError: unknown name, wrong number or type of arguments, unbalanced or empty text,
             a constant out of range, a formula too long, too deep or too large.
     """
+    return _parsed(text, language, language.revision)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str, language: Language, revision: object) -> Formula:
     return Formula(read(text, language), language)

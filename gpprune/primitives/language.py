@@ -5,16 +5,26 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 from deap import gp
 
 from gpprune.primitives.nodes import FormulaError, Node, quantise, word
 from gpprune.primitives.types import Constant, Elements, Joint, Profile, ValueType
-from gpprune.primitives.units.table import JOINT as JOINT_PRIMITIVE
-from gpprune.primitives.units.table import UNIT_PRIMITIVES, UNIT_TERMINALS, UnitPrimitive
-from gpprune.primitives.weights.table import PRIMITIVES, TERMINALS, UNSEARCHED, Primitive
+from gpprune.primitives.units.primitive import UnitPrimitive
+from gpprune.primitives.units.table import PAIRINGS, UNIT_PRIMITIVES
+from gpprune.primitives.units.terminals import LEAVES, in_formulas
+from gpprune.primitives.vocabulary import Joined, revision_of
+from gpprune.primitives.weights.primitive import Primitive
+from gpprune.primitives.weights.statistics import STATISTICS, Statistic
+from gpprune.primitives.weights.table import PRIMITIVES
+from gpprune.primitives.weights.terminals import TERMINALS, Terminal
+from gpprune.tables import Table
+
+Leaf: TypeAlias = Terminal | Statistic
+Operator: TypeAlias = Primitive | UnitPrimitive
 
 
 def draw_constant() -> float:
@@ -32,31 +42,26 @@ def _any(nodes: Sequence[Node]) -> None:
     """No rule beyond the types."""
 
 
-@dataclass(frozen=True, eq=False)
-class Language:
-    """The primitives, terminals and root type of one kind of formula.
+class _Derived:
+    """What the parser and DEAP make of a language's tables as they are at one time."""
 
-    `pset` is the DEAP set that a search generates from; a formula's text may also use the
-    primitives and terminals that are not searched (Pruner-Zero's own operators, SparseGPT's
-    `D`). A word may name several primitives, of which the type that its place takes says which
-    is meant. `check` raises a FormulaError for a tree that breaks a rule that types cannot say.
-    """
-
-    name: str
-    root: ValueType
-    terminals: Mapping[str, ValueType]
-    primitives: Mapping[str, Primitive | UnitPrimitive]
-    draw: Callable[[], float] = draw_constant
-    check: Callable[[Sequence[Node]], None] = _any
+    def __init__(self, language: Language) -> None:
+        self.revision = language.revision
+        self.language = language
+        self.terminals = {
+            name: (leaf.type, leaf.searched)
+            for name, leaf in language.terminals.items()
+            if leaf.type is not None
+        }
+        self.primitives = dict(language.primitives)
 
     @cached_property
     def pset(self) -> gp.PrimitiveSetTyped:
-        """DEAP's primitive set; its one ephemeral constant is called `constant`."""
-        pset = gp.PrimitiveSetTyped(self.name, [], self.root)
-        for name, type_ in self.terminals.items():
-            if name not in UNSEARCHED:
+        pset = gp.PrimitiveSetTyped(self.language.name, [], self.language.root)
+        for name, (type_, searched) in self.terminals.items():
+            if searched:
                 pset.addTerminal(None, type_, name=name)
-        pset.addEphemeralConstant("constant", self.draw, Constant)
+        pset.addEphemeralConstant("constant", self.language.draw, Constant)
         for entry in self.primitives.values():
             if entry.searched:
                 pset.addPrimitive(entry.lowering, list(entry.arguments), entry.result, entry.name)
@@ -66,11 +71,10 @@ class Language:
         return pset
 
     @cached_property
-    def nodes(self) -> Mapping[str, Node]:
-        """Name -> DEAP node, for every terminal and primitive (searched or not)."""
+    def nodes(self) -> dict[str, Node]:
         nodes: dict[str, Node] = {
             name: self.pset.mapping.get(name) or gp.Terminal(name, True, type_)
-            for name, type_ in self.terminals.items()
+            for name, (type_, _) in self.terminals.items()
         }
         for name, entry in self.primitives.items():
             known = self.pset.mapping.get(name)
@@ -78,12 +82,66 @@ class Language:
         return nodes
 
     @cached_property
-    def words(self) -> Mapping[str, Sequence[Node]]:
-        """Word of formula text -> the nodes that it may mean, the widest type first."""
+    def words(self) -> dict[str, list[Node]]:
         words: defaultdict[str, list[Node]] = defaultdict(list)
         for name, node in self.nodes.items():
             words[word(name)].append(node)
         return dict(words)
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """The primitives, terminals and root type of one kind of formula.
+
+    All else follows from the tables, as they are when it is asked for: what was added a moment
+    ago can be parsed, printed and drawn.
+
+    Attributes:
+        name: what it is called.
+        root: the type of its formulas.
+        terminals: `Terminal`s and `Statistic`s by name.
+        primitives: `Primitive`s and `UnitPrimitive`s by name. A word of formula text may name
+            several, of which the type that its place takes says which is meant.
+        draw: a constant for a random tree, of the global `random`.
+        check: raises a FormulaError for a tree that breaks a rule that types cannot say.
+    """
+
+    name: str
+    root: ValueType
+    terminals: Mapping[str, Leaf]
+    primitives: Mapping[str, Operator]
+    draw: Callable[[], float] = draw_constant
+    check: Callable[[Sequence[Node]], None] = _any
+    _cache: list[_Derived] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def revision(self) -> tuple[object, ...]:
+        """Equal as long as none of its tables has changed; what is derived is good for one."""
+        return revision_of(self.terminals), revision_of(self.primitives)
+
+    @property
+    def pset(self) -> gp.PrimitiveSetTyped:
+        """DEAP's set, which a search generates from; its ephemeral constant is `constant`.
+
+        Formula text may use more: what is not searched has no place in it.
+        """
+        return self._derived.pset
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Name -> DEAP node, for every terminal and primitive (searched or not)."""
+        return self._derived.nodes
+
+    @property
+    def words(self) -> Mapping[str, Sequence[Node]]:
+        """Word of formula text -> the nodes that it may mean, the widest type first."""
+        return self._derived.words
+
+    @property
+    def _derived(self) -> _Derived:
+        if not self._cache or self._cache[0].revision != self.revision:
+            self._cache[:] = [_Derived(self)]
+        return self._cache[0]
 
     def node(self, text: str, wanted: ValueType) -> Node | None:
         """The node that a word means where a type is wanted; if none fits, one that does not."""
@@ -110,24 +168,24 @@ def _metric_without_scores(nodes: Sequence[Node]) -> None:
             return
 
 
-METRIC = Language(
-    "metric", Elements, {name: type_ for name, (type_, _) in TERMINALS.items()}, PRIMITIVES
+METRIC = Language("metric", Elements, Joined(TERMINALS, STATISTICS, keep=in_formulas), PRIMITIVES)
+
+ALLOCATION = Language(
+    "allocation", Profile, LEAVES, Joined(PRIMITIVES, UNIT_PRIMITIVES), draw_amplitude
 )
-
-_UNIT_TYPES = {name: type_ for name, (type_, _) in UNIT_TERMINALS.items()}
-_ALL: dict[str, Primitive | UnitPrimitive] = {**PRIMITIVES, **UNIT_PRIMITIVES}
-
-ALLOCATION = Language("allocation", Profile, _UNIT_TYPES, _ALL, draw_amplitude)
 
 JOINT = Language(
     "joint",
     Joint,
-    _UNIT_TYPES,
-    {**_ALL, JOINT_PRIMITIVE.name: JOINT_PRIMITIVE},
+    LEAVES,
+    Joined(PRIMITIVES, UNIT_PRIMITIVES, PAIRINGS),
     draw_amplitude,
     _metric_without_scores,
 )
 
-LANGUAGES: dict[str, Language] = {
-    language.name: language for language in (METRIC, ALLOCATION, JOINT)
-}
+LANGUAGES: Table[Language] = Table("language", (METRIC, ALLOCATION, JOINT))
+
+
+def terminal_types() -> dict[str, ValueType]:
+    """The types of what a metric may read, by name: `W`, and the statistics that have a type."""
+    return {name: leaf.type for name, leaf in METRIC.terminals.items() if leaf.type is not None}

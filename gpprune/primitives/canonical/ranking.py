@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from gpprune.primitives.canonical.algebra import (
-    Monomial,
-    Power,
-    Sign,
-    Sum,
-    absolute,
-    add,
-    from_monomial,
-    monomial_axes,
-    scale,
-    single,
-)
+from gpprune.primitives.canonical.algebra import absolute, add, from_monomial, scale, single
+from gpprune.primitives.canonical.atoms import Monomial, Power, Sum, monomial_axes
 from gpprune.primitives.nodes import quantise
+from gpprune.primitives.types import Sign
+from gpprune.primitives.weights.lowering import Reduction
 from gpprune.primitives.weights.table import PRIMITIVES
 
 
@@ -41,7 +33,8 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
         if factor.atom.axes <= fixed and not factor.odd:
             continue
         # its divisor is one positive number for the layer
-        if factor.atom.op == "pz_div" and not factor.atom.sealed:
+        entry = PRIMITIVES.get(factor.atom.op)
+        if entry is not None and entry.over_norm and not factor.atom.sealed:
             factors.extend(_raised(factor))
             continue
         factors.append(factor)
@@ -54,7 +47,7 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
 
 
 def _raised(factor: Power) -> list[Power]:
-    """The dividend of a `pz_div` in place of it; a `pz_div`'s dividend is one monomial."""
+    """The dividend in place of what is over a norm; it is one monomial."""
     _, monomial = single(factor.atom.args[0])
     return [Power(p.atom, p.exponent * factor.exponent, p.odd and factor.odd) for p in monomial]
 
@@ -104,13 +97,12 @@ def _opened(factor: Power, fixed: frozenset[str]) -> Sum | None:
     x, *rest = atom.args
     y = rest[0] if rest else x
     signed = factor.odd or atom.sign is not Sign.ANY
+    lowering = PRIMITIVES[atom.op].lowering
+    if lowering.apply is None and x.axes <= atom.axes:  # of what does not vary along the axis
+        return _repeated(lowering.reductions[0], x, signed)
     match atom.op:
         case "pow" if (y.number or 0) > 0:
             return absolute(x)
-        case "rownorm" | "colnorm" if x.axes <= atom.axes:  # of what does not vary along the axis
-            return absolute(x)
-        case "rowsum" | "colsum" if x.axes <= atom.axes and signed:
-            return x
         case "mul" | "div" if y.axes <= fixed and y.sign is not Sign.ANY and signed:
             return x
         case "mul" if x.axes <= fixed and x.sign is not Sign.ANY and signed:
@@ -122,3 +114,10 @@ def _opened(factor: Power, fixed: frozenset[str]) -> Sum | None:
         case "sub" if x.axes <= fixed and signed:
             return scale(y, -1)
     return None
+
+
+def _repeated(reduction: Reduction, x: Sum, signed: bool) -> Sum | None:
+    """What the reduction of one value, so and so often, orders by."""
+    if reduction.kind == "norm":
+        return absolute(x)
+    return x if reduction.kind == "sum" and signed else None

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
 
 from gpprune.primitives.canonical.algebra import (
-    Atom,
-    Monomial,
-    Sign,
-    Sum,
     absolute,
     add,
-    chained,
     constant,
     from_atom,
     from_monomial,
@@ -26,24 +22,41 @@ from gpprune.primitives.canonical.algebra import (
     scale,
     single,
 )
-from gpprune.primitives.types import axes_of
+from gpprune.primitives.canonical.atoms import Atom, Monomial, Sum, chained
+from gpprune.primitives.types import Sign, axes_of
+from gpprune.primitives.units.terminals import LEAVES
 from gpprune.primitives.weights.lowering import TINY
+from gpprune.primitives.weights.primitive import Primitive
 from gpprune.primitives.weights.reach import LOG_LARGEST, LOG_TINY, mul, of_number
-from gpprune.primitives.weights.table import PRIMITIVES, Primitive
+from gpprune.primitives.weights.table import PRIMITIVES
 
 
 def normal(node: Any, arguments: list[Sum]) -> Sum:
     """The form of a terminal, a constant or a primitive of metrics on forms."""
     if node.arity:
-        rule = RULES.get(node.name)
         entry = PRIMITIVES[node.name]
-        value = rule(*arguments) if rule else call(entry, arguments)
+        value = applied(entry, arguments)
         exact = value.number is not None or _stays(entry, arguments)
         return value if exact and value.in_range else _sealed(entry, arguments, value)
     if isinstance(node.value, float):
         return constant(node.value)
-    sign = Sign.ANY if node.value in ("W", "S") else Sign.NONNEGATIVE
-    return from_atom(Atom(node.value, axes_of(node.ret), sign))
+    leaf = LEAVES[node.value]
+    # a measurement that is positive on every model may be given as 0, and `div(D, D)` is 0 there
+    sign = min(leaf.sign, Sign.NONNEGATIVE)
+    return from_atom(Atom(node.value, axes_of(node.ret), sign, size=leaf.reach))
+
+
+def applied(entry: Primitive, arguments: list[Sum]) -> Sum:
+    """A primitive on forms, as if float32 had no ends."""
+    if entry.name in RULES:
+        return RULES[entry.name](*arguments)
+    if entry.semilattice:
+        return _extremum(entry, *arguments)
+    if entry.over_norm:
+        return _over_norm(entry, *arguments)
+    if entry.lowering.apply is None and (entry.linear or entry.homogeneous):
+        return _reduced(entry, *arguments)
+    return _called(entry, arguments)
 
 
 def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
@@ -65,11 +78,11 @@ def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
         value: what it would be if it did not saturate.
     """
     x, *rest = arguments
-    if (entry.even or entry.name == "pow") and absolute(x).in_range:
+    if entry.even and absolute(x).in_range:
         arguments = [absolute(x), *rest]
     flip = 1.0
-    if entry.name in ("mul", "div"):  # by no 0, which would not be sealed
-        signs = [1.0 if argument.ordered[0][1] > 0 else -1.0 for argument in arguments]
+    if entry.odd and entry.arity > 1:
+        signs = [-1.0 if argument.leads_below_0 else 1.0 for argument in arguments]
         arguments = [scale(a, sign) for a, sign in zip(arguments, signs, strict=True)]
         flip = math.prod(signs)
     if entry.commutative:
@@ -86,27 +99,28 @@ def _signed(atom: Atom, sign: Sign) -> Atom:
     return replace(atom, sign=known)
 
 
-def call(entry: Primitive, arguments: list[Sum]) -> Sum:
-    """A primitive without a rule of its own, by its declared facts."""
+def _called(entry: Primitive, arguments: list[Sum]) -> Sum:
+    """A primitive that no rule rewrites, by its declared facts."""
     if not entry.lowering.reductions:
         numbers = [argument.number for argument in arguments]
         if all(number is not None for number in numbers):
-            return _folded(entry, [float(number) for number in numbers if number is not None])
+            known = [float(number) for number in numbers if number is not None]
+            return constant(_folded(entry, known))
     x = arguments[0]
     if entry.even:
         x = absolute(x)
     if entry.scale_free:
         return _scale_free(entry, x)
-    if entry.odd and x.ordered and x.ordered[0][1] < 0:
+    if entry.odd and x.leads_below_0:
         return scale(_applied(entry, scale(x, -1)), -1)
     return _applied(entry, x, *arguments[1:])
 
 
-def _folded(entry: Primitive, numbers: list[float]) -> Sum:
+def _folded(entry: Primitive, numbers: list[float]) -> float:
     apply = entry.lowering.apply
     if apply is None:
         raise RuntimeError(f"{entry.name} has no reductions and nothing to apply")
-    return constant(float(apply(*(torch.tensor(n, dtype=torch.float64) for n in numbers))))
+    return float(apply(*(torch.tensor(n, dtype=torch.float64) for n in numbers)))
 
 
 def _applied(entry: Primitive, *arguments: Sum) -> Sum:
@@ -119,8 +133,8 @@ def _atom(entry: Primitive, arguments: Sequence[Sum]) -> Atom:
     read = [arguments[at] for at in lowering.reads if at < len(arguments)]
     axes = frozenset[str]().union(*(argument.axes for argument in read))
     if lowering.apply is None:
-        axes = arguments[0].axes - {lowering.reductions[0].axis}
-    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+        axes = arguments[0].axes - lowering.reductions[0].axes
+    sign = entry.sign
     if entry.odd and entry.increasing and not entry.scale_free:
         sign = arguments[0].sign
     atom = Atom(text, axes, Sign.ANY, entry.name, tuple(arguments))
@@ -156,10 +170,10 @@ def _log(x: Sum) -> Sum:
     x = absolute(x)
     inner = alone(single(x)[1]) if x.terms else None
     if inner is None or inner.op != "exp" or single(x)[0] != 1:
-        return call(PRIMITIVES["log"], [x])
+        return _called(PRIMITIVES["log"], [x])
     # beside values that saturate there are some so small that their exponential is 1
     saturates = inner.args[0].saturates
-    return call(PRIMITIVES["log"], [x]) if saturates else _clamped(inner.args[0])
+    return _called(PRIMITIVES["log"], [x]) if saturates else _clamped(inner.args[0])
 
 
 def _clamped(x: Sum) -> Sum:
@@ -168,7 +182,7 @@ def _clamped(x: Sum) -> Sum:
     if size.in_range and size.is_normal:
         return x
     low, high = constant(LOG_TINY), constant(LOG_LARGEST)
-    return _extremum("max")(_extremum("min")(x, high), low)
+    return _extremum(PRIMITIVES["max"], _extremum(PRIMITIVES["min"], x, high), low)
 
 
 def _exp(x: Sum) -> Sum:
@@ -177,58 +191,52 @@ def _exp(x: Sum) -> Sum:
         size = absolute(inner.args[0])  # as log does, which is bounded below
         least = constant(TINY)
         whole = size.sign is Sign.POSITIVE and size.reach.is_normal
-        return size if whole else _extremum("max")(size, least)
-    return call(PRIMITIVES["exp"], [x])
+        return size if whole else _extremum(PRIMITIVES["max"], size, least)
+    return _called(PRIMITIVES["exp"], [x])
 
 
-def _extremum(name: str) -> Callable[[Sum, Sum], Sum]:
-    def rule(x: Sum, y: Sum) -> Sum:
-        parts: dict[str, Sum] = {}
-        for value in (x, y):
-            atom = alone(single(value)[1]) if len(value.terms) == 1 else None
-            nested = atom is not None and atom.op == name and single(value)[0] == 1
-            for part in atom.args if atom is not None and nested else (value,):
-                parts[part.text] = part
-        numbers = [part.number for part in parts.values() if part.number is not None]
-        if len(numbers) > 1:
-            pick = max(numbers) if name == "max" else min(numbers)
-            parts = {text: part for text, part in parts.items() if part.number is None}
-            parts[constant(pick).text] = constant(pick)
-        ordered = [parts[text] for text in sorted(parts)]
-        if len(ordered) == 1:
-            return ordered[0]
-        text = chained(name, [part.text for part in ordered])
-        signs = [part.sign for part in ordered]
-        axes = frozenset[str]().union(*(part.axes for part in ordered))
-        sign = max(signs) if name == "max" else min(signs)
-        return from_atom(Atom(text, axes, sign, name, tuple(ordered)))
-
-    return rule
+def _extremum(entry: Primitive, *arguments: Sum) -> Sum:
+    """A maximum, or what else is commutative, associative and idempotent: each part once."""
+    parts: dict[str, Sum] = {}
+    for value in arguments:
+        atom = alone(single(value)[1]) if len(value.terms) == 1 else None
+        nested = atom is not None and atom.op == entry.name and single(value)[0] == 1
+        for part in atom.args if atom is not None and nested else (value,):
+            parts[part.text] = part
+    numbers = [part.number for part in parts.values() if part.number is not None]
+    if len(numbers) > 1:
+        pick = reduce(lambda x, y: _folded(entry, [x, y]), numbers)
+        parts = {text: part for text, part in parts.items() if part.number is None}
+        parts[constant(pick).text] = constant(pick)
+    ordered = [parts[text] for text in sorted(parts)]
+    if len(ordered) == 1:
+        return ordered[0]
+    text = chained(entry.name, [part.text for part in ordered])
+    signs = [part.sign for part in ordered]
+    axes = frozenset[str]().union(*(part.axes for part in ordered))
+    sign = entry.sign if entry.sign_of is None else entry.sign_of(signs)
+    return from_atom(Atom(text, axes, sign, entry.name, tuple(ordered)))
 
 
-def _reduced(name: str) -> Callable[[Sum], Sum]:
-    entry = PRIMITIVES[name]
+def _reduced(entry: Primitive, x: Sum) -> Sum:
+    """A sum, mean or norm: what does not vary along the reduced axis moves out of it."""
+    if not x.terms:
+        return Sum({})
     (reduction,) = entry.lowering.reductions
-    left = frozenset({"out"} if reduction.axis == "in" else {"in"})
-
-    def rule(x: Sum) -> Sum:
-        """What does not vary along the reduced axis moves out of the reduction."""
-        if not x.terms:
-            return Sum({})
-        coefficient, monomial = single(x)
-        fixed = from_monomial([p for p in monomial if p.atom.axes <= left], coefficient)
-        inner = from_monomial([p for p in monomial if not p.atom.axes <= left])
-        if entry.homogeneous:
-            fixed, inner = absolute(fixed), absolute(inner)
-        if reduction.kind == "mean" and inner.number == 1:
-            return fixed
-        if reduction.kind in ("sum", "mean") and _is_centred(inner, frozenset({reduction.axis})):
-            return Sum({})
-        sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
-        atom = Atom(f"{name}({inner.text})", inner.axes & left, sign, name, (inner,))
-        return multiply(fixed, from_atom(atom))
-
-    return rule
+    coefficient, monomial = single(x)
+    moves = [not p.atom.axes & reduction.axes for p in monomial]
+    fixed = from_monomial([p for p, out in zip(monomial, moves, strict=True) if out], coefficient)
+    inner = from_monomial([p for p, out in zip(monomial, moves, strict=True) if not out])
+    if entry.homogeneous:
+        fixed, inner = absolute(fixed), absolute(inner)
+    if reduction.kind == "mean" and inner.number == 1:
+        return fixed
+    if entry.linear and _is_centred(inner, reduction.axes):
+        return Sum({})
+    sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
+    axes = inner.axes - reduction.axes
+    atom = Atom(f"{entry.name}({inner.text})", axes, sign, entry.name, (inner,))
+    return multiply(fixed, from_atom(atom))
 
 
 def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
@@ -236,15 +244,17 @@ def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
     atom = alone(single(x)[1]) if x.terms else None
     if atom is None or atom.sealed:  # where it saturates it is not centred
         return False
-    return atom.op in ("zscore", "pz_zsn") and atom.axes <= axes
+    entry = PRIMITIVES.get(atom.op)
+    return entry is not None and entry.centred and atom.axes <= axes
 
 
-def _pz_div(x: Sum, y: Sum) -> Sum:
+def _over_norm(entry: Primitive, x: Sum, y: Sum) -> Sum:
+    """Over a norm: constant factors move out."""
     if not x.terms or not y.terms:
         return Sum({})
     (a, left), (b, right) = single(x), single(y)
     divisor = absolute(from_monomial(right))
-    result = _applied(PRIMITIVES["pz_div"], from_monomial(left), divisor)
+    result = _applied(entry, from_monomial(left), divisor)
     ((monomial, _),) = result.terms.items()
     if from_monomial(left).sign is not Sign.ANY:
         atom = monomial[0].atom
@@ -264,11 +274,5 @@ RULES: dict[str, Callable[..., Sum]] = {
     "pow": lambda x, exponent: power(x, exponent.number),
     "log": _log,
     "exp": _exp,
-    "max": _extremum("max"),
-    "min": _extremum("min"),
-    "pz_div": _pz_div,
-    **{
-        name: _reduced(name)
-        for name in ("rowsum", "colsum", "rowmean", "colmean", "rownorm", "colnorm")
-    },
 }
+"""The primitives that the algebra is made of; the facts of the others say all."""

@@ -5,53 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpprune.primitives.canonical.algebra import (
-    Atom,
-    Sign,
-    Sum,
     from_atom,
     from_monomial,
-    monomial_axes,
     multiply,
     scale,
     single,
 )
+from gpprune.primitives.canonical.atoms import Atom, Sum, monomial_axes
 from gpprune.primitives.canonical.ranking import primitive_powers
-from gpprune.primitives.canonical.rules import RULES, alone, call
+from gpprune.primitives.canonical.rules import alone, applied
 from gpprune.primitives.nodes import word
-from gpprune.primitives.types import Elements
-from gpprune.primitives.units.table import UNIT_PRIMITIVES, UnitPrimitive
+from gpprune.primitives.types import Elements, Sign
+from gpprune.primitives.units.primitive import UnitPrimitive
+from gpprune.primitives.units.table import UNIT_PRIMITIVES
 from gpprune.primitives.weights.table import PRIMITIVES
 
 UNIT = frozenset({"unit"})
-_MADE_OF_UNITS = frozenset(UNIT_PRIMITIVES)
 
 
 def of_units(entry: UnitPrimitive, arguments: list[Sum]) -> Sum:
     """A unit primitive: arithmetic as for weights, everything else as it stands."""
-    name = word(entry.name)
+    if entry.like:
+        return applied(PRIMITIVES[entry.like], arguments)
     of_weights = entry.arguments[0] is Elements
-    shared = None if of_weights else PRIMITIVES.get(name)
-    if shared is not None:
-        rule = RULES.get(name)
-        return rule(*arguments) if rule else call(shared, arguments)
     x, *rest = arguments
     if entry.factor_free:
         arguments = [_unscaled(x), *rest]
     elif entry.scale_free:
         arguments = [_ordered(x) if of_weights else _shape(x), *rest]
-    if name == "spread":
-        return _spread(entry, *arguments)
-    text = f"{name}({', '.join(argument.text for argument in arguments)})"
-    sign = Sign.POSITIVE if entry.positive else Sign.NONNEGATIVE if entry.nonnegative else Sign.ANY
+    if entry.scaled:
+        return _scaled(entry, *arguments)
+    text = f"{word(entry.name)}({', '.join(argument.text for argument in arguments)})"
     # what is made of numbers alone is the same for every unit, save that a running sum rises and
     # that a unit's weights may be more than another's
-    fixed = name != "cumsum" and not of_weights
+    fixed = not entry.uneven and not of_weights
     fixed = fixed and all(_same_everywhere(argument) for argument in arguments)
     axes = frozenset[str]() if fixed else UNIT
-    return from_atom(Atom(text, axes, sign, entry.name, tuple(arguments)))
+    return from_atom(Atom(text, axes, entry.sign, entry.name, tuple(arguments)))
 
 
-def _spread(entry: UnitPrimitive, x: Sum, amplitude: Sum) -> Sum:
+def _scaled(entry: UnitPrimitive, x: Sum, amplitude: Sum) -> Sum:
     """The amplitude is a factor, so that ranges of one shape add up."""
     if not x.terms:
         return Sum({})
@@ -63,7 +56,7 @@ def _spread(entry: UnitPrimitive, x: Sum, amplitude: Sum) -> Sum:
 
 def _same_everywhere(x: Sum) -> bool:
     """Whether a value is one number for all units; a layer's own sums are not."""
-    return all(atom.op in _MADE_OF_UNITS and not atom.axes for atom in _atoms(x))
+    return all(atom.op in UNIT_PRIMITIVES and not atom.axes for atom in _atoms(x))
 
 
 def _atoms(x: Sum) -> Iterator[Atom]:
@@ -80,7 +73,8 @@ def _shape(x: Sum) -> Sum:
         return x
     coefficient, monomial = single(x)
     inner = alone(monomial)
-    if inner is None or inner.op != "profile.spread":
+    entry = UNIT_PRIMITIVES.get(inner.op) if inner is not None else None
+    if inner is None or entry is None or not (entry.scaled and entry.scale_free):
         return x
     return _shape(scale(inner.args[0], -1.0 if coefficient < 0 else 1.0))
 

@@ -2,27 +2,79 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from gpprune.errors import UsageError
 from gpprune.primitives.formula import Formula, parse
 from gpprune.primitives.language import ALLOCATION
 from gpprune.primitives.nodes import FormulaError, number_text
 from gpprune.primitives.published.dsa import parse_dsa
+from gpprune.tables import Table
 
 
 @dataclass(frozen=True)
 class PublishedAllocation:
-    """A published allocation: its formula, its source, and the unit that its code gives sparsity.
+    """A published allocation.
 
-    `unit` is "layer" or "block".
+    Attributes:
+        name: what it is called; it goes before formula text.
+        text: formula text, or a DSA graph.
+        paper: its source.
+        unit: what its code gives a sparsity, "layer" or "block".
+        make: formula text of numbers that a user may give, as in `owl(7, 0.05)`; each has a
+            default, and with these it is `text`.
     """
 
-    formula: Formula
+    name: str
+    text: str
     paper: str
-    unit: str
+    unit: str = "layer"
+    make: Callable[..., str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("layer", "block"):
+            raise UsageError(
+                f"the allocation {self.name!r} has the unit {self.unit!r}: choose layer or block"
+            )
+        if self.name in ALLOCATION.terminals:
+            raise UsageError(
+                f"an allocation cannot be called {self.name!r}, which means something in formula "
+                "text"
+            )
+        if self.make is not None and self.made("") != self.formula:
+            raise UsageError(
+                f"the allocation {self.name!r} is {self.text!r}, but {self.made('')} with the "
+                "numbers that it is made of by default"
+            )
+
+    @property
+    def formula(self) -> Formula:
+        """The formula; the same object as long as no primitive is added."""
+        return _read(self.text)
+
+    def made(self, numbers: str) -> Formula:
+        """The formula with numbers of one's own.
+
+        Args:
+            numbers: the numbers as a user writes them, with commas between.
+
+        Raises:
+            FormulaError: too many, or not numbers.
+        """
+        make = self.make or (lambda: self.text)
+        try:
+            text = make(*(float(number) for number in numbers.split(",") if number.strip()))
+        except (TypeError, ValueError):
+            most = len(inspect.signature(make).parameters)
+            written = f"{self.name}({numbers})"
+            raise FormulaError(
+                f"{written!r} cannot be read: {self.name} takes up to {most} numbers, as in "
+                f"{self.name}(0.1)"
+            ) from None
+        return parse(text, ALLOCATION)
 
 
 def owl(m: float = 5, lambda_: float = 0.08) -> str:
@@ -55,42 +107,56 @@ _ER = "div(add(fan_in, fan_out), mul(fan_in, fan_out))"
 _LAST = "pow(depth, 10000)"
 
 
-def _line(text: str, paper: str, unit: str) -> PublishedAllocation:
-    return PublishedAllocation(parse(text, ALLOCATION), paper, unit)
+def _is_graph(text: str) -> bool:
+    return text.lstrip().startswith("W:")
 
 
-ALLOCATIONS: Mapping[str, PublishedAllocation] = MappingProxyType(
-    {
-        "uniform": _line("0", "every layer the same", "layer"),
-        "global": _line("threshold(S)", "Han et al. 2015, arXiv 1506.02626", "layer"),
+def _read(text: str) -> Formula:
+    return parse_dsa(text) if _is_graph(text) else parse(text, ALLOCATION)
+
+
+ALLOCATIONS: Table[PublishedAllocation] = Table(
+    "published allocation",
+    (
+        PublishedAllocation("uniform", "0", "every layer the same"),
+        PublishedAllocation("global", "threshold(S)", "Han et al. 2015, arXiv 1506.02626"),
         # its gradients are of one batch and signed; G is their norm over calibration sequences
-        "snip": _line(
-            "threshold(mul(abs(W), G))", "Lee et al. 2019 (SNIP), arXiv 1810.02340", "layer"
+        PublishedAllocation(
+            "snip", "threshold(mul(abs(W), G))", "Lee et al. 2019 (SNIP), arXiv 1810.02340"
         ),
-        "er": _line(f"dense_as({_ER})", "Mocanu et al. 2018 (SET), arXiv 1707.04780", "layer"),
-        "er-plus": _line(
+        PublishedAllocation("er", f"dense_as({_ER})", "Mocanu et al. 2018 (SET), arXiv 1707.04780"),
+        PublishedAllocation(
+            "er-plus",
             f"dense_as(add({_ER}, mul(1000, {_LAST})))",
             "Liu et al. 2022, arXiv 2202.02643: ER with the last block dense",
-            "layer",
         ),
-        "owl": _line(
-            owl(), "Yin et al. 2024 (OWL), arXiv 2310.05175, M = 5, lambda = 0.08", "block"
+        PublishedAllocation(
+            "owl",
+            owl(),
+            "Yin et al. 2024 (OWL), arXiv 2310.05175, M = 5, lambda = 0.08",
+            "block",
+            owl,
         ),
-        "dsa": PublishedAllocation(
-            parse_dsa("W:(ABSLOG)-(VAR)-(ATAN,ASIN)-(7)"),
+        PublishedAllocation(
+            "dsa",
+            "W:(ABSLOG)-(VAR)-(ATAN,ASIN)-(7)",
             "Li et al. 2024 (DSA), NeurIPS, the graph its repository ships",
             "block",
         ),
-        "alphapruning": _line(
-            alphapruning(), "Lu et al. 2024 (AlphaPruning), arXiv 2410.10912", "block"
+        PublishedAllocation(
+            "alphapruning",
+            alphapruning(),
+            "Lu et al. 2024 (AlphaPruning), arXiv 2410.10912",
+            "block",
+            alphapruning,
         ),
-        "atp": _line(atp(), "Huang et al. 2025 (ATP), arXiv 2502.14770", "block"),
-    }
+        PublishedAllocation(
+            "atp", atp(), "Huang et al. 2025 (ATP), arXiv 2502.14770", "block", atp
+        ),
+    ),
 )
 
-# Those with parameters, as a call: `owl(7, 0.05)`.
-_MADE: Mapping[str, Callable[..., str]] = {"owl": owl, "atp": atp, "alphapruning": alphapruning}
-_CALL = re.compile(r"\s*([a-z]+)\s*\(([-+.\d\s,eE]*)\)\s*")
+_CALL = re.compile(r"\s*([A-Za-z][\w-]*)\s*\(([-+.\d\s,eE]*)\)\s*")
 
 
 def allocation(text: str) -> Formula:
@@ -105,28 +171,23 @@ def allocation(text: str) -> Formula:
     """
     if text in ALLOCATIONS:
         return ALLOCATIONS[text].formula
-    if text.lstrip().startswith("W:"):
-        return parse_dsa(text)
-    call = _CALL.fullmatch(text)
-    if call is not None and call[1] in _MADE:
-        return parse(_called(text, call[1], call[2]), ALLOCATION)
-    return parse(text, ALLOCATION)
+    called = _called(text)
+    return _read(text) if called is None else called[0].made(called[1])
 
 
 def unit_of(text: str) -> str | None:
     """The unit that a published allocation's code works by; None for formula text."""
-    if text.lstrip().startswith("W:"):
+    if _is_graph(text):
         return ALLOCATIONS["dsa"].unit
+    if text in ALLOCATIONS:
+        return ALLOCATIONS[text].unit
+    called = _called(text)
+    return None if called is None else called[0].unit
+
+
+def _called(text: str) -> tuple[PublishedAllocation, str] | None:
+    """The published allocation that is called with parameters, and these."""
     call = _CALL.fullmatch(text)
-    name = call[1] if call is not None and call[1] in _MADE else text
-    return ALLOCATIONS[name].unit if name in ALLOCATIONS else None
-
-
-def _called(text: str, name: str, parameters: str) -> str:
-    try:
-        return _MADE[name](*(float(part) for part in parameters.split(",") if part.strip()))
-    except (TypeError, ValueError):
-        most = _MADE[name].__code__.co_argcount
-        raise FormulaError(
-            f"{text!r} cannot be read: {name} takes up to {most} numbers, as in {name}(0.1)"
-        ) from None
+    if call is None or call[1] not in ALLOCATIONS or ALLOCATIONS[call[1]].make is None:
+        return None
+    return ALLOCATIONS[call[1]], call[2]

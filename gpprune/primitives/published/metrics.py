@@ -2,57 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from gpprune.errors import UsageError
 from gpprune.primitives.formula import Formula, parse
-from gpprune.primitives.weights.table import UNSEARCHED
+from gpprune.primitives.language import METRIC
+from gpprune.tables import Table
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published formula: its text, its source, and the comparison group its code uses."""
+    """A published metric.
 
+    Attributes:
+        name: what it is called; it goes before formula text.
+        text: formula text.
+        paper: its source.
+        pattern: the comparison group that its code prunes in.
+    """
+
+    name: str
     text: str
     paper: str
-    pattern: str
+    pattern: str = "row"
+
+    def __post_init__(self) -> None:
+        if self.name in METRIC.words:
+            raise UsageError(
+                f"a metric cannot be called {self.name!r}, which means something in formula text"
+            )
+        parse(self.text)
+
+    @property
+    def formula(self) -> Formula:
+        """The formula; the same object as long as no primitive is added."""
+        return parse(self.text)
 
 
 _RELATIVE = "add(div(abs(W), colsum(abs(W))), div(abs(W), rowsum(abs(W))))"
 
-METRICS: Mapping[str, Published] = MappingProxyType(
-    {
-        "magnitude": Published("abs(W)", "Han et al. 2015, arXiv 1506.02626", "layer"),
-        "wanda": Published("mul(abs(W), X)", "Sun et al. 2024, arXiv 2306.11695, eq. 1", "row"),
-        "ri": Published(_RELATIVE, "Zhang et al. 2024 (RIA), ICLR, eq. 3", "layer"),
-        "ria": Published(
-            f"mul({_RELATIVE}, sqrt(X))", "Zhang et al. 2024 (RIA), ICLR, eq. 4, a = 0.5", "layer"
+METRICS: Table[Published] = Table(
+    "published metric",
+    (
+        Published("magnitude", "abs(W)", "Han et al. 2015, arXiv 1506.02626", "layer"),
+        Published("wanda", "mul(abs(W), X)", "Sun et al. 2024, arXiv 2306.11695, eq. 1", "row"),
+        Published("ri", _RELATIVE, "Zhang et al. 2024 (RIA), ICLR, eq. 3", "layer"),
+        Published(
+            "ria",
+            f"mul({_RELATIVE}, sqrt(X))",
+            "Zhang et al. 2024 (RIA), ICLR, eq. 4, a = 0.5",
+            "layer",
         ),
-        "pruner-zero": Published(
+        Published(
+            "pruner-zero",
             "mul(abs(mul(abs(W), abs(W))), minmax(pz_half(G)))",
             "Dong et al. 2024, arXiv 2406.02924, the tree its repository ships",
             "row",
         ),
-        "gblm": Published(
+        Published(
+            "gblm",
             "mul(abs(W), add(X, mul(100, G)))",
             "Das et al. 2024 (GBLM-Pruner), arXiv 2311.04902, L2, alpha = 100",
             "row",
         ),
         # Its code compares within every 128 columns of a layer, on weights already updated.
-        "sparsegpt": Published(
+        Published(
+            "sparsegpt",
             "div(sqr(W), sqr(D))",
             "Frantar and Alistarh 2023, arXiv 2301.00774, eq. 3, its score alone",
             "layer",
         ),
-    }
+    ),
 )
 
-published: Mapping[str, Formula] = MappingProxyType(
-    {name: parse(entry.text) for name, entry in METRICS.items()}
-)
 
-seeds: Mapping[str, Formula] = MappingProxyType(
-    {name: formula for name, formula in published.items() if not formula.names & UNSEARCHED}
-)
+class _Formulas(Mapping[str, Formula]):
+    """The formulas of the table's entries, as it is when it is asked."""
+
+    def __init__(self, keep: Callable[[Formula], bool]) -> None:
+        self._keep = keep
+
+    def __getitem__(self, name: str) -> Formula:
+        formula = METRICS[name].formula
+        if not self._keep(formula):
+            raise KeyError(name)
+        return formula
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, entry in METRICS.items() if self._keep(entry.formula))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _drawn(formula: Formula) -> bool:
+    """Whether it reads only what a search draws."""
+    return all(METRIC.terminals[name].searched for name in formula.names)
+
+
+published: Mapping[str, Formula] = _Formulas(lambda _: True)
+"""The formulas of the published metrics by name."""
+
+seeds: Mapping[str, Formula] = _Formulas(_drawn)
 """The published metrics that a search starts from: those that read what a search measures."""
+
+
+def metric(text: str) -> Formula:
+    """The metric that a text says: a published name (`wanda`), or formula text.
+
+    Raises:
+        FormulaError: neither of these.
+    """
+    return METRICS[text].formula if text in METRICS else parse(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class Reduction:
     argument: int = 0
     over: str = "matrix"
 
+    @property
+    def axes(self) -> frozenset[str]:
+        """The axes along which its result no longer varies."""
+        return frozenset({"in", "out"} if self.axis == "all" else {self.axis})
+
 
 @dataclass(frozen=True)
 class Lowering:
@@ -54,7 +60,7 @@ class Lowering:
     reductions: tuple[Reduction, ...] = ()
     scalar: str = ""
 
-    @property
+    @cached_property
     def reads(self) -> tuple[int, ...]:
         """The places of what is read: `pz_div` takes part of its divisor as a norm alone."""
         names = sorted(set(re.findall(r"\b[abc]\b", self.scalar)))

@@ -176,18 +176,15 @@ def half(x: Reach) -> Reach:
     return Reach(-24 * _TWO, math.log(65504))
 
 
-ANY = Reach(_LOWEST, LOG_LARGEST, nonnegative=False)
-"""Of what nothing is known of: what is of units and not of weights."""
+UNKNOWN = Reach(_LOWEST, LOG_LARGEST, nonnegative=False)
+"""Of a value of which nothing is known but that it is a float."""
 
-# Wider than any model that can be used has them; of S, which any metric may give, most are within.
-TERMINALS: dict[str, Reach] = {
-    name: Reach(math.log(low), math.log(high))
-    for name, (low, high) in {
-        "W": (1e-12, 64),
-        "X": (1e-6, 1e5),
-        "Y": (1e-6, 1e6),
-        "G": (1e-15, 64),
-        "D": (1e-6, 1e4),
-        "S": (1e-30, 1e30),
-    }.items()
-}
+
+def between(low: float, high: float) -> Reach:
+    """Of values whose sizes lie between these, or are 0."""
+    return Reach(math.log(low), math.log(high))
+
+
+def unknown(*_: Reach) -> Reach:
+    """Of a primitive of which nothing is known: it may saturate, so no algebra looks into it."""
+    return Reach(-math.inf, math.inf, nonnegative=False)

@@ -93,12 +93,3 @@ def power(x: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
     if exponent.is_negative:
         return quotient(sympy.Integer(1), sympy.Abs(x) ** (-exponent))
     return sympy.Abs(x) ** exponent
-
-
-def symbol(name: str) -> sympy.Symbol:
-    """The symbol of a terminal: all are real; all but weights and scores are not negative."""
-    if name in ("W", "S"):
-        return sympy.Symbol(name, real=True)
-    if name == "D":  # the diagonal of a Cholesky factor
-        return sympy.Symbol(name, positive=True)
-    return sympy.Symbol(name, nonnegative=True)

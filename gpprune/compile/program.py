@@ -160,7 +160,7 @@ def lower(formula: Formula) -> Program:
     """The program that computes a formula's scores, exactly as its tree says.
 
     Raises:
-        UsageError: a primitive of it is declared in a way that no backend can compute.
+        UsageError: a primitive of it has a reduction that there is not.
     """
     return _lowered(formula, PRIMITIVES.revision)
 
@@ -217,11 +217,6 @@ class _Builder:
         reduced = [self._reduction(r, arguments, common) for r in entry.lowering.reductions]
         if entry.lowering.apply is None:
             return reduced[0]
-        if not entry.lowering.reads:
-            raise UsageError(
-                f"the primitive {entry.name!r} has a torch function and no scalar expression: "
-                "write the same in C++, of what it reads as a, b and c"
-            )
         given = (*arguments, *reduced)
         inputs = tuple(given[at] for at in entry.lowering.reads)
         return self._emit(

@@ -90,9 +90,7 @@ def replaced(library: Path) -> None:
     other = library.parent / "other"
     other.mkdir()
     (other / "source.cpp").write_text(SEVEN)
-    subprocess.run(
-        ["g++", "-shared", "-fPIC", "-o", library, other / "source.cpp"], check=True
-    )
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, other / "source.cpp"], check=True)
     shutil.rmtree(other)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated_source import Operand, Types, operands_of, source
-from gpprune.compile.cpp.passes import Pass, Sweeping, Work
+from gpprune.compile.cpp.passes import Pass, Sweeping, Work, is_swept
 from gpprune.compile.program import Program
 
 Functions = Mapping[int, Callable[..., None]]
@@ -55,7 +55,7 @@ class Generated(Sweeping):
 
 def is_generated(program: Program) -> bool:
     """Whether the program, for float32, is in the cache folder."""
-    return native.is_built(source(program))
+    return is_swept(program) and native.is_built(source(program))
 
 
 def _place(given: Pass, part: Mapping[int, Tensor], operand: Operand) -> tuple[int, int]:

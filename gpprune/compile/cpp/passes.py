@@ -95,11 +95,7 @@ class Sweeping(ABC):
         self.program = program
         self.sweeps = sweeps(program)
         self.blocked = Blocked(program)
-        self.known = all(
-            f"{program.reduce_at(place).made_of} {program.reduce_at(place).axis}" in REDUCTIONS
-            for sweep in self.sweeps
-            for place in sweep.reduced
-        )
+        self.known = is_swept(program)
         self.loaded = {
             place: i.name
             for place, i in enumerate(program.instructions)
@@ -118,8 +114,13 @@ class Sweeping(ABC):
             self.blocked(terminals, shape, out)
 
     def _takes(self, terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor) -> bool:
-        """Whether it is known how, and these tensors are on the CPU, of 32 bits or less, in rows."""
-        if not self.known or out.device.type != "cpu" or out.dtype != torch.float32 or out.stride(1) != 1:
+        """Whether C++ can do it, and the tensors are on the CPU, of 32 bits or less, in rows."""
+        if (
+            not self.known
+            or out.device.type != "cpu"
+            or out.dtype != torch.float32
+            or out.stride(1) != 1
+        ):
             return False
         found = [terminals[name] for name in self.loaded.values()]
         return min(shape) > 0 and all(
@@ -149,6 +150,12 @@ class Sweeping(ABC):
 
     def _computes(self, sweep: Sweep) -> bool:
         return any(isinstance(self.program.instructions[p], Apply) for p in sweep.needed)
+
+
+def is_swept(program: Program) -> bool:
+    """Whether all reductions of its matrices can be done in C++."""
+    reduced = [program.reduce_at(place) for sweep in sweeps(program) for place in sweep.reduced]
+    return all(f"{reduce.made_of} {reduce.axis}" in REDUCTIONS for reduce in reduced)
 
 
 def _joined(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,15 +12,15 @@ from torch import Tensor
 from gpprune.compile.backends import Blocked, Runner, inductor, reference
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated import Generated, is_generated
-from gpprune.compile.cpp.machine import built, machine
+from gpprune.compile.cpp.machine import Machine, built
 from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, Formula, axes_of, terminal_types
+from gpprune.primitives import METRIC, PRIMITIVES, Formula, axes_of, terminal_types
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
     "blocked": Blocked,
-    "machine": machine,
+    "machine": Machine,
     "generated": Generated,
     "inductor": inductor,
 }
@@ -104,7 +104,8 @@ class Kernel:
 
 
 @lru_cache(maxsize=256)
-def _compiled(formula: Formula, backend: str) -> Kernel:
+def _compiled(formula: Formula, backend: str, revision: int) -> Kernel:
+    """A kernel for one state of the table of primitives."""
     program = lower(formula)
     return Kernel(formula, backend, program.terminals, BACKENDS[backend](program))
 
@@ -138,7 +139,7 @@ def kernel(
         backend = choose(formula, elements, device)
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
-    return _compiled(formula, backend)
+    return _compiled(formula, backend, PRIMITIVES.revision)
 
 
 def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") -> str:

@@ -10,17 +10,25 @@ its `level`: how many sweeps over the matrix must be complete before it can be c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from gpprune.compile.simpler import POWERS, folded
+from gpprune.errors import UsageError
 from gpprune.primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
-from gpprune.primitives.weights.lowering import Reduction
+from gpprune.primitives.weights.lowering import Lowering, Reduction
 
 MATRIX = frozenset({"out", "in"})
+# What is added up for each kind of reduction: a sum, squares, an extremum, or moments.
+MADE_OF = {
+    **dict.fromkeys(["sum", "mean"], "sum"),
+    **{kind: kind for kind in ("norm", "min", "max")},
+    **dict.fromkeys(["std", "std1"], "moments"),
+}
+AXES = ("in", "out", "all")
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,14 @@ class Literal:
 
 @dataclass(frozen=True)
 class Apply:
-    """An elementwise function of earlier values."""
+    """An elementwise primitive of earlier values, those that its lowering reads."""
 
     name: str
     apply: Callable[..., Tensor] = field(compare=False)
     arguments: tuple[int, ...]
     axes: frozenset[str]
     level: int
+    lowering: Lowering = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,11 @@ class Reduce:
     arguments: tuple[int]
     axes: frozenset[str]
     level: int
+
+    @property
+    def made_of(self) -> str:
+        """What is added up for it: one of `MADE_OF`."""
+        return MADE_OF[self.kind]
 
 
 Instruction = Load | Literal | Apply | Reduce
@@ -142,9 +156,18 @@ def _matrices(code: Sequence[Instruction], wanted: list[int]) -> tuple[int, ...]
     return tuple(sorted(seen))
 
 
-@lru_cache(maxsize=1024)
 def lower(formula: Formula) -> Program:
-    """The program that computes a formula's scores, exactly as its tree says."""
+    """The program that computes a formula's scores, exactly as its tree says.
+
+    Raises:
+        UsageError: a primitive of it has a reduction that there is not.
+    """
+    return _lowered(formula, PRIMITIVES.revision)
+
+
+@lru_cache(maxsize=1024)
+def _lowered(formula: Formula, revision: int) -> Program:
+    """As `lower`, for one state of the table of primitives."""
     builder = _Builder()
     root = fold(formula.tree, builder.visit)
     used = _reachable(builder.instructions, root)
@@ -197,10 +220,22 @@ class _Builder:
         given = (*arguments, *reduced)
         inputs = tuple(given[at] for at in entry.lowering.reads)
         return self._emit(
-            Apply(entry.name, entry.lowering.apply, inputs, self._axes(inputs), self._level(inputs))
+            Apply(
+                entry.name,
+                entry.lowering.apply,
+                inputs,
+                self._axes(inputs),
+                self._level(inputs),
+                entry.lowering,
+            )
         )
 
     def _reduction(self, reduction: Reduction, arguments: list[int], common: frozenset[str]) -> int:
+        if reduction.kind not in MADE_OF or reduction.axis not in AXES:
+            raise UsageError(
+                f"there is no reduction {reduction.kind!r} over {reduction.axis!r}: choose from "
+                f"{', '.join(MADE_OF)} over {', '.join(AXES)}"
+            )
         source = arguments[reduction.argument]
         over = MATRIX if reduction.over == "matrix" else common
         gone = MATRIX if reduction.axis == "all" else frozenset({reduction.axis})
@@ -232,8 +267,8 @@ def _reachable(instructions: list[Instruction], root: int) -> list[int]:
 def _moved(instruction: Instruction, place: dict[int, int]) -> Instruction:
     arguments = tuple(place[a] for a in instruction.arguments)
     match instruction:
-        case Apply(name, apply, _, axes, level):
-            return Apply(name, apply, arguments, axes, level)
-        case Reduce(kind, axis, over, _, axes, level):
-            return Reduce(kind, axis, over, (arguments[0],), axes, level)
+        case Apply():
+            return replace(instruction, arguments=arguments)
+        case Reduce():
+            return replace(instruction, arguments=(arguments[0],))
     return instruction

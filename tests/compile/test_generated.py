@@ -79,19 +79,6 @@ def test_without_a_compiler_the_blocks_do_it(
     assert torch.equal(out, weight.abs() - x)
 
 
-def test_a_damaged_library_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program, weight, out = lower(parse("sub(sqr(W), Y)")), torch.randn(3, 4), torch.empty(3, 4)
-    for folder in ("first", "second"):
-        monkeypatch.setenv("GPPRUNE_CACHE", str(tmp_path / folder))
-        native.functions.cache_clear()
-        Generated(program)({"W": weight, "Y": torch.ones(3)}, (3, 4), out)
-        (library,) = (tmp_path / folder / "native").iterdir()
-        assert library.stat().st_size
-        assert torch.equal(out, weight.square() - 1)
-        (tmp_path / "second" / "native").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "second" / "native" / library.name).touch()
-
-
 def test_what_is_in_the_cache_folder_is_chosen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -102,7 +89,7 @@ def test_what_is_in_the_cache_folder_is_chosen(
     assert choose(formula, 1_000_000) == "machine"
     assert choose(formula, 10**12) == "generated"
     assert not is_generated(lower(formula))
-    native.functions.cache_clear()
+    native.forget()
     kernel(formula, "generated")(**layer(0))
     assert is_generated(lower(formula))
     assert choose(formula, 1_000_000) == "generated"

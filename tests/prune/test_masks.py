@@ -66,7 +66,7 @@ def test_any_floats_are_told_apart_like_by_a_stable_sort(
 @pytest.fixture
 def without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def forget() -> None:
-        native.functions.cache_clear()
+        native.forget()
 
     monkeypatch.setenv("PATH", str(tmp_path))
     forget()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated_source import Operand, Types, operands_of, source
-from gpprune.compile.cpp.passes import Pass, Sweeping, Work
+from gpprune.compile.cpp.passes import Pass, Sweeping, Work, is_swept
 from gpprune.compile.program import Program
 
 Functions = Mapping[int, Callable[..., None]]
@@ -25,17 +25,16 @@ class Generated(Sweeping):
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
-        self.compiled: dict[Types, Functions | None] = {}
+        self.compiled: dict[Types, Functions] = {}
         self.operands = [operands_of(program, sweep) for sweep in self.sweeps]
 
     def work(self, at: int, given: Pass) -> Work | None:
         """The sweep's function, on these tensors; None where it cannot be compiled."""
         types = tuple(matrix.dtype for matrix in given.matrices.values())
-        if types not in self.compiled:
-            self.compiled[types] = self._compile(types)
-        functions = self.compiled[types]
+        functions = self.compiled.get(types) or self._compile(types)
         if functions is None:
             return None
+        self.compiled[types] = functions
         function, operands = functions[at], self.operands[at]
 
         def run(part: Mapping[int, Tensor], first: int, last: int) -> None:
@@ -56,7 +55,7 @@ class Generated(Sweeping):
 
 def is_generated(program: Program) -> bool:
     """Whether the program, for float32, is in the cache folder."""
-    return native.is_built(source(program))
+    return is_swept(program) and native.is_built(source(program))
 
 
 def _place(given: Pass, part: Mapping[int, Tensor], operand: Operand) -> tuple[int, int]:

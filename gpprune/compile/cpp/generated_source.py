@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from gpprune.compile.cpp.machine_source import CHUNK
-from gpprune.compile.cpp.passes import WIDENED, made_of
+from gpprune.compile.cpp.passes import WIDENED
 from gpprune.compile.cpp.source import EACH, PRELUDE, loop
 from gpprune.compile.program import MATRIX, Apply, Literal, Load, Program, Sweep, sweeps
-from gpprune.primitives import PRIMITIVES
 
 STREAMED = 256  # floats of a chunk of scores, which are streamed past the caches soon
 
@@ -156,7 +155,7 @@ class _Writer:
                 wide = read if self._is_wide(place) else f"from_{self.widened[place]}({read})"
                 yield f"const float v{place} = {wide};"
             elif isinstance(instruction, Apply):
-                lowering = PRIMITIVES[instruction.name].lowering
+                lowering = instruction.lowering
                 letters = ["abc"[at] for at in lowering.reads]
                 names = dict(zip(letters, map(self._used, instruction.arguments), strict=True))
                 yield f"const float v{place} = {_filled(lowering.scalar, names)};"
@@ -176,7 +175,7 @@ class _Writer:
         for place in self.sweep.reduced:
             reduce = self.program.reduce_at(place)
             if reduce.axis == "out":
-                yield EACH[made_of(reduce)].format(f"v{place}[i]", f"v{reduce.arguments[0]}")
+                yield EACH[reduce.made_of].format(f"v{place}[i]", f"v{reduce.arguments[0]}")
         if not self.sweep.reduced:
             yield f"result[i] = v{self.program.root};"
 
@@ -186,6 +185,6 @@ class _Writer:
             (source,) = reduce.arguments
             if reduce.axis != "out":
                 kept = f"t{source}" if source in self.stored else _name(self.program, source)
-                yield f"{_INDENT}{made_of(reduce)}(v{place}, {kept}, n);"
+                yield f"{_INDENT}{reduce.made_of}(v{place}, {kept}, n);"
         if not self.sweep.reduced:
             yield f"{_INDENT}if (streamed) stream(scores, chunk, n);"

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpprune.compile.backends import Blocked, Runner
 from gpprune.compile.cpp import native
-from gpprune.compile.cpp.machine_source import STRIDE, VARIANTS, code_of, source
-from gpprune.compile.cpp.passes import WIDENED, Pass, Sweeping, Work, made_of
-from gpprune.compile.program import Apply, Program
+from gpprune.compile.cpp.machine_source import STRIDE, Moves, Operations, operations
+from gpprune.compile.cpp.passes import WIDENED, Pass, Sweeping, Work
+from gpprune.compile.program import Apply
 
 _OUT = -1  # where the scores go, beside the places of the program
 
@@ -35,42 +34,36 @@ class _Place(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("code", ctypes.c_int32),
-        ("variant", ctypes.c_int32),
+        ("code", ctypes.c_int64),
         ("result", _Place),
         ("arguments", _Place * 3),
     )
 
 
-def machine(program: Program) -> Runner:
-    """The program on the machine; as `Blocked` where there is no compiler, or for another device.
-
-    So are weights of float64.
-    """
-    function = built()
-    return Blocked(program) if function is None else _Machine(program, function)
-
-
 def built() -> Callable[..., None] | None:
     """The machine's one function; None where it cannot be built."""
-    found = native.functions(source(), sweep="pnnnnp")
+    found = native.functions(operations().source, sweep="pnnnnp")
     return None if found is None else found[0]
 
 
-class _Machine(Sweeping):
-    def __init__(self, program: Program, function: Callable[..., None]) -> None:
-        super().__init__(program)
-        self.function = function
+class Machine(Sweeping):
+    """A program as data to the machine.
 
-    def work(self, at: int, given: Pass) -> Work:
+    It is as `Blocked` where the machine cannot be built, or lacks one of the primitives.
+    """
+
+    def work(self, at: int, given: Pass) -> Work | None:
         """The sweep's steps, in a scratch of each thread's own."""
-        steps = _Steps(given)
+        known, function = operations(), built()
+        if function is None or not known.do(self.program):
+            return None
+        steps = _Steps(given, known)
 
         def run(part: Mapping[int, Tensor], first: int, last: int) -> None:
             listed = steps.listed(part)
             scratch = torch.empty(steps.scratch)
             given_to = (listed, len(listed), first, last, given.shape[1], scratch.data_ptr())
-            self.function(*given_to)
+            function(*given_to)
 
         return run
 
@@ -79,16 +72,18 @@ class _Machine(Sweeping):
 class _Operation:
     """A step before it is known where things lie: places of values in the program."""
 
-    code: str
+    name: str
     result: int
     arguments: tuple[int, ...]
+    moves: Moves = ()
 
 
 class _Steps:
     """The steps of one pass."""
 
-    def __init__(self, given: Pass) -> None:
+    def __init__(self, given: Pass, known: Operations) -> None:
         self.given = given
+        self.known = known
         self.operations = self._operations()
         self.slots = self._slots()
 
@@ -101,36 +96,33 @@ class _Steps:
         """The steps, with what is reduced going into `part`."""
         steps = (_Step * len(self.operations))()
         for step, operation in zip(steps, self.operations, strict=True):
-            step.code = code_of(operation.code)
+            step.code = self.known.codes[operation.name, operation.moves]
             step.result = self._result(operation.result, part)
-            arguments = operation.arguments
-            if operation.code in WIDENED.values():
+            if not operation.arguments:  # a widening
                 step.arguments[0] = self._matrix(operation.result)
-            for at, argument in enumerate(arguments):
+            for at, argument in enumerate(operation.arguments):
                 step.arguments[at] = self._argument(argument)
-            if len(arguments) > 1:
-                code = self.given.program.instructions
-                moves = [code[a].axes >= {"in"} for a in arguments]
-                step.variant = VARIANTS.index((moves[0], moves[1]))
         return steps
 
     def _operations(self) -> list[_Operation]:
         program, sweep = self.given.program, self.given.sweep
         found = [
-            _Operation(WIDENED[matrix.dtype], place, ())
+            _Operation(f"from {WIDENED[matrix.dtype]}", place, ())
             for place, matrix in self.given.matrices.items()
             if place in sweep.needed and matrix.dtype != torch.float32
         ]
         for place in sweep.needed:
             instruction = program.instructions[place]
             if isinstance(instruction, Apply):
-                found.append(_Operation(instruction.name, place, instruction.arguments))
+                arguments = instruction.arguments
+                moves = tuple("in" in program.instructions[a].axes for a in arguments)
+                found.append(_Operation(instruction.name, place, arguments, moves))
         for place in sweep.reduced:
             reduce = program.reduce_at(place)
-            code = f"{made_of(reduce)} {reduce.axis}"
-            found.append(_Operation(code, place, reduce.arguments))
+            name = f"{reduce.made_of} {reduce.axis}"
+            found.append(_Operation(name, place, reduce.arguments))
         if self.given.streamed:
-            found.append(_Operation("stream", _OUT, (program.root,)))
+            found.append(_Operation("to memory", _OUT, (program.root,)))
         return found
 
     def _slots(self) -> dict[int, int]:

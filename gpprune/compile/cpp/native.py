@@ -3,146 +3,132 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
 import tempfile
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
-import torch
+from gpprune.compile.cpp import store
+from gpprune.compile.cpp.threads import shares as shares
+from gpprune.compile.cpp.threads import together as together
+from gpprune.compile.cpp.toolchain import Unbuilt, build, digest
+from gpprune.compile.cpp.toolchain import compiler as compiler
 
-from gpprune.compile.cache import cache_folder
-
-# -ffp-contract=off: a product is rounded before it is added, as torch does it.
-_FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp-simd"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-)
-_ELEMENTS_A_THREAD = 1 << 16
-_BUILDING = Lock()  # a source that several threads ask for is built once
+# Seconds before a source that failed to compile twice is tried again, a disk may have been full;
+# as many more for each further failure.
+PATIENCE = 60.0
 
 
-def shares(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Rows of a matrix, from and to, for each of as many threads as torch has and pay."""
-    threads = min(torch.get_num_threads(), rows, 1 + rows * columns // _ELEMENTS_A_THREAD)
-    edges = [rows * at // threads for at in range(threads + 1)]
-    return list(pairwise(edges))
+class _Builds:
+    """What builds share in a process.
+
+    Attributes:
+        lock: held while one builds: a source that several threads ask for is built once.
+        failures: by a library's name, how often its source failed to compile, and when last.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.failures: dict[str, tuple[int, float]] = {}
+
+    def renew(self) -> None:
+        """Take a new lock: that of a forked child may be held by a thread it does not have."""
+        self.lock = Lock()
+
+    def check(self, name: str) -> None:
+        """See that a source did not fail again and again just now.
+
+        Raises:
+            Unbuilt: it did.
+        """
+        times, last = self.failures.get(name, (0, 0.0))
+        if times > 1 and time.monotonic() - last < PATIENCE * (times - 1):
+            raise Unbuilt("its source could not be compiled a short time ago")
+
+    def failed(self, name: str) -> None:
+        """Remember a failure."""
+        times, _ = self.failures.get(name, (0, 0.0))
+        self.failures[name] = (times + 1, time.monotonic())
 
 
-def together(run: Callable[[int], None], count: int) -> None:
-    """`run(0)` to `run(count - 1)` at once; what they call must let go of Python's lock."""
-    if count == 1:
-        run(0)
-    else:
-        list(_pool(count).map(run, range(count)))
-
-
-@lru_cache(maxsize=8)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="gpprune")
-
-
-# A forked child has none of the pool's threads.
+_builds = _Builds()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_builds.renew)
 
 
-def compiler() -> str | None:
-    """The C++ compiler; None where there is none."""
-    return shutil.which("g++") or shutil.which("clang++")
-
-
-@lru_cache(maxsize=1024)
 def functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...] | None:
     """Functions of a source, built as a library or found in the cache folder.
 
     It lies there under a digest of the source, the compiler and the processor. None where there
-    is no C++ compiler, or one that cannot build it.
+    is no C++ compiler, or one that cannot build it now; a later call tries again.
 
     Args:
         source: declares them `extern "C"`; they return nothing.
         signatures: by name, a letter for each argument: "p" a pointer, "n" a 64-bit integer.
     """
-    with _BUILDING:
+    try:
         library = _library(source)
-    if library is None:
+    except Unbuilt:
         return None
-    found = []
-    for name, letters in signatures.items():
-        function = getattr(library, name)
-        function.argtypes = [{"p": ctypes.c_void_p, "n": ctypes.c_int64}[one] for one in letters]
-        function.restype = None
-        found.append(function)
-    return tuple(found)
+    return tuple(_function(library, name, letters) for name, letters in signatures.items())
 
 
 def is_built(source: str) -> bool:
     """Whether a source's library is in the cache folder."""
     program = compiler()
-    return program is not None and _target(program, source).is_file()
+    return program is not None and store.find(digest(program, source)) is not None
 
 
-def _library(source: str) -> ctypes.CDLL | None:
+def forget() -> None:
+    """Begin anew, as another process would: with no library loaded, and nothing said or failed."""
+    _library.cache_clear()
+    _builds.failures.clear()
+    store.say_again()
+
+
+def _function(library: ctypes.CDLL, name: str, letters: str) -> Callable[..., None]:
+    function = getattr(library, name)
+    function.argtypes = [{"p": ctypes.c_void_p, "n": ctypes.c_int64}[one] for one in letters]
+    function.restype = None
+    found: Callable[..., None] = function
+    return found
+
+
+@lru_cache(maxsize=1024)  # of what could be built: an error is not kept
+def _library(source: str) -> ctypes.CDLL:
     program = compiler()
     if program is None:
+        raise Unbuilt("there is no C++ compiler")
+    name = digest(program, source)
+    with _builds.lock:
+        return _opened(store.find(name)) or _built(program, source, name)
+
+
+def _opened(library: Path | None) -> ctypes.CDLL | None:
+    """A library of the cache folder; None where there is none that can be loaded."""
+    if library is None:
         return None
-    target = _target(program, source)
-    for _ in range(2):  # one that is damaged is built again
-        if not target.is_file() and not _build(program, source, target):
-            return None
-        try:
-            return ctypes.CDLL(str(target))
-        except OSError:
-            with suppress(OSError):
-                target.unlink()
-    return None
-
-
-def _target(program: str, source: str) -> Path:
-    name = hashlib.sha256(f"{source}\n{_toolchain(program)}".encode()).hexdigest()[:16]
-    return cache_folder() / "native" / f"{name}.so"
-
-
-@lru_cache(maxsize=8)
-def _toolchain(program: str) -> str:
-    """What a library depends on beside its source."""
     try:
-        version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    except OSError:  # it cannot be run, and will not build
-        version = ""
-    return "\n".join([version, *_FLAGS, platform.machine(), _processor()])
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        store.refuse(library.parent, f"holds libraries that cannot be loaded ({error})")
+        return None
 
 
-def _build(program: str, source: str, target: Path) -> bool:
-    """Whether it could be built; it is written whole, beside others that build it."""
+def _built(program: str, source: str, name: str) -> ctypes.CDLL:
+    """Build a library, and load it from the cache folder, or else from where it was built."""
+    _builds.check(name)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            file, draft = Path(folder) / "source.cpp", Path(folder) / target.name
-            file.write_text(source, encoding="utf-8")
-            built = [program, *_FLAGS, str(file), "-o", str(draft)]
-            if subprocess.run(built, capture_output=True).returncode:
-                return False
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())  # a library cut short would end the process
-            os.replace(draft, target)
-    except OSError:
-        return target.is_file()
-    return True
-
-
-def _processor() -> str:
-    """What -march=native depends on: a cache folder may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+        with tempfile.TemporaryDirectory(prefix="gpprune-") as folder:
+            draft = Path(folder) / "library.so"
+            build(program, source, draft)
+            # once loaded it needs its file no more
+            return _opened(store.keep(draft, name)) or ctypes.CDLL(str(draft))
+    except (OSError, Unbuilt) as error:
+        if isinstance(error, Unbuilt):
+            _builds.failed(name)
+        store.say("build", f"gpprune is slower without C++ that could not be built: {error}")
+        raise Unbuilt(str(error)) from error

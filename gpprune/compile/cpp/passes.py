@@ -15,16 +15,12 @@ from torch import Tensor
 
 from gpprune.compile.backends import Blocked, whole
 from gpprune.compile.cpp import native
-from gpprune.compile.program import MATRIX, Apply, Load, Program, Reduce, Sweep, sweeps
+from gpprune.compile.cpp.source import REDUCTIONS
+from gpprune.compile.program import MATRIX, Apply, Load, Program, Sweep, sweeps
 from gpprune.compile.reductions import Partial, finish
 
 WIDENED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _STREAMED = 1 << 24  # bytes of scores that no cache would keep for who reads them next
-
-
-def made_of(reduce: Reduce) -> str:
-    """What is added up for a reduction: a sum, squares, an extremum or moments."""
-    return {"mean": "sum", "std": "moments", "std1": "moments"}.get(reduce.kind, reduce.kind)
 
 
 Part = Mapping[int, Tensor]
@@ -79,7 +75,7 @@ class Pass:
         shape = {"in": (rows, 1), "out": (1, columns), "all": (1, 1)}[reduce.axis]
         count = {"in": columns, "out": rows, "all": rows * columns}[reduce.axis]
         second = None
-        if reduce.kind in ("std", "std1"):
+        if reduce.made_of == "moments":
             _, first, second = _joined(found)
             second = second.reshape(1, 1)
         elif reduce.kind in ("min", "max"):
@@ -99,6 +95,7 @@ class Sweeping(ABC):
         self.program = program
         self.sweeps = sweeps(program)
         self.blocked = Blocked(program)
+        self.known = is_swept(program)
         self.loaded = {
             place: i.name
             for place, i in enumerate(program.instructions)
@@ -117,8 +114,13 @@ class Sweeping(ABC):
             self.blocked(terminals, shape, out)
 
     def _takes(self, terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor) -> bool:
-        """Whether these tensors are on the CPU, of at most 32 bits, in rows."""
-        if out.device.type != "cpu" or out.dtype != torch.float32 or out.stride(1) != 1:
+        """Whether C++ can do it, and the tensors are on the CPU, of 32 bits or less, in rows."""
+        if (
+            not self.known
+            or out.device.type != "cpu"
+            or out.dtype != torch.float32
+            or out.stride(1) != 1
+        ):
             return False
         found = [terminals[name] for name in self.loaded.values()]
         return min(shape) > 0 and all(
@@ -148,6 +150,12 @@ class Sweeping(ABC):
 
     def _computes(self, sweep: Sweep) -> bool:
         return any(isinstance(self.program.instructions[p], Apply) for p in sweep.needed)
+
+
+def is_swept(program: Program) -> bool:
+    """Whether all reductions of its matrices can be done in C++."""
+    reduced = [program.reduce_at(place) for sweep in sweeps(program) for place in sweep.reduced]
+    return all(f"{reduce.made_of} {reduce.axis}" in REDUCTIONS for reduce in reduced)
 
 
 def _joined(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

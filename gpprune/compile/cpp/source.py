@@ -37,8 +37,9 @@ namespace {
 
 constexpr float LARGEST = 3.4028234663852886e38f, TINY = 1.1754943508222875e-38f;
 
-template <class T> inline T min(T a, T b) { return b < a ? b : a; }
-template <class T> inline T max(T a, T b) { return a < b ? b : a; }
+// Of a NaN and a number the NaN, whichever of the two it is.
+template <class T> inline T min(T a, T b) { return (b < a) | (b != b) ? b : a; }
+template <class T> inline T max(T a, T b) { return (a < b) | (b != b) ? b : a; }
 inline float fabs(float a) { return __builtin_fabsf(a); }
 inline float sqrt(float a) { return __builtin_sqrtf(a); }
 inline uint32 bits(float a) { uint32 u; __builtin_memcpy(&u, &a, 4); return u; }
@@ -47,6 +48,10 @@ inline float number(uint32 u) { float a; __builtin_memcpy(&a, &u, 4); return a; 
 // By integers, which compilers leave as they are: what looks like a branch some of them make into
 // one, and then the loop around it is no longer done for several elements at once.
 inline float where(bool kept, float a) { return number(bits(a) & -uint32(kept)); }
+// As the templates above, without what looks like a branch.
+inline float nan_if(bool lost, float a) { return number(bits(a) | (-uint32(lost) & 0x7fffffff)); }
+inline float min(float a, float b) { return nan_if(b != b, b < a ? b : a); }
+inline float max(float a, float b) { return nan_if(b != b, a < b ? b : a); }
 inline float saturate(float a) {
   const uint32 size = bits(a) & 0x7fffffff, sign = bits(a) & 0x80000000;
   const uint32 nan = -uint32(size > 0x7f800000) & 0x7fffffff;
@@ -64,7 +69,7 @@ inline float half(float a) {
   const uint32 u = bits(size);
   const float normal = number((u + 0xfff + (u >> 13 & 1)) & ~uint32(0x1fff));
   const float subnormal = (size + 0.75f) - 0.75f;
-  return __builtin_copysignf(size < 6.103515625e-05f ? subnormal : normal, a);
+  return __builtin_copysignf(size >= 6.103515625e-05f ? normal : subnormal, a);  // or NaN
 }
 inline float from_float16(uint16 h) {
   const float size = number(uint32(h & 0x7fff) << 13) * 5.192296858534828e33f;  // 2^112
@@ -85,17 +90,26 @@ ALONE void norm(double& state, const float* a, int64 n) {
   for (int64 i = 0; i < n; i++) s += double(a[i]) * a[i];
   state += s;
 }
+// Parts of an extremum are joined by a plain comparison, which a NaN would get lost in.
 ALONE void min(double& state, const float* a, int64 n) {
   float m = a[0];
-#pragma omp simd reduction(min : m)
-  for (int64 i = 0; i < n; i++) m = min(m, a[i]);
-  state = min(state, double(m));
+  uint32 nan = 0;
+#pragma omp simd reduction(min : m) reduction(| : nan)
+  for (int64 i = 0; i < n; i++) {
+    m = a[i] < m ? a[i] : m;
+    nan |= a[i] != a[i];
+  }
+  state = min(state, nan ? __builtin_nan("") : double(m));
 }
 ALONE void max(double& state, const float* a, int64 n) {
   float m = a[0];
-#pragma omp simd reduction(max : m)
-  for (int64 i = 0; i < n; i++) m = max(m, a[i]);
-  state = max(state, double(m));
+  uint32 nan = 0;
+#pragma omp simd reduction(max : m) reduction(| : nan)
+  for (int64 i = 0; i < n; i++) {
+    m = m < a[i] ? a[i] : m;
+    nan |= a[i] != a[i];
+  }
+  state = max(state, nan ? __builtin_nan("") : double(m));
 }
 // Chan, Golub and LeVeque 1979: count, sum and sum of squares about the mean, chunk by chunk.
 ALONE void moments(double& first, const float* a, int64 n) {
@@ -135,6 +149,12 @@ ALONE void stream(float* r, const float* x, int64 n) {
 
 }  // namespace
 """
+
+# What is added up in C++, and over which axis; other reductions of a matrix are torch's.
+REDUCTIONS = (
+    *(f"{kind} {axis}" for kind in ("sum", "norm", "min", "max") for axis in ("in", "out", "all")),
+    "moments all",
+)
 
 # What a reduction over output neurons does with each element; one over a whole row or matrix calls
 # the function of its name on a chunk.

@@ -117,6 +117,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
 PRIMITIVE = """
 import sympy, torch
 from gpprune.primitives import PRIMITIVES, Elements, Lowering, Primitive
+from gpprune.primitives.weights import reach
 
 PRIMITIVES.add(
     Primitive(
@@ -126,6 +127,7 @@ PRIMITIVES.add(
         Elements,
         lambda x: x / (1 + sympy.Abs(x)),
         Lowering(lambda x: x / (1 + x.abs()), scalar="a / (1 + fabs(a))"),
+        reach.tanh,
         odd=True,
         increasing=True,
     )
@@ -169,11 +171,9 @@ def test_a_metric(add: Add, flags: list[str], printed: Callable[..., Any]) -> No
 
 
 ALLOCATION = """
-from gpprune.primitives import ALLOCATION, ALLOCATIONS, PublishedAllocation, parse
+from gpprune.primitives import ALLOCATIONS, PublishedAllocation
 
-ALLOCATIONS.add(
-    PublishedAllocation("deeper", parse("spread(depth, 0.3)", ALLOCATION), "of my own", "block")
-)
+ALLOCATIONS.add(PublishedAllocation("deeper", "spread(depth, 0.3)", "of my own", "block"))
 """
 
 
@@ -248,7 +248,9 @@ def test_a_statistic(
 
 
 def _type_of(name: str) -> type:
-    return gpprune.METRIC.terminals[name]
+    type_ = gpprune.METRIC.terminals[name].type
+    assert type_ is not None
+    return type_
 
 
 PATTERN = """
@@ -397,13 +399,9 @@ def test_a_text_source(add: Add, flags: list[str], printed: Callable[..., Any]) 
 
 
 MODEL = """
-from gpprune.prune import MODEL_SOURCES
-from gpprune.prune.model.load import ModelSource
+from gpprune.prune import MODEL_SOURCES, ModelSource
 
-def folder(spec, progress):
-    return {folder!r}
-
-MODEL_SOURCES.add(ModelSource("mine", lambda spec: spec == "mine", folder))
+MODEL_SOURCES.add(ModelSource("mine", lambda spec, progress: {folder!r}))
 """
 
 

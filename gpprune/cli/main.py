@@ -13,6 +13,7 @@ from gpprune import __version__
 from gpprune.cli import allocating, evaluate, evolve, formulas, pruning, runs, scoring
 from gpprune.cli.console import err, escape, say
 from gpprune.errors import GppruneError
+from gpprune.memory import out_of_memory
 
 INTERRUPTED = 130
 
@@ -40,15 +41,22 @@ app.add_typer(evolving, name="evolve")
 app.add_typer(scores, name="score")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"gpprune {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    if version:
-        say(f"gpprune {__version__}")
-        raise typer.Exit
+    pass  # the group's help is the application's
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -69,10 +77,10 @@ def run(arguments: list[str] | None = None) -> int:
         if code == INTERRUPTED:
             _say("interrupted")
         return code
-    except MemoryError as error:
-        _say(
-            f"out of memory ({error or 'no more is to be had'}): free some, or take a smaller model"
-        )
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _say("out of memory: free some, or take a smaller model, or fewer or shorter windows")
         return 1
     except OSError as error:
         # nobody reads our output, or its disk is full; Python would complain again at its end

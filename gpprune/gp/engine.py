@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from gpprune.errors import UsageError
 from gpprune.gp.archive import Archive, fittest, ranked
 from gpprune.gp.breeding import Breeder, Draft
-from gpprune.gp.memory import out_of_memory
 from gpprune.gp.outcome import Candidate, Outcome, seed_origin
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
 from gpprune.gp.variation import reproducible
+from gpprune.memory import out_of_memory
 from gpprune.primitives import Formula, FormulaError, Language, parse
 
 Canonical = Callable[[Formula], Formula]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from gpprune.errors import Unfit, UsageError
 from gpprune.gp.fitness import Fitness
-from gpprune.gp.memory import out_of_memory
 from gpprune.gp.outcome import Verdict
 from gpprune.gp.settings import SearchSettings
+from gpprune.memory import out_of_memory
 from gpprune.primitives import Formula
 
 _REASON_LIMIT = 300

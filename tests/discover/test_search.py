@@ -20,7 +20,7 @@ from gpprune.discover import Texts
 from gpprune.discover.rivals import as_strict
 from gpprune.errors import UsageError
 
-FEW = gpprune.SearchSettings(population=6, offspring=4, generations=1)
+FEW = gpprune.SearchSettings(population=10, offspring=8, generations=1)
 
 
 @pytest.fixture

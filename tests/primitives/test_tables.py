@@ -354,6 +354,7 @@ def test_what_is_not_searched_may_be_written() -> None:
         (Units, Sign.ANY, lambda layer: layer.inputs, "choose Inputs, Outputs"),
         (Inputs, Sign.ANY, lambda layer: layer.inputs.float(), "float32 values"),
         (Inputs, Sign.ANY, lambda layer: layer.inputs / 0, "finite"),
+        (Inputs, Sign.ANY, lambda layer: torch.rand(5).double(), "asked again"),
         (Inputs, Sign.NONNEGATIVE, lambda layer: -layer.inputs, "not nonnegative"),
         (Inputs, Sign.POSITIVE, lambda layer: 0 * layer.inputs, "not positive"),
     ],

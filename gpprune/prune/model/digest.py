@@ -1,0 +1,54 @@
+"""Digests of a model and of its tokenizer: whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpprune.prune.model.load import Loaded
+
+
+def model_digest(loaded: Loaded) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of a model's parameters, in hexadecimal.
+
+    A parameter that is tied to another counts once. The same weights in another dtype have
+    another digest. It takes about a second a gigabyte.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in loaded.model.named_parameters():
+        head = f"{name} {parameter.dtype} {list(parameter.shape)}\n"
+        digest.update(head.encode())
+        digest.update(_bytes(parameter))
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 over what a tokenizer does to a text, in hexadecimal.
+
+    Args:
+        tokenizer: a transformers tokenizer; without a backend that can be written as JSON, its
+            class and vocabulary stand for it.
+    """
+    as_json = getattr(getattr(tokenizer, "backend_tokenizer", None), "to_str", None)
+    if as_json is None:
+        return _sha256(type(tokenizer).__name__, json.dumps(sorted(tokenizer.get_vocab().items())))
+    content = json.loads(as_json())
+    # How it was called last, which is no part of what it is.
+    content["truncation"] = content["padding"] = None
+    # The model's large vocabulary comes in the order of its numbers, and sorting it takes long.
+    model = json.dumps(content.pop("model"))
+    return _sha256(model, json.dumps(content, sort_keys=True))
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes in the order of its indices, without a copy where they lie so."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data

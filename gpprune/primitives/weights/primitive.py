@@ -15,6 +15,10 @@ from gpprune.primitives.weights.reach import Reach, unknown
 UNARY: tuple[ValueType, ...] = (Elements,)
 BINARY: tuple[ValueType, ...] = (Elements, Elements)
 
+# The facts that are said of primitives of one argument, and of two.
+_OF_ONE = ("increasing", "scale_free", "centred", "homogeneous", "linear")
+_OF_TWO = ("commutative", "associative", "idempotent", "over_norm")
+
 
 @dataclass(frozen=True)
 class Primitive:
@@ -80,15 +84,35 @@ class Primitive:
                 f"the primitive {self.name!r} gives {self.result.__name__}: choose Elements, "
                 "Inputs or Outputs"
             )
-        if (self.lowering.apply is None) == bool(self.lowering.reads):
+        for fact, arity in (*((f, 1) for f in _OF_ONE), *((f, 2) for f in _OF_TWO)):
+            if getattr(self, fact) and self.arity != arity:
+                raise UsageError(
+                    f"the primitive {self.name!r} takes {self.arity} arguments, and "
+                    f"{fact!r} is said of {arity}: leave it out"
+                )
+        self._check_lowering()
+
+    def _check_lowering(self) -> None:
+        apply, reductions, reads = (
+            self.lowering.apply,
+            self.lowering.reductions,
+            self.lowering.reads,
+        )
+        if (apply is None) == bool(reads):
             raise UsageError(
                 f"the primitive {self.name!r} needs both a function of tensors and a scalar "
                 "expression of C++ in a, b, c, or neither where its one reduction is the result"
             )
-        if self.lowering.apply is None and len(self.lowering.reductions) != 1:
+        if apply is None and len(reductions) != 1:
             raise UsageError(
-                f"the primitive {self.name!r} has {len(self.lowering.reductions)} reductions and "
-                "nothing that makes a result of them: give a function of tensors"
+                f"the primitive {self.name!r} has {len(reductions)} reductions and nothing that "
+                "makes a result of them: give a function of tensors"
+            )
+        given = self.arity + len(reductions)
+        if any(at >= given for at in reads) or any(r.argument >= self.arity for r in reductions):
+            raise UsageError(
+                f"the primitive {self.name!r} reads what it is not given: there are {given} of its "
+                "arguments and reductions, named a, b, c in this order"
             )
 
     @property

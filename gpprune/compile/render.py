@@ -6,6 +6,7 @@ they protect (`x / y` for "x / y, and 0 where y is 0"); the Python is exact.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import sympy
 
 from gpprune.compile.python import python_source
 from gpprune.errors import UsageError
-from gpprune.primitives import Formula, fold, word
+from gpprune.primitives import PRIMITIVES, Formula, Primitive, UnitPrimitive, fold, word
 from gpprune.primitives.formula import folded_number
 from gpprune.primitives.weights import symbolic as sym
 
@@ -46,10 +47,20 @@ def closed_form(formula: Formula) -> sympy.Expr:
         known = folded_number(entry, arguments)
         if known is not None:
             return _number(float(known))
+        counted = _counted(entry, arguments[0])
+        if counted is not None:
+            return counted
         form = _READING.get(word(node.name)) or entry.symbolic
         return form(*arguments)
 
     return fold(formula.tree, visit)
+
+
+def _counted(entry: Primitive | UnitPrimitive, value: sympy.Expr) -> sympy.Expr | None:
+    """A reduction of one number throughout, by the number of features: `rowsum(1)`."""
+    if not isinstance(entry, Primitive) or entry.lowering.apply is not None:
+        return None
+    return sym.repeated(entry.lowering.reductions[0], value)
 
 
 def _number(value: float) -> sympy.Expr:
@@ -113,7 +124,11 @@ def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
         if isinstance(node.value, float):
             return f"{node.value:.4g}", 4 if node.value >= 0 else 1
         return str(node.value), 4
-    name = word(node.name)
+    counted = _counted_line(node.name, *arguments[0])
+    return counted if counted is not None else _called(word(node.name), arguments)
+
+
+def _called(name: str, arguments: list[tuple[str, int]]) -> tuple[str, int]:
     if name not in _LINE:
         return f"{name}({', '.join(text for text, _ in arguments)})", 4
     template, binds = _LINE[name]
@@ -125,3 +140,26 @@ def _line(node: Any, arguments: list[tuple[str, int]]) -> tuple[str, int]:
     if name == "mul" and parts[1].startswith("1/"):  # c/x, not c·1/x
         return f"{parts[0]}{parts[1][1:]}", binds
     return template.format(*parts), 4 if name == "abs" else binds
+
+
+def _counted_line(name: str, text: str, tight: int) -> tuple[str, int] | None:
+    """As `_counted`, where the argument is a number as it is printed here."""
+    entry = PRIMITIVES.get(name)
+    if entry is None or entry.lowering.apply is not None or not _NUMBER.fullmatch(text):
+        return None
+    (reduction,) = entry.lowering.reductions
+    counts = [(f"{axis}_features", 4) for axis in sorted(reduction.axes)]
+    count = counts[0] if len(counts) == 1 else _called("mul", counts)
+    match reduction.kind:
+        case "mean":
+            return text, tight
+        case "norm":
+            count, text, tight = _called("sqrt", [count]), text.removeprefix("-"), 4
+        case "sum":
+            pass
+        case _:
+            return None
+    return count if text == "1" else _called("mul", [(text, tight), count])
+
+
+_NUMBER = re.compile(r"-?[\d.]+(e[-+]\d+)?")

@@ -76,6 +76,30 @@ def test_one_line(text: str, line: str) -> None:
     assert render(parse(text), "line") == line
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "latex"),
+    [
+        ("rownorm(1)", "√in_features", r"\sqrt{\mathrm{in\_features}}"),
+        ("colnorm(1)", "√out_features", r"\sqrt{\mathrm{out\_features}}"),
+        ("rowsum(1)", "in_features", r"\mathrm{in\_features}"),
+        ("colsum(-3)", "(-3)·out_features", r"- 3 \mathrm{out\_features}"),
+        ("rownorm(-3)", "3·√in_features", r"3 \sqrt{\mathrm{in\_features}}"),
+        ("rowmean(1)", "1", "1"),
+        ("mul(Y, rownorm(1))", "Y·√in_features", r"\sqrt{\mathrm{in\_features}} Y"),
+        ("rowsum(Y)", "rowsum(Y)", r"\sum_{j} Y"),
+    ],
+)
+def test_a_reduction_of_a_number_is_a_number_of_features(text: str, line: str, latex: str) -> None:
+    formula = parse(text)
+    assert render(formula, "line") == line
+    assert render(formula, "latex") == latex
+
+
+def test_a_norm_of_a_number_is_a_root_in_unicode() -> None:
+    assert render(parse("rownorm(1)"), "unicode").split() == ["_____________", "╲╱", "in_features"]
+    assert render(parse("rowsum(1)"), "unicode") == "in_features"
+
+
 def test_latex_and_unicode_are_what_a_paper_prints() -> None:
     assert render(published["wanda"], "latex") == r"X \left|{W}\right|"
     assert render(published["wanda"], "unicode") == "X⋅│W│"

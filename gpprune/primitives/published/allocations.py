@@ -39,12 +39,13 @@ class PublishedAllocation:
             raise UsageError(
                 f"the allocation {self.name!r} has the unit {self.unit!r}: choose layer or block"
             )
-        if self.name in ALLOCATION.terminals:
+        if self.name in ALLOCATION.words:
             raise UsageError(
                 f"an allocation cannot be called {self.name!r}, which means something in formula "
                 "text"
             )
-        if self.make is not None and self.made("") != self.formula:
+        formula = self.formula  # which raises where the text is none
+        if self.make is not None and self.made("") != formula:
             raise UsageError(
                 f"the allocation {self.name!r} is {self.text!r}, but {self.made('')} with the "
                 "numbers that it is made of by default"

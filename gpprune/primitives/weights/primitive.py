@@ -80,15 +80,34 @@ class Primitive:
                 f"the primitive {self.name!r} gives {self.result.__name__}: choose Elements, "
                 "Inputs or Outputs"
             )
-        if (self.lowering.apply is None) == bool(self.lowering.reads):
+        if self.arity != 2 and (self.commutative or self.associative or self.over_norm):
+            raise UsageError(
+                f"the primitive {self.name!r} takes {self.arity} arguments, and to be commutative, "
+                "associative or over a norm is said of two"
+            )
+        self._check_lowering()
+
+    def _check_lowering(self) -> None:
+        apply, reductions, reads = (
+            self.lowering.apply,
+            self.lowering.reductions,
+            self.lowering.reads,
+        )
+        if (apply is None) == bool(reads):
             raise UsageError(
                 f"the primitive {self.name!r} needs both a function of tensors and a scalar "
                 "expression of C++ in a, b, c, or neither where its one reduction is the result"
             )
-        if self.lowering.apply is None and len(self.lowering.reductions) != 1:
+        if apply is None and len(reductions) != 1:
             raise UsageError(
-                f"the primitive {self.name!r} has {len(self.lowering.reductions)} reductions and "
-                "nothing that makes a result of them: give a function of tensors"
+                f"the primitive {self.name!r} has {len(reductions)} reductions and nothing that "
+                "makes a result of them: give a function of tensors"
+            )
+        given = self.arity + len(reductions)
+        if any(at >= given for at in reads) or any(r.argument >= self.arity for r in reductions):
+            raise UsageError(
+                f"the primitive {self.name!r} reads what it is not given: there are {given} of its "
+                "arguments and reductions, named a, b, c in this order"
             )
 
     @property

@@ -11,6 +11,8 @@ from typing import Any
 
 import sympy
 
+from gpprune.primitives.weights.lowering import Reduction
+
 LARGEST = sympy.Float(3.4028234663852886e38, 17)
 TINY = sympy.Float(2.0**-126, 17)
 
@@ -66,6 +68,29 @@ std = reduction("std_all", r"\operatorname*{std}_{ij} %s", nonnegative=True)
 std1 = reduction("std1_all", r"\operatorname*{std}_{ij} %s", nonnegative=True)
 norm = reduction("norm_all", r"\left\lVert %s \right\rVert_{F}", nonnegative=True)
 half = reduction("float16", r"\operatorname{float16}\left(%s\right)")
+
+
+class Count(sympy.Symbol):  # type: ignore[misc]
+    """A number of features: a symbol that LaTeX does not take apart at its underscore."""
+
+    def _latex(self, printer: Any) -> str:
+        title = self.name.replace("_", r"\_")
+        return rf"\mathrm{{{title}}}"
+
+
+COUNTS = {axis: Count(f"{axis}_features", positive=True, integer=True) for axis in ("in", "out")}
+
+
+def repeated(reduction: Reduction, value: sympy.Expr) -> sympy.Expr | None:
+    """A sum, mean or norm of one value throughout, in the numbers of features; None of others."""
+    count = sympy.Mul(*(COUNTS[axis] for axis in sorted(reduction.axes)))
+    if value.free_symbols - set(COUNTS.values()) or value.atoms(sympy.Function):
+        return None
+    return {
+        "sum": count * value,
+        "mean": value,
+        "norm": sympy.sqrt(count) * sympy.Abs(value),
+    }.get(reduction.kind)
 
 
 class quotient(sympy.Function):  # type: ignore[misc]

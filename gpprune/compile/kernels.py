@@ -38,8 +38,9 @@ COMPILE_SAVES = 1e-9  # seconds an element
 class Kernel:
     """A formula compiled for one backend.
 
-    Call it with the terminals that it names: `W` and `G` of shape `[out_features, in_features]`,
-    `X` and `D` `[in_features]`, `Y` `[out_features]`, floating point of any width.
+    Call it with the terminals that it names, floating point of any width: `W` and what else is a
+    value a weight of shape `[out_features, in_features]`, a value an input feature (as `X` is)
+    `[in_features]`, and a value an output neuron (as `Y` is) `[out_features]`.
     """
 
     formula: Formula
@@ -156,6 +157,11 @@ def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") 
     On a CPU that is the machine, which has nothing to compile, or C++ generated for the formula,
     if that is in the cache folder or so many elements pay for it, and blocks where neither can be
     built; on other devices blocks, or what `torch.compile` makes of the formula.
+
+    Args:
+        formula: a metric.
+        elements: about how many weights it will score in all its calls.
+        device: where these weights are.
     """
     if torch.device(device).type == "cpu":
         if built() is None:

@@ -26,7 +26,14 @@ from gpprune.primitives.weights.lowering import saturate
 
 
 def reduce(x: Tensor, kind: str, dims: list[int], shape: tuple[int, int]) -> Tensor:
-    """Reduce x, broadcast to shape, along dims; sums in float64."""
+    """Reduce x along dims, with sums in float64.
+
+    Args:
+        x: [out, in], [1, in], [out, 1] or [1, 1].
+        kind: sum, mean, norm, min, max, std or std1.
+        dims: [0] is over output neurons, [1] over input features.
+        shape: to which x is broadcast first.
+    """
     x = x.double().expand(shape)
     if kind == "min":
         value = x.amin(dims, keepdim=True)

@@ -13,6 +13,7 @@ from gpprune.compile.backends import Blocked, Runner, inductor, reference
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.compile.cpp.machine import Machine, built
+from gpprune.compile.memory import overlaps_itself, share_memory
 from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
 from gpprune.errors import UsageError
 from gpprune.primitives import METRIC, PRIMITIVES, Formula, axes_of, terminal_types
@@ -37,8 +38,9 @@ COMPILE_SAVES = 1e-9  # seconds an element
 class Kernel:
     """A formula compiled for one backend.
 
-    Call it with the terminals that it names: `W` and `G` of shape `[out_features, in_features]`,
-    `X` and `D` `[in_features]`, `Y` `[out_features]`, floating point of any width.
+    Call it with the terminals that it names, floating point of any width: `W` and what else is a
+    value a weight of shape `[out_features, in_features]`, a value an input feature (as `X` is)
+    `[in_features]`, and a value an output neuron (as `Y` is) `[out_features]`.
     """
 
     formula: Formula
@@ -59,7 +61,8 @@ class Kernel:
 
         Raises:
             UsageError: a terminal is missing, its shape does not fit the others, or `out` has
-                another shape or dtype than the scores, or rows that share memory.
+                another shape or dtype than the scores, shares memory with a terminal that the
+                formula reads, or holds several scores in one place.
         """
         shape, device = self._shape(terminals, out)
         dtype = torch.float64 if self.backend == "reference" else torch.float32
@@ -69,6 +72,12 @@ class Kernel:
             raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
         # statistics may have been measured elsewhere, and the machine reads addresses
         placed = {name: terminals[name].to(out.device).resolve_neg() for name in self.terminals}
+        for name, value in placed.items():
+            if share_memory(out, value):
+                raise UsageError(
+                    f"out shares memory with {name}, which is still read when scores are written: "
+                    "give a buffer of its own"
+                )
         with torch.no_grad():
             if out.numel():
                 self._run(placed, shape, out)
@@ -86,7 +95,7 @@ class Kernel:
         if not whole or whole[0].dim() != 2:
             raise UsageError("pass W or G of shape [out_features, in_features]")
         shape = (whole[0].shape[0], whole[0].shape[1])
-        if out is not None and (tuple(out.shape) != shape or 0 in out.stride()):
+        if out is not None and (tuple(out.shape) != shape or overlaps_itself(out)):
             raise UsageError(
                 f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
                 f"{shape}, each in a place of its own"
@@ -148,6 +157,11 @@ def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") 
     On a CPU that is the machine, which has nothing to compile, or C++ generated for the formula,
     if that is in the cache folder or so many elements pay for it, and blocks where neither can be
     built; on other devices blocks, or what `torch.compile` makes of the formula.
+
+    Args:
+        formula: a metric.
+        elements: about how many weights it will score in all its calls.
+        device: where these weights are.
     """
     if torch.device(device).type == "cpu":
         if built() is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -14,9 +14,9 @@ from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.compile.cpp.machine import Machine, built
 from gpprune.compile.memory import overlaps_itself, share_memory
-from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
+from gpprune.compile.program import MATRIX, Apply, Load, Program, Reduce, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, PRIMITIVES, Formula, axes_of, terminal_types
+from gpprune.primitives import METRIC, PRIMITIVES, Formula
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
@@ -46,6 +46,7 @@ class Kernel:
     formula: Formula
     backend: str
     terminals: frozenset[str]
+    _axes: Mapping[str, frozenset[str]] = field(compare=False)
     _run: Runner
 
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
@@ -66,22 +67,26 @@ class Kernel:
         """
         shape, device = self._shape(terminals, out)
         dtype = torch.float64 if self.backend == "reference" else torch.float32
-        if out is None:
-            out = torch.empty(shape, dtype=dtype, device=device)
-        elif out.dtype != dtype:
-            raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
+        scores = torch.empty(shape, dtype=dtype, device=device) if out is None else out
         # statistics may have been measured elsewhere, and the machine reads addresses
-        placed = {name: terminals[name].to(out.device).resolve_neg() for name in self.terminals}
+        placed = {name: terminals[name].to(scores.device).resolve_neg() for name in self.terminals}
+        if out is not None:
+            self._check(out, dtype, placed)
+        with torch.no_grad():
+            if scores.numel():
+                self._run(placed, shape, scores)
+        return scores
+
+    def _check(self, out: Tensor, dtype: torch.dtype, placed: Mapping[str, Tensor]) -> None:
+        """See that a buffer has the scores' dtype, and none of the memory they are made of."""
+        if out.dtype != dtype:
+            raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
         for name, value in placed.items():
             if share_memory(out, value):
                 raise UsageError(
                     f"out shares memory with {name}, which is still read when scores are written: "
                     "give a buffer of its own"
                 )
-        with torch.no_grad():
-            if out.numel():
-                self._run(placed, shape, out)
-        return out
 
     def _shape(
         self, terminals: dict[str, Tensor], out: Tensor | None
@@ -100,9 +105,7 @@ class Kernel:
                 f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
                 f"{shape}, each in a place of its own"
             )
-        types = terminal_types()
-        for name in self.terminals:
-            axes = axes_of(types[name])
+        for name, axes in self._axes.items():
             wanted = shape if axes == MATRIX else shape[:1] if axes == {"out"} else shape[1:]
             if tuple(terminals[name].shape) != wanted:
                 raise UsageError(
@@ -116,7 +119,8 @@ class Kernel:
 def _compiled(formula: Formula, backend: str, revision: int) -> Kernel:
     """A kernel for one state of the table of primitives."""
     program = lower(formula)
-    return Kernel(formula, backend, program.terminals, BACKENDS[backend](program))
+    axes = {i.name: i.axes for i in program.instructions if isinstance(i, Load)}
+    return Kernel(formula, backend, program.terminals, axes, BACKENDS[backend](program))
 
 
 def kernel(

@@ -17,15 +17,17 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
         a: a vector or a matrix.
         b: another one.
     """
-    if a.device != b.device or not a.numel() or not b.numel():
-        return False
     if a.data_ptr() >= _end(b) or b.data_ptr() >= _end(a):
+        return False
+    if a.device != b.device or a.device.type == "meta" or not a.numel() or not b.numel():
         return False
     return not _interleaved(_rows(a), _rows(b))
 
 
 def overlaps_itself(matrix: Tensor) -> bool:
     """Whether several elements of a matrix may lie in one place."""
+    if matrix.is_contiguous():
+        return False
     # a dimension of one element takes no step
     steps = [(s, n) for s, n in zip(matrix.stride(), matrix.shape, strict=True) if n > 1]
     reach = 0
@@ -75,6 +77,8 @@ def _interleaved(a: _Rows | None, b: _Rows | None) -> bool:
 
 def _end(tensor: Tensor) -> int:
     """The address behind its last element."""
+    if tensor.is_contiguous():
+        return tensor.data_ptr() + tensor.nbytes
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps)
     return tensor.data_ptr() + (last + 1) * tensor.element_size()

@@ -96,7 +96,17 @@ def metric_contenders(
     pattern: str | None = None,
     update: str = "none",
 ) -> list[Contender]:
-    """Metrics at each sparsity, under a pattern or each one's own; as for `compare`."""
+    """Metrics at each sparsity.
+
+    Args:
+        metrics: published names or formula text; by default all published ones.
+        sparsity: one or more shares; by default 0.5, or what the pattern implies.
+        pattern: which weights compete; by default each metric's own.
+        update: what happens to the weights that stay.
+
+    Raises:
+        UsageError: a name, a share or a pattern that is none.
+    """
     given = [metrics] if isinstance(metrics, str) else list(metrics or published)
     found = []
     for level in _levels(sparsity, 0.5, pattern):
@@ -116,7 +126,19 @@ def allocation_contenders(
     unit: str | None = None,
     update: str = "none",
 ) -> list[Contender]:
-    """Allocations at each sparsity under one metric; as for `compare`."""
+    """Allocations at each sparsity under one metric.
+
+    Args:
+        allocations: as for `named_allocations`.
+        metric_name: the metric, a published name or formula text.
+        sparsity: one or more shares; by default 0.7, or what the pattern implies.
+        pattern: which weights compete; by default the metric's own.
+        unit: what gets a sparsity of its own; by default each allocation's own.
+        update: what happens to the weights that stay.
+
+    Raises:
+        UsageError: a name, a share or a pattern that is none.
+    """
     own = pattern_of(metric_name, pattern)
     return [
         Contender(

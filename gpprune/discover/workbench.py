@@ -219,7 +219,13 @@ class Workbench:
         return evaluate(self.judged, tokens, self.loss, progress=progress)
 
     def pruned(self, recipe: Recipe, tokens: Tensor, progress: Progress = silent) -> Evaluation:
-        """A copy of the model on windows, pruned block after block: the sequential order."""
+        """A copy of the model, pruned block after block: the sequential order.
+
+        Args:
+            recipe: how to prune.
+            tokens: what is judged on, `[windows, length]`, int64.
+            progress: called as `progress(label, done, total)`.
+        """
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(fresh, recipe, self.calibration(), progress=progress)
         dense = self.loaded.model

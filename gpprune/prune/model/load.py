@@ -44,7 +44,7 @@ class Loaded:
 
 
 def load_model(
-    spec: str, *, dtype: torch.dtype = torch.float32, progress: Progress | None = None
+    spec: str, *, dtype: torch.dtype = torch.float32, progress: Progress = silent
 ) -> Loaded:
     """Load a causal language model.
 
@@ -62,10 +62,9 @@ def load_model(
         GppruneError: the model cannot be fetched or read, its weights or tokenizer do not fit its
             configuration, or it has nothing to prune.
     """
-    tell = progress or silent
-    tell("loading the model", 0, 1)
+    progress("loading the model", 0, 1)
     loaded = _read(locate(spec, progress), spec, dtype)
-    tell("loading the model", 1, 1)
+    progress("loading the model", 1, 1)
     return loaded
 
 

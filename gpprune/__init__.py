@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .primitives import FormulaError as FormulaError
     from .primitives import Language as Language
     from .primitives import allocation as allocation
+    from .primitives import metric as metric
     from .primitives import parse as parse
     from .primitives import published as published
     from .prune import Recipe as Recipe
@@ -80,6 +81,7 @@ _ROOMS = {
         "FormulaError",
         "Language",
         "allocation",
+        "metric",
         "parse",
         "published",
     ),

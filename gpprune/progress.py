@@ -9,4 +9,10 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(label: str, done: int, total: int) -> None:
-    """The progress of who does not want to hear of it."""
+    """The progress of who does not want to hear of it.
+
+    Args:
+        label: what is being done.
+        done: how much of it is.
+        total: how much there is.
+    """

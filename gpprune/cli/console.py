@@ -24,6 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gpprune.progress import Progress
+from gpprune.prune import Coverage
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True)
@@ -50,6 +51,12 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """A line to standard error, as it stands."""
     err.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def tell_left_alone(coverage: Coverage) -> None:
+    """A line on what of a model is not pruned, if anything."""
+    if coverage.left:
+        tell(coverage.sentence)
 
 
 def tell_written(pictures: Sequence[Path]) -> None:

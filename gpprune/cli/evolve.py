@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpprune.cli.console import print_json, tell
+from gpprune.cli.console import print_json, tell, tell_left_alone
 from gpprune.cli.found import print_discovery
 from gpprune.cli.live import SearchScreen
 from gpprune.cli.options import (
@@ -245,6 +245,7 @@ def _end(found: Discovery, settings: SearchSettings, json: bool) -> None:
             f"stopped by the {found.result.stopped} after {found.result.generations} generations; "
             f"go on with `{_again(found.run, settings)}`"
         )
+    tell_left_alone(found.coverage)
     if json:
         print_json(found.document())
     else:

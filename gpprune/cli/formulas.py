@@ -13,16 +13,9 @@ from gpprune.cli.console import clean, escape, out, print_json, print_table, say
 from gpprune.cli.options import Json
 from gpprune.compile import render
 from gpprune.discover import Description, describe, describe_run, ingredients
-from gpprune.errors import UsageError
-from gpprune.primitives import LANGUAGES, METRIC, Language
+from gpprune.primitives import LANGUAGES, METRIC
 
 LanguageOption = Annotated[str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")]
-
-
-def _language(name: str) -> Language:
-    if name not in LANGUAGES:
-        raise UsageError(f"unknown language {name!r}; there are {', '.join(LANGUAGES)}")
-    return LANGUAGES[name]
 
 
 class Format(StrEnum):
@@ -53,7 +46,7 @@ def simplify(
     found = (
         describe_run(Path(path), top)
         if os.path.isdir(path)
-        else [describe(what, _language(language))]
+        else [describe(what, LANGUAGES.find(language))]
     )
     if format == Format.json:
         print_json([description.as_dict() for description in found])
@@ -91,7 +84,7 @@ def primitives(
     json: Json = False,
 ) -> None:
     """List what formulas are made of."""
-    rows = ingredients(_language(language))
+    rows = ingredients(LANGUAGES.find(language))
     if json:
         print_json(rows)
         return

@@ -11,7 +11,7 @@ from gpprune.cli.console import LabelledBars, err, escape
 from gpprune.compile import render
 from gpprune.evals import LOSSES
 from gpprune.gp import SearchEvent, SearchSettings
-from gpprune.primitives import Language, parse
+from gpprune.primitives import Language
 
 _FEW = 3
 
@@ -123,7 +123,7 @@ class SearchScreen:
     def _generation_done(self, event: SearchEvent) -> None:
         self._told_last = event
         best = event.best
-        formula = render(parse(best.text, self._language).canonical(None), "line") if best else ""
+        formula = render(best.parsed(self._language).canonical(None), "line") if best else ""
         err.print(
             f"generation {event.generation}: {self._told(event)}  {escape(formula)}",
             highlight=False,

@@ -10,6 +10,7 @@ import typer
 
 from gpprune.evals import LOSSES
 from gpprune.prune import UPDATES
+from gpprune.prune.model.sources import known as known_models
 
 SEARCH = "Search"
 
@@ -51,7 +52,7 @@ class Unit(StrEnum):
     block = "block"
 
 
-ModelSpec = Annotated[str, typer.Option("--model", help="smollm2, a local directory, or a hub id.")]
+ModelSpec = Annotated[str, typer.Option("--model", help=f"{known_models()}.")]
 TextSpec = Annotated[
     str, typer.Option("--text", help="Judged on: wikitext2 (packaged), a file, a datasets id.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import print_json, print_table, progress
+from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
 from gpprune.cli.options import (
     CalibrationSpec,
     Json,
@@ -79,6 +79,7 @@ def prune(
     )
     with progress() as report:
         outcome = prune_to(out, chosen, model=model, texts=texts, order=order, progress=report)
+    tell_left_alone(outcome.coverage)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
     else:
@@ -91,6 +92,10 @@ def _print_layers(outcome: PruneReport, title: str) -> None:
         for layer in outcome.layers
     ]
     rows.append(["all", f"{outcome.zeros:,}", f"{outcome.size:,}", f"{outcome.sparsity:.4f}"])
+    if outcome.coverage.left:
+        blocks, zeros = outcome.coverage.size, outcome.block_zeros
+        share = f"{outcome.block_sparsity:.4f}"
+        rows.append(["all matrices of the blocks", f"{zeros:,}", f"{blocks:,}", share])
     columns = ["layer", "zeros", "weights", "sparsity"]
     print_table(columns, rows, title=title, numbers=columns[1:])
 

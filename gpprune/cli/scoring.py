@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import print_json, print_table, progress
+from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
 from gpprune.cli.options import (
     Allocations,
     CalibrationSpec,
@@ -78,6 +78,7 @@ def score_metrics(
             loss=loss,
             progress=report,
         )
+    tell_left_alone(found.coverage)
     if json:
         print_json([row.as_dict() for row in found.rows])
     else:
@@ -138,6 +139,7 @@ def score_allocations(
             loss=loss,
             progress=report,
         )
+    tell_left_alone(found.coverage)
     if json:
         print_json([row.as_dict() for row in found.rows])
     else:

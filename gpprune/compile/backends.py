@@ -39,7 +39,19 @@ def whole(
     shape: tuple[int, int],
     like: Tensor,
 ) -> Tensor:
-    """One instruction on whole values."""
+    """One instruction on whole values.
+
+    Args:
+        instruction: of a program.
+        values: of earlier instructions, by place, each at its natural shape: `[out, in]`,
+            `[1, in]`, `[out, 1]` or `[1, 1]`.
+        terminals: tensors by name, of which a `Load` takes one: `[out, in]`, `[in]` or `[out]`.
+        shape: `(out_features, in_features)` of the matrix.
+        like: a tensor with the dtype and on the device of the result.
+
+    Returns:
+        The instruction's value, at its natural shape.
+    """
     match instruction:
         case Load(name, axes):
             return _placed(terminals[name], axes, like.dtype)
@@ -106,7 +118,13 @@ class Blocked:
     def __call__(
         self, terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor
     ) -> None:
-        """Run on these terminals into `out`."""
+        """Compute the scores.
+
+        Args:
+            terminals: tensors by name, on the device of `out`.
+            shape: `(out_features, in_features)`.
+            out: where the scores go, of that shape; its dtype is computed in.
+        """
         values: dict[int, Tensor] = {}
         for sweep in self.sweeps:
             for place in sweep.small:

@@ -74,8 +74,8 @@ def _cancels(
         case Apply(name="add" | "sub"):
             least = _LEFT_OF_TWO
             size = given[0].abs() + given[1].abs()
-        case Apply(name=name) if PRIMITIVES[name].scale_free:  # of x, its least or mean, a range
-            least = _LEFT_OF_NORMALISED
+        case Apply(name=name) if PRIMITIVES[name].scale_free and len(given) > 1:
+            least = _LEFT_OF_NORMALISED  # given x, its least or its mean, and a range
             size = given[0].abs() + given[1].abs()
             left = given[0] - given[1]
         case _:

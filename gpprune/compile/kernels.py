@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -13,9 +13,10 @@ from gpprune.compile.backends import Blocked, Runner, inductor, reference
 from gpprune.compile.cpp import native
 from gpprune.compile.cpp.generated import Generated, is_generated
 from gpprune.compile.cpp.machine import Machine, built
-from gpprune.compile.program import MATRIX, Apply, Program, Reduce, lower
+from gpprune.compile.memory import overlaps_itself, share_memory
+from gpprune.compile.program import MATRIX, Apply, Load, Program, Reduce, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, PRIMITIVES, Formula, axes_of, terminal_types
+from gpprune.primitives import METRIC, PRIMITIVES, Formula
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
@@ -37,13 +38,15 @@ COMPILE_SAVES = 1e-9  # seconds an element
 class Kernel:
     """A formula compiled for one backend.
 
-    Call it with the terminals that it names: `W` and `G` of shape `[out_features, in_features]`,
-    `X` and `D` `[in_features]`, `Y` `[out_features]`, floating point of any width.
+    Call it with the terminals that it names, floating point of any width: `W` and what else is a
+    value a weight of shape `[out_features, in_features]`, a value an input feature (as `X` is)
+    `[in_features]`, and a value an output neuron (as `Y` is) `[out_features]`.
     """
 
     formula: Formula
     backend: str
     terminals: frozenset[str]
+    _axes: Mapping[str, frozenset[str]] = field(compare=False)
     _run: Runner
 
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
@@ -59,20 +62,31 @@ class Kernel:
 
         Raises:
             UsageError: a terminal is missing, its shape does not fit the others, or `out` has
-                another shape or dtype than the scores, or rows that share memory.
+                another shape or dtype than the scores, shares memory with a terminal that the
+                formula reads, or holds several scores in one place.
         """
         shape, device = self._shape(terminals, out)
         dtype = torch.float64 if self.backend == "reference" else torch.float32
-        if out is None:
-            out = torch.empty(shape, dtype=dtype, device=device)
-        elif out.dtype != dtype:
-            raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
+        scores = torch.empty(shape, dtype=dtype, device=device) if out is None else out
         # statistics may have been measured elsewhere, and the machine reads addresses
-        placed = {name: terminals[name].to(out.device).resolve_neg() for name in self.terminals}
+        placed = {name: terminals[name].to(scores.device).resolve_neg() for name in self.terminals}
+        if out is not None:
+            self._check(out, dtype, placed)
         with torch.no_grad():
-            if out.numel():
-                self._run(placed, shape, out)
-        return out
+            if scores.numel():
+                self._run(placed, shape, scores)
+        return scores
+
+    def _check(self, out: Tensor, dtype: torch.dtype, placed: Mapping[str, Tensor]) -> None:
+        """See that a buffer has the scores' dtype, and none of the memory they are made of."""
+        if out.dtype != dtype:
+            raise UsageError(f"out has dtype {out.dtype}; the {self.backend} backend gives {dtype}")
+        for name, value in placed.items():
+            if share_memory(out, value):
+                raise UsageError(
+                    f"out shares memory with {name}, which is still read when scores are written: "
+                    "give a buffer of its own"
+                )
 
     def _shape(
         self, terminals: dict[str, Tensor], out: Tensor | None
@@ -86,14 +100,12 @@ class Kernel:
         if not whole or whole[0].dim() != 2:
             raise UsageError("pass W or G of shape [out_features, in_features]")
         shape = (whole[0].shape[0], whole[0].shape[1])
-        if out is not None and (tuple(out.shape) != shape or 0 in out.stride()):
+        if out is not None and (tuple(out.shape) != shape or overlaps_itself(out)):
             raise UsageError(
                 f"out has shape {tuple(out.shape)} and strides {out.stride()}; the scores need "
                 f"{shape}, each in a place of its own"
             )
-        types = terminal_types()
-        for name in self.terminals:
-            axes = axes_of(types[name])
+        for name, axes in self._axes.items():
             wanted = shape if axes == MATRIX else shape[:1] if axes == {"out"} else shape[1:]
             if tuple(terminals[name].shape) != wanted:
                 raise UsageError(
@@ -107,7 +119,8 @@ class Kernel:
 def _compiled(formula: Formula, backend: str, revision: int) -> Kernel:
     """A kernel for one state of the table of primitives."""
     program = lower(formula)
-    return Kernel(formula, backend, program.terminals, BACKENDS[backend](program))
+    axes = {i.name: i.axes for i in program.instructions if isinstance(i, Load)}
+    return Kernel(formula, backend, program.terminals, axes, BACKENDS[backend](program))
 
 
 def kernel(
@@ -148,6 +161,11 @@ def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") 
     On a CPU that is the machine, which has nothing to compile, or C++ generated for the formula,
     if that is in the cache folder or so many elements pay for it, and blocks where neither can be
     built; on other devices blocks, or what `torch.compile` makes of the formula.
+
+    Args:
+        formula: a metric.
+        elements: about how many weights it will score in all its calls.
+        device: where these weights are.
     """
     if torch.device(device).type == "cpu":
         if built() is None:

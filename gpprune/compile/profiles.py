@@ -35,7 +35,16 @@ class Reducer(Protocol):
     def reduced(
         self, reduction: UnitPrimitive, elements: Formula, numbers: tuple[float, ...]
     ) -> Tensor:
-        """`[units]`, float64: a reduction of a metric's formula, with its constants."""
+        """A reduction of the scores of each unit's weights.
+
+        Args:
+            reduction: one of those that take weights, such as the mean.
+            elements: a metric's formula, which scores the weights.
+            numbers: the constants that the reduction takes after them.
+
+        Returns:
+            `[units]`, float64.
+        """
 
     def dsa(self, chain: Sequence[UnitPrimitive], elements: Formula) -> Tensor:
         """`[units]`, float64: the importances of DSA's operators in this order."""

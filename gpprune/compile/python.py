@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from gpprune.compile.program import (
     MATRIX,
@@ -17,13 +18,22 @@ from gpprune.compile.program import (
     Reduce,
     lower,
 )
+from gpprune.compile.reductions import ROUNDING
+from gpprune.compile.sources import sources
 from gpprune.errors import UsageError
 from gpprune.primitives import METRIC, Formula
-from gpprune.primitives.weights import lowering
+from gpprune.primitives.weights.lowering import saturate
 
-_REDUCE = '''
-def reduce(x, kind, dims, shape):
-    """Reduce x, broadcast to shape, along dims; sums in float64."""
+
+def reduce(x: Tensor, kind: str, dims: list[int], shape: tuple[int, int]) -> Tensor:
+    """Reduce x along dims, with sums in float64.
+
+    Args:
+        x: [out, in], [1, in], [out, 1] or [1, 1].
+        kind: sum, mean, norm, min, max, std or std1.
+        dims: [0] is over output neurons, [1] over input features.
+        shape: to which x is broadcast first.
+    """
     x = x.double().expand(shape)
     if kind == "min":
         value = x.amin(dims, keepdim=True)
@@ -37,9 +47,10 @@ def reduce(x, kind, dims, shape):
         value = x.square().sum(dims, keepdim=True).sqrt()
     else:  # std, or unbiased std1, which is 0 of a single value
         value = x.std(dims, correction=int(kind == "std1" and x.numel() > 1), keepdim=True)
-        value = torch.where(value <= 1e-14 * x.mean(dims, keepdim=True).abs(), 0.0, value)
+        # what a constant leaves behind is its rounding, not a deviation
+        value = torch.where(value <= ROUNDING * x.mean(dims, keepdim=True).abs(), 0.0, value)
     return saturate(value).float()
-'''
+
 
 _DIMS = {"out": "[0]", "in": "[1]", "all": "[0, 1]"}
 _SHAPES = {
@@ -54,8 +65,12 @@ _PLACED = {"in": "reshape(1, -1)", "out": "reshape(-1, 1)"}
 def python_source(formula: Formula) -> str:
     """Source of `scores(W, X=..., Y=..., G=...)`: `[out_features, in_features]`, float32.
 
-    `W` is always an argument, since it gives the shape. A formula of another language than a
-    metric's is a UsageError.
+    `W` is always an argument, since it gives the shape.
+
+    Raises:
+        UsageError: a formula of another language than a metric's, or one that calls a primitive
+            whose function cannot be written down: it is no `def` at the top level of a file, or
+            uses what is neither torch's, nor a number, nor another such function.
     """
     if formula.language is not METRIC:
         raise UsageError(
@@ -63,14 +78,15 @@ def python_source(formula: Formula) -> str:
             "reads a whole model; use unicode or latex"
         )
     program = lower(formula)
+    helpers = _helpers(formula, program)
     names = sorted(program.terminals - {"W"})
     body = [f"    {name} = {_terminal(program, name)}" for name in sorted({"W", *names})]
     body += _statements(program)
     arguments = ", ".join(["W", *(["*", *names] if names else [])])
     signature = f"def scores({arguments}):"
     doc = f'    """{formula.text}"""'
-    parts = ["import torch\n", *_helpers(program), "\n".join([signature, doc, *body])]
-    return "\n\n".join(part.strip("\n") + "\n" for part in parts)
+    parts = [*helpers, "\n".join([signature, doc, *body])]
+    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _terminal(program: Program, name: str) -> str:
@@ -79,23 +95,16 @@ def _terminal(program: Program, name: str) -> str:
     return ".".join([name, "float()", *(_PLACED[a] for a in axes if axes != MATRIX)])
 
 
-def _helpers(program: Program) -> list[str]:
-    """The sources of the functions that the program calls, each once."""
-    constants = [f"LARGEST = {lowering.LARGEST!r}", f"TINY = {lowering.TINY!r}"]
-    applied = [i.apply for i in program.instructions if isinstance(i, Apply)]
-    own = [f for f in applied if not _is_torch(f)]
-    uses = {f.__name__ for f in own}
-    if uses & {"minmax", "zscore"}:
-        uses |= {"sub", "div"}
-    sources = [inspect.getsource(getattr(lowering, n)) for n in _ORDER if n in uses]
-    reduce = [_REDUCE] if any(isinstance(i, Reduce) for i in program.instructions) else []
-    needed = [inspect.getsource(lowering.saturate), *reduce, *sources]
-    plain = "\n\n\n".join(source.strip("\n") for source in needed).replace(": Tensor", "")
-    plain = plain.replace(" -> Tensor", "")
-    return ["\n".join(constants) + "\n", plain + "\n"] if reduce or sources else []
-
-
-_ORDER = [n for n, f in vars(lowering).items() if inspect.isfunction(f) and n != "saturate"]
+def _helpers(formula: Formula, program: Program) -> list[str]:
+    """Imports and the functions that the program calls."""
+    called: list[Callable[..., Tensor]] = []
+    if any(isinstance(i, Reduce) for i in program.instructions):
+        called.append(reduce)
+    called += [i.apply for i in program.instructions if isinstance(i, Apply)]
+    try:
+        return sources((f for f in called if not _is_torch(f)), taken=("scores",))
+    except UsageError as error:
+        raise UsageError(f"{formula.text} cannot be written as Python: {error}") from error
 
 
 def _is_torch(function: object) -> bool:

@@ -46,7 +46,13 @@ def partial(reduce: Reduce, value: Tensor) -> Partial:
 
 
 def merge(reduce: Reduce, a: Partial, b: Partial) -> Partial:
-    """Two parts of one value, stacked along "out", as one."""
+    """Two parts of one value, stacked along "out", as one.
+
+    Args:
+        reduce: the reduction.
+        a: of some rows.
+        b: of the rows below them.
+    """
     if reduce.axis == "in":
         return Partial(a.count, torch.cat([a.first, b.first]))
     if reduce.kind in ("min", "max"):
@@ -62,7 +68,19 @@ def merge(reduce: Reduce, a: Partial, b: Partial) -> Partial:
 
 
 def finish(reduce: Reduce, found: Partial, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The reduction's value, for a matrix of `shape` [out_features, in_features]."""
+    """The reduction's value.
+
+    Args:
+        reduce: the reduction.
+        found: what was seen of all rows: `[rows, 1]`, `[1, in]` or `[1, 1]`, where an axis that
+            the reduced value does not vary along is 1.
+        shape: `(out_features, in_features)` of the matrix, to which the reduced value counts as
+            broadcast.
+        dtype: of the result.
+
+    Returns:
+        At the shape of `found`, in float32's finite range.
+    """
     axes = {"out", "in"} if reduce.axis == "all" else {reduce.axis}
     sizes = {"out": shape[0], "in": shape[1]}
     count = _product([sizes[axis] for axis in ("out", "in") if axis in axes & reduce.over])

@@ -25,7 +25,7 @@ from gpprune.evals import (
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, Loaded, Recipe
+from gpprune.prune import LEARNED, Coverage, Loaded, Recipe
 
 ORDERS = ("dense", "sequential")
 
@@ -74,6 +74,7 @@ class Comparison:
     """Recipes judged on one model and text; the first row is the dense model."""
 
     model: str
+    coverage: Coverage
     texts: Texts
     split: str
     order: str
@@ -189,7 +190,7 @@ def compare_recipes(
         if contender is alike[-1]:
             progress(label, len(alike), len(alike))
     name = model.name if isinstance(model, Loaded) else model
-    return Comparison(name, texts, split, order, tuple(rows))
+    return Comparison(name, bench.coverage, texts, split, order, tuple(rows))
 
 
 def _timed(name: str, recipe: Recipe | None, judge: Callable[[], Evaluation]) -> Row:

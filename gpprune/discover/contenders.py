@@ -15,10 +15,8 @@ from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
     METRICS,
-    Formula,
     allocation,
     metric,
-    parse,
     published,
     unit_of,
 )
@@ -37,11 +35,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class NamedAllocation:
-    """An allocation to compare: `formula` is None for one that is learned on the model."""
+    """An allocation to compare: `text` is formula text, or the name of a learned one."""
 
     name: str
     text: str
-    formula: Formula | None
     unit: str
 
 
@@ -69,11 +66,10 @@ def named_allocations(
 
 def _named(what: str, unit: str | None) -> NamedAllocation:
     if what in LEARNED:
-        return NamedAllocation(what, what, None, "layer")
+        return NamedAllocation(what, what, "layer")
     if os.path.isdir(what):
         return _best_of(Path(what), unit)
-    formula = allocation(what)
-    return NamedAllocation(what, formula.text, formula, unit or unit_of(what) or "layer")
+    return NamedAllocation(what, allocation(what).text, unit or unit_of(what) or "layer")
 
 
 def _best_of(path: Path, unit: str | None) -> NamedAllocation:
@@ -81,11 +77,10 @@ def _best_of(path: Path, unit: str | None) -> NamedAllocation:
         own = str(run.problem.get("unit", "layer"))
         if run.problem.get("goal") != GOALS["allocation"].kind:
             raise UsageError(f"the run {path} searched for no allocation: name one that did")
-        evolved = Archive(run.outcomes()).evolved(1)
+        evolved = Archive(run.outcomes(ALLOCATION)).evolved(1)
     if not evolved:
         raise GppruneError(f"the run {path} has no fully judged allocation yet: resume it first")
-    formula = parse(evolved[0].text, ALLOCATION)
-    return NamedAllocation(path.name, formula.text, formula, unit or own)
+    return NamedAllocation(path.name, evolved[0].text, unit or own)
 
 
 def pattern_of(name: str, given: str | None) -> str:
@@ -101,7 +96,17 @@ def metric_contenders(
     pattern: str | None = None,
     update: str = "none",
 ) -> list[Contender]:
-    """Metrics at each sparsity, under a pattern or each one's own; as for `compare`."""
+    """Metrics at each sparsity.
+
+    Args:
+        metrics: published names or formula text; by default all published ones.
+        sparsity: one or more shares; by default 0.5, or what the pattern implies.
+        pattern: which weights compete; by default each metric's own.
+        update: what happens to the weights that stay.
+
+    Raises:
+        UsageError: a name, a share or a pattern that is none.
+    """
     given = [metrics] if isinstance(metrics, str) else list(metrics or published)
     found = []
     for level in _levels(sparsity, 0.5, pattern):
@@ -121,7 +126,19 @@ def allocation_contenders(
     unit: str | None = None,
     update: str = "none",
 ) -> list[Contender]:
-    """Allocations at each sparsity under one metric; as for `compare`."""
+    """Allocations at each sparsity under one metric.
+
+    Args:
+        allocations: as for `named_allocations`.
+        metric_name: the metric, a published name or formula text.
+        sparsity: one or more shares; by default 0.7, or what the pattern implies.
+        pattern: which weights compete; by default the metric's own.
+        unit: what gets a sparsity of its own; by default each allocation's own.
+        update: what happens to the weights that stay.
+
+    Raises:
+        UsageError: a name, a share or a pattern that is none.
+    """
     own = pattern_of(metric_name, pattern)
     return [
         Contender(

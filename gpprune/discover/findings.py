@@ -15,7 +15,7 @@ from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.workbench import Workbench
 from gpprune.evals import Evaluation, ModelFitness
 from gpprune.gp import SearchResult
-from gpprune.primitives import Formula, parse
+from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
 
 WINNERS = 3
@@ -99,7 +99,7 @@ def find(
 
 def _evolved(goal: Goal, result: SearchResult) -> Iterator[tuple[Choice, str]]:
     for place, outcome in enumerate(result.archive.evolved(WINNERS), start=1):
-        formula = parse(outcome.text, goal.language)
+        formula = outcome.parsed(goal.language)
         origin = f"{outcome.origin}, generation {outcome.generation}"
         yield Choice(f"evolved {place}", formula, goal.own_setting), origin
 

@@ -1,8 +1,7 @@
 """What can be searched for: a metric, an allocation, or both as one formula.
 
-Each goal is everything that a search of it is about, stored in the run directory to resume from,
-and says what the search starts from, how a formula is judged, and what recipe comes of it. A new
-goal is a new class in `GOALS`.
+Each goal is everything that a search of it is about, stored in the run directory to resume from.
+It says what the search starts from, what a formula prunes, and what recipe comes of it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpprune.errors import UsageError
 from gpprune.primitives import ALLOCATIONS, METRICS, Formula, allocation
-from gpprune.prune import Pattern, parse_pattern
+from gpprune.prune import parse_pattern
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,21 @@ def allocation_rivals() -> list[Rival]:
 
 
 def as_strict(pattern: str, wanted: str, shape: Sequence[int]) -> bool:
-    """Whether weights compete in groups no larger than a wanted pattern's.
+    """Whether masks under a pattern are as constrained as under a wanted one, such as N:M.
 
-    A mask under a laxer one is no rival: half of each row is gone by far better weights than two
-    of every four.
+    Half of each row gone is no rival to two of every four gone. Rows, bands of rows and whole
+    layers constrain nothing but how many go where: any of them stands beside any other.
 
     Args:
         pattern: the one in question.
         wanted: the search's.
         shape: `[out, in]` of a layer that the wanted one fits.
     """
-    return _groups(parse_pattern(pattern), shape) >= _groups(parse_pattern(wanted), shape)
-
-
-def _groups(pattern: Pattern, shape: Sequence[int]) -> int:
+    ours, own = parse_pattern(wanted), parse_pattern(pattern)
+    if ours.grain(shape) == 1:
+        return True
     try:
-        pattern.check_layer("the layer", shape)
+        own.check_layer("the layer", shape)
     except UsageError:
-        return 0
-    return pattern.groups(shape)
+        return False
+    return own.groups(shape) >= ours.groups(shape) and own.member(shape) >= ours.member(shape)

@@ -13,7 +13,7 @@ from gpprune.discover.report import tested_figure
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
 from gpprune.gp import Archive, Outcome, RunDirectory
-from gpprune.primitives import LANGUAGES, METRIC, Formula, Language, parse
+from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def summarise(runs: Iterable[Path]) -> list[RunSummary]:
 
 
 def _summary(name: str, run: RunDirectory) -> RunSummary:
-    loss, language, outcomes = loss_of(run), language_of(run), run.outcomes()
+    loss, language = loss_of(run), language_of(run)
+    outcomes = run.outcomes(language)
     best = next(iter(Archive(outcomes).evolved(1)), None)
     return RunSummary(
         name=name,
@@ -91,7 +92,7 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
         strategy=run.search.strategy,
         seed=run.search.seed,
         candidates=len(outcomes),
-        best=None if best is None else parse(best.text, language),
+        best=None if best is None else best.parsed(language),
         validation=None if best is None else loss.shown(best.fitness),
         test=tested_figure(run.path, None if best is None else best.text, loss.figure),
         path=best_so_far(outcomes, loss),
@@ -144,7 +145,7 @@ def best_of(path: Path, count: int) -> tuple[Loss, list[tuple[Outcome, Formula]]
     """
     with RunDirectory.open(path) as run:
         loss, language = loss_of(run), language_of(run)
-        found = Archive(run.outcomes()).best(count, distinct=True)
+        found = Archive(run.outcomes(language)).best(count, distinct=True)
     if not found:
         raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
-    return loss, [(outcome, parse(outcome.text, language)) for outcome in found]
+    return loss, [(outcome, outcome.parsed(language)) for outcome in found]

@@ -17,7 +17,7 @@ from gpprune.errors import UsageError
 from gpprune.evals import LOSSES, Loss
 from gpprune.gp import RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
 from gpprune.progress import Progress, silent
-from gpprune.prune import Loaded, Recipe, check_output, parse_pattern
+from gpprune.prune import Coverage, Loaded, Recipe, check_output, parse_pattern
 
 Observer = Callable[[SearchEvent], None]
 
@@ -30,12 +30,14 @@ class Discovery:
         goal: what was searched for.
         result: every candidate that was judged.
         findings: the published formulas and the best evolved ones, judged on test text.
+        coverage: which matrices of the decoder blocks were pruned, and which left alone.
         run: the run directory, if there is one.
     """
 
     goal: Goal
     result: SearchResult
     findings: tuple[Finding, ...]
+    coverage: Coverage
     run: Path | None
 
     @property
@@ -61,6 +63,7 @@ class Discovery:
     def document(self) -> dict[str, Any]:
         """Plain values for JSON: what `report.json` holds."""
         goal = self.goal
+        left = {"blocks": self.coverage.as_dict()} if self.coverage.left else {}
         return {
             "run": None if self.run is None else str(self.run),
             "goal": goal.kind,
@@ -73,6 +76,7 @@ class Discovery:
             "archive_hits": self.result.archive_hits,
             "generations": self.result.generations,
             "stopped": self.result.stopped,
+            **left,
             "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
         }
 
@@ -205,7 +209,8 @@ def _search(
         observer=observer,
     )
     findings = find(goal, bench, fitness, result, rivals=rivals, progress=progress)
-    discovery = Discovery(goal, result, findings, None if run is None else run.path)
+    path = None if run is None else run.path
+    discovery = Discovery(goal, result, findings, bench.coverage, path)
     if run is not None:
         write_report(run.path, discovery.document(), discovery.recipe)
     return discovery

@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpprune.errors import UsageError
 from gpprune.evals import (
     LOSSES,
     NEXT_TOKEN,
@@ -27,10 +29,12 @@ from gpprune.evals import (
 from gpprune.primitives import STATISTICS
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
+    Coverage,
     Loaded,
     Recipe,
     calibrate,
     check_weights,
+    coverage,
     linear_layers,
     load_model,
     model_digest,
@@ -122,6 +126,11 @@ class Workbench:
         self._tokens: dict[tuple[str, str], Tensor] = {}
         self._statistics: LayerStatistics | None = None
 
+    @cached_property
+    def coverage(self) -> Coverage:
+        """All matrices of the decoder blocks: which are pruned, which left alone and why."""
+        return coverage(self.loaded.model)
+
     def check_pattern(self, text: str) -> None:
         """See that a pattern fits every layer, before anything is measured for it."""
         for layer in self.layers.values():
@@ -135,9 +144,21 @@ class Workbench:
     def tokens(self, spec: str, split: str) -> Tensor:
         """A text's tokens, `[tokens]`."""
         if (spec, split) not in self._tokens:
-            text = self._text(spec, split)
-            self._tokens[spec, split] = tokenize(text, self.loaded.tokenizer)
+            tokens = tokenize(self._text(spec, split), self.loaded.tokenizer)
+            self._check_known(spec, tokens)
+            self._tokens[spec, split] = tokens
         return self._tokens[spec, split]
+
+    def _check_known(self, spec: str, tokens: Tensor) -> None:
+        """See that the model has an embedding of every token."""
+        embedding: Any = self.loaded.model
+        rows = embedding.get_input_embeddings().weight.shape[0]
+        if len(tokens) and int(tokens.max()) >= rows:
+            raise UsageError(
+                f"the text {spec!r} holds the token {int(tokens.max())}, but the model "
+                f"{self.loaded.name!r} has embeddings of {rows}: use its own tokenizer, or a text "
+                "without its special tokens"
+            )
 
     def windows(self, split: str, *, spread: bool = False) -> Tensor:
         """The windows that are judged on, `[windows, window_length]`.
@@ -198,7 +219,13 @@ class Workbench:
         return evaluate(self.judged, tokens, self.loss, progress=progress)
 
     def pruned(self, recipe: Recipe, tokens: Tensor, progress: Progress = silent) -> Evaluation:
-        """A copy of the model on windows, pruned block after block: the sequential order."""
+        """A copy of the model, pruned block after block: the sequential order.
+
+        Args:
+            recipe: how to prune.
+            tokens: what is judged on, `[windows, length]`, int64.
+            progress: called as `progress(label, done, total)`.
+        """
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(fresh, recipe, self.calibration(), progress=progress)
         dense = self.loaded.model

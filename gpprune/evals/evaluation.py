@@ -78,7 +78,16 @@ def _losses(measure: CaseLoss, windows: Tensor, progress: Progress = silent) -> 
 
 
 def window_losses(model: nn.Module, windows: Tensor, progress: Progress = silent) -> Tensor:
-    """The next-token loss of each window, ``[count]``, float64; see `evaluate`."""
+    """The next-token loss of each window, ``[count]``, float64.
+
+    Args:
+        model: a transformers causal language model, in evaluation mode.
+        windows: ``[count, length]``, int64.
+        progress: called as ``progress("judging", done, count)``.
+
+    Raises:
+        UsageError: as `evaluate`.
+    """
     return evaluate(model, windows, progress=progress).losses
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_folder
+from gpprune.files import expanded, out_of_room, try_folder, whole_folder
 from gpprune.prune.model.load import Loaded
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.recipe import Recipe
@@ -19,22 +19,23 @@ RECORD_FILE = "gpprune_recipe.json"
 
 
 def check_output(out: str | Path) -> Path:
-    """See that a checkpoint can be written to ``out``; worth asking before the long work.
+    """See that a checkpoint can be written to ``out``, before the long work.
+
+    It is tried: a folder is made beside ``out`` and removed.
 
     Raises:
-        UsageError: ``out`` exists, or its parent cannot be written to.
+        UsageError: ``out`` exists, or cannot be made.
     """
-    path = Path(out).expanduser()
+    path = expanded(out)
     if os.path.lexists(path):
         raise UsageError(f"the output {str(out)!r} exists: choose another --out, or remove it")
-    parent = path.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        try_folder(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"the output {str(out)!r} cannot be written: {str(parent)!r} is not a directory "
-            "that you may write to"
-        )
+            f"the output {str(out)!r} cannot be written ({reason}): choose another --out"
+        ) from error
     return path
 
 
@@ -71,8 +72,12 @@ def save_pruned(loaded: Loaded, recipe: Recipe, report: PruneReport, out: str | 
             loaded.tokenizer.save_pretrained(folder)
             text = json.dumps(record, indent=2) + "\n"
             (folder / RECORD_FILE).write_text(text, encoding="utf-8")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise GppruneError(f"cannot write the checkpoint {str(out)!r}: {error}") from error
+    except MemoryError:
+        raise
+    # The writers of weights and tokenizers raise errors of their own, down to a bare Exception.
+    except Exception as error:
+        remedy = ": free some space and try again" if out_of_room(error) else ""
+        raise GppruneError(f"cannot write the checkpoint {str(out)!r} ({error}){remedy}") from error
     return path
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.errors import UsageError
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import calibrate, check_tokens
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.run import quiet_model
@@ -31,7 +31,7 @@ def prune_model(
     calibration: Tensor,
     *,
     order: str = "sequential",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model in place.
 
@@ -93,7 +93,7 @@ class _Job:
     recipe: Recipe
     score: ScoreKernel
     tokens: Tensor
-    progress: Progress | None
+    progress: Progress
     measured: Mapping[str, dict[str, Tensor]] | None  # of the dense model, for the allocation
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
@@ -105,8 +105,7 @@ class _Job:
         prune_layer(weight, mask, statistics, self.recipe.update, out=weight)
 
     def report(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress("pruning", done, total)
+        self.progress("pruning", done, total)
 
     @property
     def reads(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.allocate.allocator import Allocator
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.model.structure import linear_layers
@@ -18,7 +18,7 @@ def recipe_zeros(
     recipe: Recipe,
     tokens: Tensor,
     statistics: Mapping[str, Mapping[str, Tensor]],
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, int]:
     """The number of zeros of every layer by its name, as a recipe's allocation has it.
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import sympy
 import torch
 from random_formulas import layer
+from torch import Tensor
 
 from gpprune.compile import kernel, render
 from gpprune.errors import UsageError
-from gpprune.primitives import PRIMITIVES, parse, published
+from gpprune.primitives import PRIMITIVES, Elements, Lowering, Primitive, parse, published
 
 EVERY = [
     *(f.text for f in published.values()),
@@ -29,26 +35,131 @@ EVERY = [
 ]
 
 
-def test_python_source_computes_the_kernels_scores(tmp_path: object) -> None:
-    """In a process that knows nothing of gpprune, as a reader would paste it."""
+# Run by a Python that finds nothing but what is installed, as a reader would paste the text.
+ALONE = """
+import json, runpy, sys
+from pathlib import Path
+import torch
+terminals = {n: torch.tensor(v) for n, v in json.loads(Path("terminals.json").read_text()).items()}
+found = []
+for at, names in enumerate(json.loads(Path("names.json").read_text())):
+    scores = runpy.run_path(f"{at}.py")["scores"]
+    found.append(scores(**{n: terminals[n] for n in names}).tolist())
+assert "gpprune" not in sys.modules
+print(json.dumps(found))
+"""
+
+
+def test_python_source_computes_the_kernels_scores(tmp_path: Path) -> None:
+    """In a process that knows nothing of gpprune."""
     terminals = layer(2, 8, 12)
+    names = [sorted(kernel(parse(text)).terminals | {"W"}) for text in EVERY]
+    (tmp_path / "names.json").write_text(json.dumps(names))
     lists = {name: value.tolist() for name, value in terminals.items()}
-    for text in EVERY:
-        formula = parse(text)
-        names = sorted(kernel(formula).terminals - {"W"})
-        call = ", ".join(["t['W']", *(f"{n}=t['{n}']" for n in names)])
-        program = (
-            f"{render(formula, 'python')}\n"
-            "import json\n"
-            f"t = json.loads('{json.dumps(lists)}')\n"
-            "t = {n: torch.tensor(v) for n, v in t.items()}\n"
-            f"print(json.dumps(scores({call}).tolist()))\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True
-        )
-        found = torch.tensor(json.loads(done.stdout))
-        torch.testing.assert_close(found, kernel(formula)(**terminals), rtol=1e-5, atol=1e-6)
+    (tmp_path / "terminals.json").write_text(json.dumps(lists))
+    for at, text in enumerate(EVERY):
+        (tmp_path / f"{at}.py").write_text(render(parse(text), "python"))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for text, found in zip(EVERY, json.loads(done.stdout), strict=True):
+        wanted = kernel(parse(text))(**terminals)
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-5, atol=1e-6, msg=text)
+
+
+def test_python_source_is_as_the_kernel_at_the_ends_of_float32(tmp_path: Path) -> None:
+    """Zeros, the smallest and the largest numbers, and what is none."""
+    values = [0.0, 1.0, -1.0, 3.4e38, -3.4e38, 1e-45, 1.2e-38, 1e19, -1e20, 88.8, 65504.0, 1e5]
+    weight = torch.tensor(values).reshape(3, 4)
+    spoiled = weight.clone()
+    spoiled[1, 2] = torch.nan
+    for given in (weight, spoiled):
+        terminals = {"W": given, "G": weight.abs().flip(0), "X": weight[0].abs(), "Y": given[:, 0]}
+        for name in sorted(PRIMITIVES):
+            second = {1: "", 2: ", 0.3" if name == "pow" else ", G"}[PRIMITIVES[name].arity]
+            for text in (f"{name}(W{second})", f"{name}(X{second})"):
+                formula = parse(text)
+                names = kernel(formula).terminals | {"W"}
+                found = imported(render(formula, "python"), tmp_path)(
+                    **{n: t for n, t in terminals.items() if n in names}
+                )
+                wanted = kernel(formula, "blocked")(**terminals)
+                torch.testing.assert_close(
+                    found, wanted, rtol=1e-6, atol=0, equal_nan=True, msg=text
+                )
+
+
+def imported(text: str, folder: Path) -> Callable[..., Tensor]:
+    """The function `scores` of a text that was saved as a file."""
+    (folder / "exported.py").write_text(text)
+    found: Callable[..., Tensor] = runpy.run_path(str(folder / "exported.py"))["scores"]
+    return found
+
+
+FACTOR = -2.0
+FAR = float("inf")
+
+
+def scaled(x: Tensor) -> Tensor:
+    """X times a number of this file, by a function of it."""
+    return _within(x * FACTOR)
+
+
+def _within(x: Tensor) -> Tensor:
+    return x.clamp(max=FAR).exp()
+
+
+def reduce(x: Tensor) -> Tensor:
+    """Called as one of the exporter's own."""
+    return x
+
+
+def scores(x: Tensor) -> Tensor:
+    """Called as what is exported."""
+    return x
+
+
+def counted(x: Tensor) -> Tensor:
+    """By another library."""
+    return x * json.loads("2")
+
+
+def added(apply: Callable[..., Tensor], name: str = "mine") -> Primitive:
+    lowering = Lowering(apply, scalar="expf(-2 * a)")
+    return Primitive(name, "a test's", (Elements,), Elements, sympy.Function(name), lowering)
+
+
+def test_a_primitive_added_at_run_time_is_written_with_what_it_uses(tmp_path: Path) -> None:
+    weight = layer(2)["W"]
+    with PRIMITIVES.including(added(scaled)):
+        text = render(parse("mul(mine(W), rowsum(W))"), "python")
+        assert "gpprune" not in text
+        wanted = (-2 * weight).exp() * weight.sum(1, keepdim=True)
+        torch.testing.assert_close(imported(text, tmp_path)(weight), wanted)
+
+
+@pytest.mark.parametrize(
+    ("apply", "reason"),
+    [
+        (lambda x: -x, "no source that stands alone"),
+        (functools.partial(torch.mul, 2), "partial is neither"),
+        (counted, "json is neither"),
+        (reduce, "two things in it are called reduce"),
+        (scores, "two things in it are called scores"),
+    ],
+)
+def test_a_primitive_that_cannot_be_written_down_is_refused(
+    apply: Callable[..., Tensor], reason: str
+) -> None:
+    with PRIMITIVES.including(added(apply)):
+        formula = parse("mul(mine(W), rowsum(W))")
+        with pytest.raises(UsageError, match=f"cannot be written as Python: .*{reason}"):
+            render(formula, "python")
+        assert render(formula, "line")
 
 
 def test_those_formulas_use_every_primitive() -> None:

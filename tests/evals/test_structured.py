@@ -10,7 +10,13 @@ import torch
 from columns_pattern import COLUMNS, has_whole_columns
 from torch import Tensor, nn
 
-from gpprune.evals import AllocationFitness, JointFitness, MetricFitness, windows
+from gpprune.evals import (
+    AllocationMasking,
+    JointMasking,
+    MetricMasking,
+    ModelFitness,
+    windows,
+)
 from gpprune.primitives import JOINT, parse, published
 from gpprune.prune import PATTERNS, Recipe, calibrate, linear_layers, load_model, prune_model
 
@@ -60,7 +66,8 @@ def same_weights(ours: nn.Module, folder: str, recipe: Recipe, sequences: Tensor
 def test_a_metric_is_judged_on_whole_columns(
     folder: str, model: nn.Module, statistics: Statistics, sequences: Tensor, judged: Tensor
 ) -> None:
-    fitness = MetricFitness(model, statistics, judged, sparsity=0.5, pattern="columns")
+    masking = MetricMasking(model, statistics, sparsity=0.5, pattern="columns")
+    fitness = ModelFitness(masking, judged)
     # squares are in the order of magnitudes, and their sums over a column are not
     assert fitness.fingerprint(parse("sqr(W)")) is None
     fitness.prepare(published["wanda"])
@@ -75,15 +82,15 @@ def test_an_allocation_is_judged_on_whole_columns(
     recipe = Recipe(metric="wanda", sparsity=0.5, pattern="columns", allocation="owl")
     allocation = recipe.allocator
     assert allocation is not None
-    fitness = AllocationFitness(
+    masking = AllocationMasking(
         model,
         statistics,
-        judged,
         metric=published["wanda"],
         sparsity=0.5,
         pattern="columns",
         unit=recipe.unit,
     )
+    fitness = ModelFitness(masking, judged)
     fitness.prepare(allocation)(0, 1)
     assert has_whole_columns(fitness.model)
     same_weights(fitness.model, folder, recipe, sequences)
@@ -93,7 +100,7 @@ def test_a_pair_is_judged_on_whole_columns(
     folder: str, model: nn.Module, statistics: Statistics, sequences: Tensor, judged: Tensor
 ) -> None:
     text = "spread(depth, 0.2)"
-    fitness = JointFitness(model, statistics, judged, sparsity=0.5, pattern="columns")
+    fitness = ModelFitness(JointMasking(model, statistics, sparsity=0.5, pattern="columns"), judged)
     both = parse(f"joint(mul(abs(W), X), {text})", JOINT)
     other = parse(f"joint(sqr(mul(abs(W), X)), {text})", JOINT)
     assert fitness.fingerprint(both) != fitness.fingerprint(other)

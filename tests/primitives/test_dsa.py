@@ -285,3 +285,13 @@ def test_what_is_not_a_graph_is_refused_in_one_sentence(text: str, says: str) ->
         parse_dsa(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("name", ["var", "std", "normalize"])
+def test_a_deviation_of_one_value_is_taken_without_a_warning(name: str) -> None:
+    lowering = UNIT_PRIMITIVES[f"dsa_{name}"].lowering
+    assert isinstance(lowering, OnFlat)
+    for x in (torch.tensor(3.0), torch.tensor([3.0])):
+        found = lowering.apply(x)  # warnings are errors here
+        assert found.dtype == torch.float32
+        assert bool((found == 0).all() if name == "normalize" else found.isnan().all())

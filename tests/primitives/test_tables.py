@@ -52,6 +52,7 @@ from gpprune.primitives import (
 from gpprune.primitives.types import Constant, Units
 from gpprune.primitives.units.functions import OnUnits
 from gpprune.primitives.weights.lowering import saturate
+from gpprune.primitives.weights.reach import Reach
 from gpprune.primitives.weights.symbolic import named
 
 CUBE = Primitive(
@@ -154,6 +155,37 @@ def test_the_facts_of_a_new_primitive_merge_formulas() -> None:
         assert parse("either(X, W)").canonical(None) == parse("either(W, X)").canonical(None)
 
 
+def test_the_facts_of_a_new_primitive_of_two_merge_formulas() -> None:
+    middle = Primitive(
+        "middle",
+        "the mean of x and y",
+        (Elements, Elements),
+        Elements,
+        lambda x, y: (x + y) / 2,
+        Lowering(lambda x, y: x / 2 + y / 2, scalar="a / 2 + b / 2"),
+        reach=PRIMITIVES["add"].reach,
+        commutative=True,
+        idempotent=True,
+    )
+    product = Primitive(
+        "half_product",
+        "half of x times y",
+        (Elements, Elements),
+        Elements,
+        lambda x, y: x * y / 2,
+        Lowering(lambda x, y: saturate(x * y / 2), scalar="saturate(a * b / 2)"),
+        reach=lambda x, y: PRIMITIVES["mul"].reach(x, y).widened(Reach(-0.7, 0)),
+        commutative=True,
+        odd=True,
+    )
+    with PRIMITIVES.including(middle, product):
+        assert parse("middle(X, W)").canonical(None) == parse("middle(W, X)").canonical(None)
+        assert parse("middle(mul(X, W), mul(W, X))").canonical(None) == parse("mul(W, X)")
+        form = parse("half_product(W, X)").canonical(None)
+        assert parse("half_product(X, neg(W))").canonical(None) == parse(f"neg({form})")
+        assert parse("half_product(neg(W), X)").canonical(None) == parse(f"neg({form})")
+
+
 def test_no_algebra_looks_into_a_primitive_of_which_nothing_is_known() -> None:
     with PRIMITIVES.including(GATE):
         assert parse("gate(X, W)").key != parse("gate(W, X)").key
@@ -214,7 +246,8 @@ def test_a_new_terminal_of_units_is_read_in_allocations_alone() -> None:
         ({"lowering": Lowering(None)}, "0 reductions"),
         ({"lowering": Lowering(torch.abs, scalar="fabs(b)")}, "reads what it is not given"),
         ({"lowering": Lowering(None, (Reduction("sum", "in", 1),))}, "reads what it is not"),
-        ({"commutative": True}, "is said of two"),
+        ({"commutative": True}, "is said of 2"),
+        ({"arguments": (Elements, Elements), "increasing": True}, "is said of 1"),
     ],
 )
 def test_a_primitive_that_cannot_work_is_refused_when_it_is_made(
@@ -321,6 +354,7 @@ def test_what_is_not_searched_may_be_written() -> None:
         (Units, Sign.ANY, lambda layer: layer.inputs, "choose Inputs, Outputs"),
         (Inputs, Sign.ANY, lambda layer: layer.inputs.float(), "float32 values"),
         (Inputs, Sign.ANY, lambda layer: layer.inputs / 0, "finite"),
+        (Inputs, Sign.ANY, lambda layer: torch.rand(5).double(), "asked again"),
         (Inputs, Sign.NONNEGATIVE, lambda layer: -layer.inputs, "not nonnegative"),
         (Inputs, Sign.POSITIVE, lambda layer: 0 * layer.inputs, "not positive"),
     ],

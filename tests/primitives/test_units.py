@@ -485,6 +485,11 @@ def test_every_reduction_of_a_matrix_is_total(name: str) -> None:
     total()
 
 
+def test_the_tail_of_a_spectrum_that_only_rounding_tells_apart_is_total() -> None:
+    values = np.array([[0, 5662137527566336, -1e30], [0, -1e30, 0]], np.float32)
+    _sound(UNIT_PRIMITIVES["units.hill_peak"], on_matrix("units.hill_peak", values))
+
+
 @given(st.data())
 def test_the_threshold_is_total(data: st.DataObject) -> None:
     entry = UNIT_PRIMITIVES["profile.threshold"]

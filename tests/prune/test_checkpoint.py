@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -96,9 +100,59 @@ def test_an_output_without_permission_cannot_be_written(tmp_path: Path) -> None:
         check_output(tmp_path / "locked" / "out")
 
 
-@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "out", ["n" * 256, "deep/" + "n" * 256, "a\0b", "~no-such-user-x/out", "deep/.."]
+)
+def test_what_would_fail_at_the_end_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        check_output(out)
+    assert repr(out) in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["n" * 255, "a**b", "x*", "deep/er/out", "~/out", "with\nline"])
+def test_what_will_not_fail_is_let_pass_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_output(out) == Path(out.replace("~", str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_files_obey_the_umask(pruned: tuple[Loaded, PruneReport], tmp_path: Path) -> None:
+    loaded, report = pruned
+    before = os.umask(0o027)
+    try:
+        out = save_pruned(loaded, RECIPE, report, tmp_path / "x*")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o640}
+    assert out.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (OSError("odd"), GppruneError, "odd"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), GppruneError, "free some space"),
+        # What safetensors and tokenizers raise, which are written in Rust.
+        (SafetensorError("No space left on device (os error 28)"), GppruneError, "free some space"),
+        (Exception("File too large (os error 27)"), GppruneError, "free some space"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+        (MemoryError("full"), MemoryError, "full"),
+    ],
+)
 def test_a_failure_half_way_leaves_nothing(
-    tiny_model_dir: Path, tiny_tokens: Tensor, tmp_path: Path, error: BaseException
+    tiny_model_dir: Path,
+    tiny_tokens: Tensor,
+    tmp_path: Path,
+    error: BaseException,
+    expected: type[BaseException],
+    words: str,
 ) -> None:
     loaded = load_model(str(tiny_model_dir))
     report = prune_model(loaded.model, RECIPE, tiny_tokens[:96].view(2, 48))
@@ -109,9 +163,27 @@ def test_a_failure_half_way_leaves_nothing(
             raise error
 
     broken = Loaded(loaded.model, Failing(), loaded.name)
-    expected = GppruneError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected):
-        save_pruned(broken, RECIPE, report, tmp_path / "out")
+    with pytest.raises(expected, match=words):
+        save_pruned(broken, RECIPE, report, tmp_path / "deep" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_the_weights_is_one_sentence(tiny_model_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from gpprune.errors import GppruneError\n"
+        "from gpprune.prune import Recipe, load_model, prune_model, save_pruned\n"
+        "loaded = load_model(sys.argv[1])\n"
+        "recipe = Recipe(metric='magnitude', sparsity=0.5)\n"
+        "report = prune_model(loaded.model, recipe, torch.arange(12).view(2, 6))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n    save_pruned(loaded, recipe, report, sys.argv[2])\n"
+        "except GppruneError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model_dir), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cannot write the checkpoint") and not done.stderr
+    assert "free some space" in done.stdout and done.stdout.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -70,10 +70,9 @@ def functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...]
         signatures: by name, a letter for each argument: "p" a pointer, "n" a 64-bit integer.
     """
     try:
-        library = _library(source)
+        return _functions(source, **signatures)
     except Unbuilt:
         return None
-    return tuple(_function(library, name, letters) for name, letters in signatures.items())
 
 
 def is_built(source: str) -> bool:
@@ -84,9 +83,15 @@ def is_built(source: str) -> bool:
 
 def forget() -> None:
     """Begin anew, as another process would: with no library loaded, and nothing said or failed."""
-    _library.cache_clear()
+    _functions.cache_clear()
     _builds.failures.clear()
     store.say_again()
+
+
+@lru_cache(maxsize=1024)  # of what could be built: an error is not kept
+def _functions(source: str, **signatures: str) -> tuple[Callable[..., None], ...]:
+    library = _library(source)
+    return tuple(_function(library, name, letters) for name, letters in signatures.items())
 
 
 def _function(library: ctypes.CDLL, name: str, letters: str) -> Callable[..., None]:
@@ -97,7 +102,6 @@ def _function(library: ctypes.CDLL, name: str, letters: str) -> Callable[..., No
     return found
 
 
-@lru_cache(maxsize=1024)  # of what could be built: an error is not kept
 def _library(source: str) -> ctypes.CDLL:
     program = compiler()
     if program is None:

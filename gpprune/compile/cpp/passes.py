@@ -109,7 +109,13 @@ class Sweeping(ABC):
     def __call__(
         self, terminals: Mapping[str, Tensor], shape: tuple[int, int], out: Tensor
     ) -> None:
-        """Run on these terminals into `out`."""
+        """Compute the scores.
+
+        Args:
+            terminals: tensors by name, on the device of `out`.
+            shape: `(out_features, in_features)`.
+            out: where the scores go, of that shape.
+        """
         if not (self._takes(terminals, shape, out) and self._run(terminals, shape, out)):
             self.blocked(terminals, shape, out)
 

@@ -82,13 +82,17 @@ def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
         arguments = [absolute(x), *rest]
     flip = 1.0
     if entry.odd and entry.arity > 1:
-        signs = [-1.0 if argument.leads_below_0 else 1.0 for argument in arguments]
-        arguments = [scale(a, sign) for a, sign in zip(arguments, signs, strict=True)]
-        flip = math.prod(signs)
+        arguments, flip = _turned(arguments)
     if entry.commutative:
         arguments = sorted(arguments, key=lambda argument: argument.text)
     atom = replace(_atom(entry, arguments), sealed=True)
     return scale(from_atom(_signed(atom, scale(value, flip).sign)), flip)
+
+
+def _turned(arguments: Sequence[Sum]) -> tuple[list[Sum], float]:
+    """Arguments of an odd primitive with their first term above 0, and the sign that it leaves."""
+    signs = [-1.0 if argument.leads_below_0 else 1.0 for argument in arguments]
+    return [scale(a, sign) for a, sign in zip(arguments, signs, strict=True)], math.prod(signs)
 
 
 def _signed(atom: Atom, sign: Sign) -> Atom:
@@ -106,14 +110,17 @@ def _called(entry: Primitive, arguments: list[Sum]) -> Sum:
         if all(number is not None for number in numbers):
             known = [float(number) for number in numbers if number is not None]
             return constant(_folded(entry, known))
-    x = arguments[0]
+    x, *rest = arguments
+    if entry.idempotent and x.text == rest[0].text:
+        return x
     if entry.even:
         x = absolute(x)
     if entry.scale_free:
         return _scale_free(entry, x)
-    if entry.odd and x.leads_below_0:
-        return scale(_applied(entry, scale(x, -1)), -1)
-    return _applied(entry, x, *arguments[1:])
+    arguments, flip = _turned([x, *rest]) if entry.odd else ([x, *rest], 1.0)
+    if entry.commutative:
+        arguments = sorted(arguments, key=lambda argument: argument.text)
+    return scale(_applied(entry, *arguments), flip)
 
 
 def _folded(entry: Primitive, numbers: list[float]) -> float:

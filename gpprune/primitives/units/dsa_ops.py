@@ -24,9 +24,19 @@ def abslog(x: Tensor) -> Tensor:
     return torch.where(x == 0, 1.0, x).abs().log()
 
 
+def var(x: Tensor) -> Tensor:
+    """The unbiased variance, NaN of one value."""
+    return x.var() if x.numel() > 1 else x.new_tensor(math.nan)
+
+
+def std(x: Tensor) -> Tensor:
+    """The unbiased deviation, NaN of one value."""
+    return x.std() if x.numel() > 1 else x.new_tensor(math.nan)
+
+
 def normalize(x: Tensor) -> Tensor:
     """Less the mean, over the unbiased deviation, NaN as 0."""
-    found = (x - x.mean()) / x.std()
+    found = (x - x.mean()) / std(x)
     return torch.where(torch.isnan(found), 0.0, found)
 
 

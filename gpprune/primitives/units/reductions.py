@@ -151,8 +151,7 @@ def hill_peak(matrix: Matrix) -> float:
     """
     squares = np.maximum(spectrum(matrix), TINY)
     logs = np.log(squares)
-    counts, edges = np.histogram(np.log10(squares), bins=100)
-    peak = 10.0 ** edges[int(np.argmax(counts))]
+    peak = 10.0 ** _peak(np.log10(squares))
     low, high = math.log10(0.95 * peak), 1.5 * peak
     best, found = math.inf, 1.0
     for start in range(len(squares) - 1):
@@ -167,6 +166,15 @@ def hill_peak(matrix: Matrix) -> float:
         if apart < best:
             best, found = apart, exponent
     return _finite(found)
+
+
+def _peak(logs: NDArray[np.float64]) -> float:
+    """Where the fullest of 100 bins begins; of values that only rounding tells apart, the least."""
+    edges = np.linspace(logs[0], logs[-1], 101)
+    if logs[0] < logs[-1] and bool((edges[:-1] >= edges[1:]).any()):
+        return float(logs[0])
+    counts, edges = np.histogram(logs, bins=100)
+    return float(edges[int(np.argmax(counts))])
 
 
 def _hill(logs: NDArray[np.float64], start: int) -> float:

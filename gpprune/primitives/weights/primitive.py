@@ -15,6 +15,10 @@ from gpprune.primitives.weights.reach import Reach, unknown
 UNARY: tuple[ValueType, ...] = (Elements,)
 BINARY: tuple[ValueType, ...] = (Elements, Elements)
 
+# The facts that are said of primitives of one argument, and of two.
+_OF_ONE = ("increasing", "scale_free", "centred", "homogeneous", "linear")
+_OF_TWO = ("commutative", "associative", "idempotent", "over_norm")
+
 
 @dataclass(frozen=True)
 class Primitive:
@@ -80,11 +84,12 @@ class Primitive:
                 f"the primitive {self.name!r} gives {self.result.__name__}: choose Elements, "
                 "Inputs or Outputs"
             )
-        if self.arity != 2 and (self.commutative or self.associative or self.over_norm):
-            raise UsageError(
-                f"the primitive {self.name!r} takes {self.arity} arguments, and to be commutative, "
-                "associative or over a norm is said of two"
-            )
+        for fact, arity in (*((f, 1) for f in _OF_ONE), *((f, 2) for f in _OF_TWO)):
+            if getattr(self, fact) and self.arity != arity:
+                raise UsageError(
+                    f"the primitive {self.name!r} takes {self.arity} arguments, and "
+                    f"{fact!r} is said of {arity}: leave it out"
+                )
         self._check_lowering()
 
     def _check_lowering(self) -> None:

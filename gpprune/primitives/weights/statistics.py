@@ -88,6 +88,11 @@ class Statistic:
                 f"the probe of the statistic {self.name!r} gives {found.dtype} values, or some "
                 "that are not finite: give finite float64"
             )
+        if not torch.equal(found, self.on_probe(small_layer())):
+            raise UsageError(
+                f"the probe of the statistic {self.name!r} gives other values when it is asked "
+                "again: draw them with the layer's normal and lognormal"
+            )
         least = float(found.min())
         if self.sign is not Sign.ANY and (least < 0 or (least == 0 and self.sign is Sign.POSITIVE)):
             raise UsageError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
@@ -33,7 +33,7 @@ def besa_sparsities(
     target: float,
     *,
     epochs: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """Learn each linear layer's sparsity from how well its pruned block reproduces the dense one.
 
@@ -95,8 +95,7 @@ def besa_sparsities(
                     training.step(sequence)
             training.finish()
             learned |= {part.layer.name: part.sparsity for part in parts}
-            if progress is not None:
-                progress("learning the allocation", index + 1, len(runner))
+            progress("learning the allocation", index + 1, len(runner))
     return learned
 
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.primitives import Formula
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.allocate.besa import besa_sparsities
 from gpprune.prune.model.structure import LinearLayer
 from gpprune.prune.select.scores import layer_scores
 from gpprune.tables import Table
 
 Learn = Callable[
-    [nn.Module, Formula, Tensor, Mapping[str, Mapping[str, Tensor]], float, Progress | None],
+    [nn.Module, Formula, Tensor, Mapping[str, Mapping[str, Tensor]], float, Progress],
     Mapping[str, float],
 ]
 
@@ -30,7 +30,7 @@ class Learned:
         about: what it does in a line, with its source.
         learn: called as ``learn(model, metric, tokens, statistics, target, progress)`` with the
             dense model, the metric, calibration tokens ``[samples, length]``, the statistics of
-            each layer by name, the share of all weights to prune and a progress or None. It
+            each layer by name, the share of all weights to prune and a progress. It
             returns each layer's sparsity by the layer's name, which the budget then brings to the
             target, and leaves the model as it was.
         reads: the statistics that it asks for beside those of the metric, by name.
@@ -48,7 +48,7 @@ def besa(
     tokens: Tensor,
     statistics: Mapping[str, Mapping[str, Tensor]],
     target: float,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """BESA's learned sparsities by layer name, under a metric; see `besa_sparsities`.
 

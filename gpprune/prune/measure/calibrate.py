@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.measure.measuring import Measuring
 from gpprune.prune.model.run import body, next_token_loss, quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
@@ -41,7 +41,7 @@ def calibrate(
     tokens: Tensor,
     names: Iterable[str],
     *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, dict[str, Tensor]]:
     """Measure statistics of every linear layer in one pass over the dense model.
 
@@ -73,8 +73,7 @@ def calibrate(
         stack.enter_context(torch.set_grad_enabled(measuring.backward))
         for done, sequence in enumerate(tokens, start=1):
             _run(model, sequence[None], backward=measuring.backward)
-            if progress is not None:
-                progress("calibrating", done, len(tokens))
+            progress("calibrating", done, len(tokens))
     measuring.check_reached()
     return {name: measuring.statistics(name, len(tokens)) for name in layers}
 

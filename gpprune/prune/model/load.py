@@ -44,7 +44,7 @@ class Loaded:
 
 
 def load_model(
-    spec: str, *, dtype: torch.dtype = torch.float32, progress: Progress | None = None
+    spec: str, *, dtype: torch.dtype = torch.float32, progress: Progress = silent
 ) -> Loaded:
     """Load a causal language model.
 
@@ -62,10 +62,9 @@ def load_model(
         GppruneError: the model cannot be fetched or read, its weights or tokenizer do not fit its
             configuration, or it has nothing to prune.
     """
-    tell = progress or silent
-    tell("loading the model", 0, 1)
+    progress("loading the model", 0, 1)
     loaded = _read(locate(spec, progress), spec, dtype)
-    tell("loading the model", 1, 1)
+    progress("loading the model", 1, 1)
     return loaded
 
 
@@ -82,11 +81,6 @@ class _Origin:
     source: str
     spec: str
     kept_only: bool
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """How transformers has to read it: without code that it brings along, unasked."""
-        return {"local_files_only": self.kept_only, "trust_remote_code": False}
 
     @contextmanager
     def reading(self, part: str) -> Iterator[None]:
@@ -129,7 +123,9 @@ def _read_config(origin: _Origin) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     with origin.reading("config.json"):
-        config = AutoConfig.from_pretrained(origin.source, **origin.how)
+        config = AutoConfig.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
+        )
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise GppruneError(
                 f"the model {origin.spec!r} is of type {config.model_type!r}, which transformers "
@@ -142,7 +138,9 @@ def _read_tokenizer(origin: _Origin) -> Any:
     from transformers import AutoTokenizer
 
     with origin.reading("tokenizer"):
-        return AutoTokenizer.from_pretrained(origin.source, **origin.how)
+        return AutoTokenizer.from_pretrained(
+            origin.source, local_files_only=origin.kept_only, trust_remote_code=False
+        )
 
 
 def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module:
@@ -156,7 +154,8 @@ def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **origin.how,
+            local_files_only=origin.kept_only,
+            trust_remote_code=False,
         )
     # transformers draws missing weights at random and says so in a warning alone.
     missing = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})

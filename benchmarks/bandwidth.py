@@ -1,6 +1,6 @@
 """Bytes a second of kernels on a GPU, against a copy on the device of as many bytes.
 
-    python -m benchmarks.bandwidth [--size 8192] [--device cpu]
+    python -m benchmarks.bandwidth [--size 8192] [--device cpu] [--backends inductor]
 
 Weights and statistics are bfloat16, scores float32. What counts is what must move: in each sweep
 over the matrix the inputs that it reads, once, and in the end the scores. A copy that moves as many
@@ -9,18 +9,18 @@ bytes reads half of them and writes half. The goal is 70 % of its speed.
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.flags import parser_of, positive
+from benchmarks.kernels import elementwise
 from gpprune.compile import kernel, lower
 from gpprune.compile.program import Load, sweeps
 from gpprune.primitives import Formula, parse, published
-
-from .kernels import elementwise
 
 BACKENDS = ("inductor", "blocked")
 # Beside the published ones: OWL's ratio of a score to its row's mean, without the threshold.
@@ -35,19 +35,26 @@ CALLS = 10  # between two events: a call's way through Python overlaps with the 
 REPEATS = 5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("bandwidth", __doc__)
+    parser.add_argument("--size", type=positive, help=f"by default, by device: {SIZES}")
     parser.add_argument("--device", choices=sorted(SIZES), default="cuda")
-    given = parser.parse_args()
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         print("bandwidth: unmeasured, since there is no CUDA device (--device cpu runs the same)")
         return
-    measure(given.size or SIZES[given.device], torch.device(given.device))
+    measure(given.size or SIZES[given.device], torch.device(given.device), given.backends)
 
 
-def measure(size: int, device: torch.device) -> None:
-    """Print gigabytes a second, and their ratio to the copy's."""
+def measure(size: int, device: torch.device, backends: Sequence[str]) -> None:
+    """Print gigabytes a second, and their ratio to the copy's.
+
+    Args:
+        size: of the layer, which is square.
+        device: where it lies.
+        backends: their names.
+    """
     torch.manual_seed(0)
     shapes = {"W": (size, size), "G": (size, size), "X": (size,), "Y": (size,), "D": (size,)}
     terminals = {
@@ -56,15 +63,14 @@ def measure(size: int, device: torch.device) -> None:
     out = torch.empty(size, size, device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"bfloat16 layer of {size} x {size} on {name}: GB/s, and the ratio to a copy's")
-    print(f"{'':<12}{'MB':>7}{'copy':>8}" + "".join(f"{b:>10}{'ratio':>7}" for b in BACKENDS))
+    print(f"{'':<12}{'MB':>7}{'copy':>8}" + "".join(f"{b:>10}{'ratio':>7}" for b in backends))
     plain = {name: formula for name, formula in published.items() if elementwise(formula)}
     for label, formula in {**plain, **REDUCING}.items():
         moved = bytes_moved(formula, terminals, out)
         copy = copied(moved, device)
         line = f"{label:<12}{moved / 1e6:>7.0f}{moved / copy / 1e9:>8.1f}"
-        for backend in BACKENDS:
-            run = kernel(formula, backend)
-            taken = seconds(lambda k=run: k(**terminals, out=out), device)
+        for backend in backends:
+            taken = seconds(partial(kernel(formula, backend), **terminals, out=out), device)
             line += f"{moved / taken / 1e9:>10.1f}{copy / taken:>7.2f}"
         print(line, flush=True)
 
@@ -99,7 +105,8 @@ def _together(run: Callable[[], object], device: torch.device) -> float:
         for _ in range(CALLS):
             run()
         return time.perf_counter() - start
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(device)
     before.record()
     for _ in range(CALLS):

@@ -1,10 +1,11 @@
 """How many evaluations a search is spared: random trees, told apart at four levels.
 
     python -m benchmarks.distinct [--count 10000] [--group row] [--layer NAME] [--seed 1]
+        [--model smollm2] [--length 512]
 
 Of each tree the text, the key (of the canonical form) and the key's fingerprint (the order of a
 fixed probe; where it has none, the key) are held against the true mask: half of each row, or of
-the layer, of a layer of SmolLM2-135M, by scores of the tree as it stands in float64.
+the layer, of a layer of a model, by scores of the tree as it stands in float64.
 
 Of the trees of one key or one fingerprint a search judges the first, in its canonical form. A
 merge is false where the mask of that form is not one of the tree's own: where it differs from the
@@ -15,37 +16,40 @@ have no true mask, because what cancels in them leaves only rounding, are counte
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpprune.cli.console import progress
+from benchmarks.flags import add_length, add_model, parser_of, positive
+from benchmarks.shown import progress
+from benchmarks.subject import workbench
 from gpprune.compile import behaviour, kernel
 from gpprune.compile.behaviour import steady_scores
-from gpprune.evals import calibration_samples, read_text, tokenize
+from gpprune.errors import UsageError
 from gpprune.gp.variation import Tree, half_and_half, reproducible
 from gpprune.primitives import METRIC, Formula, parse
-from gpprune.prune import calibrate, linear_layers, load_model, prune_mask
+from gpprune.prune import prune_mask
 
 LAYER = "model.layers.10.self_attn.q_proj"
 ROUNDING = 1e-9  # relative, of float64 arithmetic in two orders
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("distinct", __doc__)
+    parser.add_argument("--count", type=positive, default=10_000)
     parser.add_argument("--group", choices=["row", "layer"], default="row")
     parser.add_argument("--layer", default=LAYER)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    truth = Truth(given.layer, given.group)
+    add_model(parser)
+    add_length(parser)
+    given = parser.parse_args(arguments)
+    truth = Truth(given.model, given.length, given.layer, given.group)
     trees = list(random_trees(given.count, given.seed))
     told = []
     with progress() as report:
@@ -56,6 +60,11 @@ def main() -> None:
     print(f"{given.count} random trees of depth 3 to 5, masks of half of each {given.group} of")
     print(f"{given.layer}, {list(truth.weight.shape)}; {len(told) - len(found)} trees whose order")
     print("rounding decides are left out")
+    if found:
+        _show(found, truth)
+
+
+def _show(found: list[Told], truth: Truth) -> None:
     for level in ("text", "key", "fingerprint", "mask"):
         names = {getattr(one, level) for one in found}
         saved = 1 - len(names) / len(found)
@@ -92,14 +101,27 @@ class Told:
 class Truth:
     """A real layer, and the masks of formulas on it."""
 
-    def __init__(self, name: str, group: str) -> None:
-        loaded = load_model("smollm2")
-        tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
-        measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), ["X", "Y", "G"])
-        found = measured[name]
+    def __init__(self, model: str, length: int, name: str, group: str) -> None:
+        """Load the model and measure its statistics.
+
+        Args:
+            model: what `gpprune.load_model` takes.
+            length: tokens a calibration sequence.
+            name: of the layer.
+            group: "row" or "layer".
+
+        Raises:
+            UsageError: the model has no such layer.
+        """
+        bench = workbench(model, length)
+        if name not in bench.layers:
+            raise UsageError(
+                f"{model} has no layer {name!r} in its blocks: name one, such as "
+                f"{next(iter(bench.layers))!r}"
+            )
         self.group = group
-        self.weight = linear_layers(loaded.model)[name].weight.detach()
-        self.terminals = {**found, "W": self.weight}
+        self.weight = bench.layers[name].weight.detach()
+        self.terminals = {**bench.statistics()[name], "W": self.weight}
 
     def scores(self, formula: Formula) -> Tensor | None:
         """float64 ``[out, in]``; None where rounding decides them."""

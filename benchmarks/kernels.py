@@ -1,6 +1,6 @@
 """Kernel time against eager evaluation of the tree, on a 4096 x 4096 layer.
 
-    python -m benchmarks.kernels [--size 4096] [--count 50] [--inductor]
+    python -m benchmarks.kernels [--size 4096] [--count 50] [--backends ...] [--inductor]
 
 The published metrics and seeded random formulas of depth 3 to 5. A purely elementwise formula
 without transcendental functions is held against the time in which a copy would move as many bytes
@@ -10,41 +10,45 @@ unless asked for.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
+from benchmarks.flags import parser_of, positive
+from benchmarks.rival import eager
 from gpprune.compile import kernel, lower
 from gpprune.compile.program import MATRIX
 from gpprune.gp.variation import Tree, half_and_half, reproducible
 from gpprune.primitives import METRIC, PRIMITIVES, Formula, seeds
 
-from .rival import eager
-
+BACKENDS = ("blocked", "machine", "generated", "inductor")
 REPEATS = 3
 # Functions that no processor has an instruction for.
 TRANSCENDENTAL = {"log", "exp", "tanh", "sigmoid", "pow", "pz_log", "pz_exp"}
 
 
-def main() -> None:
-    """Print milliseconds, and ratios to eager evaluation in the same run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--inductor", action="store_true")
-    given = parser.parse_args()
-    measure(
-        given.size, given.count, ["blocked", "machine", "generated", *["inductor"] * given.inductor]
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("kernels", __doc__)
+    parser.add_argument("--size", type=positive, default=4096)
+    parser.add_argument("--count", type=positive, default=50, help="random formulas")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS[:3])
+    parser.add_argument("--inductor", action="store_true", help="beside these, inductor")
+    given = parser.parse_args(arguments)
+    measure(given.size, given.count, [*given.backends, *["inductor"] * given.inductor])
 
 
-def measure(size: int = 4096, count: int = 50, backends: list[str] | None = None) -> None:
-    """As `main`, for these backends."""
-    backends = backends or ["blocked", "machine", "generated"]
+def measure(size: int, count: int, backends: Sequence[str]) -> None:
+    """Print milliseconds, and ratios to eager evaluation in the same run.
+
+    Args:
+        size: of the layer, which is square.
+        count: how many random formulas beside the published ones.
+        backends: their names.
+    """
     torch.manual_seed(0)
     terminals = {
         "W": torch.randn(size, size),
@@ -60,11 +64,10 @@ def measure(size: int = 4096, count: int = 50, backends: list[str] | None = None
     ratios: dict[str, list[float]] = {backend: [] for backend in backends}
     floors: dict[str, list[float]] = {backend: [] for backend in backends}
     for formula in [*seeds.values(), *drawn(count)]:
-        slow = seconds(lambda f=formula: eager(f, terminals))
+        slow = seconds(partial(eager, formula, terminals))
         line = f"{slow * 1e3:>9.1f}"
         for backend in backends:
-            run = kernel(formula, backend)
-            fast = seconds(lambda k=run: k(**terminals, out=out))
+            fast = seconds(partial(kernel(formula, backend), **terminals, out=out))
             ratios[backend].append(slow / fast)
             line += f"{fast * 1e3:>12.1f}{slow / fast:>7.2f}"
             if elementwise(formula):

@@ -5,17 +5,17 @@ python -m benchmarks.masks [--rows 11008] [--columns 4096] [--cases 1000]
 
 from __future__ import annotations
 
-import argparse
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from benchmarks.flags import parser_of, positive
+from benchmarks.kernels import seconds
+from benchmarks.rival import sorted_mask
 from gpprune.prune import parse_pattern, prune_mask
 from gpprune.prune.select.bisection import WIDEST
-
-from .kernels import seconds
-from .rival import sorted_mask
 
 SPARSITY = 0.5
 PATTERNS = {"row": SPARSITY, "layer": SPARSITY, "2:4": None}
@@ -23,17 +23,23 @@ WIDE = 0.05  # the share of awkward layers that are as large as a real one
 VALUES = [0.0, -0.0, 1.0, 1.0, 2.0, -3.0, 1e-45, 3.4e38, float("inf"), float("-inf")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=11008)
-    parser.add_argument("--columns", type=int, default=4096)
-    parser.add_argument("--cases", type=int, default=1000)
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("masks", __doc__)
+    parser.add_argument("--rows", type=positive, default=11008)
+    parser.add_argument("--columns", type=positive, default=4096)
+    parser.add_argument("--cases", type=positive, default=1000)
+    given = parser.parse_args(arguments)
     measure(given.rows, given.columns, given.cases)
 
 
 def measure(rows: int = 11008, columns: int = 4096, cases: int = 1000) -> None:
-    """Print seconds and their ratios, and how many awkward masks are those of the stable sort."""
+    """Print seconds and their ratios, and how many awkward masks are those of the stable sort.
+
+    Args:
+        rows: of the scores.
+        columns: of the scores; a multiple of 4.
+        cases: how many small masks are held against the stable sort's.
+    """
     torch.manual_seed(0)
     scores = torch.randn(rows, columns).abs()
     for pattern, sparsity in PATTERNS.items():

@@ -54,7 +54,8 @@ def eager(formula: Formula, terminals: Mapping[str, Tensor]) -> Tensor:
         value = terminals[node.value]
         return value[:, None] if node.value == "Y" else value.view(-1, value.shape[-1])
 
-    return evaluate()
+    scores: Tensor = evaluate()
+    return scores
 
 
 def sorted_mask(scores: Tensor, sparsity: float) -> Tensor:

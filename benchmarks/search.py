@@ -1,41 +1,42 @@
-"""What a search pays for scores and masks: distinct formulas over all layers of SmolLM2-135M.
+"""What a search pays for scores and masks: distinct formulas over all layers of a model.
 
-    python -m benchmarks.search [--count 1000] [--sample 40]
+    python -m benchmarks.search [--count 1000] [--sample 40] [--model smollm2] [--layers 210]
 
-Every formula is compiled, scores all 210 linear layers and gives their masks at 50 % of each row;
+Every formula is compiled, scores all linear layers and gives their masks at 50 % of each row;
 nothing is judged. The rival, eager trees and stable sorts of rows, does the same for the first
 `--sample` formulas only, which would else take hours: the ratio is of seconds a formula, on these.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.flags import add_layers, add_length, add_model, parser_of, positive
+from benchmarks.kernels import drawn, varies
+from benchmarks.rival import eager, sorted_mask
+from benchmarks.subject import first_layers, workbench
 from gpprune.compile import kernel
-from gpprune.evals import calibration_samples, read_text, tokenize
 from gpprune.primitives import Formula
-from gpprune.prune import calibrate, layer_scores, linear_layers, load_model, prune_mask
-
-from .kernels import drawn, varies
-from .rival import eager, sorted_mask
+from gpprune.prune import layer_scores, prune_mask
 
 SPARSITY = 0.5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--sample", type=int, default=40)
-    given = parser.parse_args()
-    loaded = load_model("smollm2")
-    tokens = tokenize(read_text("wikitext2", "calibration"), loaded.tokenizer)
-    measured = calibrate(loaded.model, calibration_samples(tokens, 2, 512, 0), ["X", "Y", "G"])
-    layers = linear_layers(loaded.model)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("search", __doc__)
+    parser.add_argument("--count", type=positive, default=1000)
+    parser.add_argument("--sample", type=positive, default=40)
+    add_model(parser)
+    add_layers(parser)
+    add_length(parser)
+    given = parser.parse_args(arguments)
+    bench = workbench(given.model, given.length)
+    measured = bench.statistics()
+    layers = first_layers(bench.layers, given.layers)
     largest = max(layer.weight.numel() for layer in layers.values()) * 4
     buffer = torch.zeros(largest // 4)  # written, so that it counts before and once
 
@@ -49,8 +50,7 @@ def main() -> None:
     @torch.no_grad()
     def theirs(formula: Formula) -> None:
         for name, layer in layers.items():
-            found = measured[name]
-            terminals = {**found, "W": layer.weight}
+            terminals = {**measured[name], "W": layer.weight}
             sorted_mask(eager(formula, terminals), SPARSITY)
 
     formulas = list(distinct(given.count))

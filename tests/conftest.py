@@ -65,6 +65,14 @@ def tiny_text() -> str:
 
 
 @pytest.fixture(scope="session")
+def text_file(tiny_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny text as a file."""
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text(tiny_text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_text: str) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most 512 tokens, trained on the tiny text."""
     tokenizer = Tokenizer(models.BPE())

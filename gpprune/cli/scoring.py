@@ -32,6 +32,7 @@ from gpprune.cli.options import (
 )
 from gpprune.discover import (
     Comparison,
+    Contender,
     Texts,
     allocation_contenders,
     compare_recipes,
@@ -67,6 +68,22 @@ def score_metrics(
     """Judge the model pruned by each metric, beside the dense model."""
     contenders = metric_contenders(metrics, _levels(sparsity), pattern, update)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
+    found = _judged(contenders, texts, model, split, order, dtype, loss, json)
+    if not json:
+        _print_metrics(found)
+
+
+def _judged(
+    contenders: list[Contender],
+    texts: Texts,
+    model: str,
+    split: Split,
+    order: Order,
+    dtype: DType,
+    loss: str,
+    json: bool,
+) -> Comparison:
+    """Compare, and print what is the same of all comparisons."""
     with progress() as report:
         found = compare_recipes(
             contenders,
@@ -81,8 +98,7 @@ def score_metrics(
     tell_left_alone(found.coverage)
     if json:
         print_json([row.as_dict() for row in found.rows])
-    else:
-        _print_metrics(found)
+    return found
 
 
 def _print_metrics(found: Comparison) -> None:
@@ -128,21 +144,8 @@ def score_allocations(
         allocations, metric, _levels(sparsity), pattern, unit, update
     )
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    with progress() as report:
-        found = compare_recipes(
-            contenders,
-            model=model,
-            texts=texts,
-            split=split,
-            order=order,
-            dtype=dtype,
-            loss=loss,
-            progress=report,
-        )
-    tell_left_alone(found.coverage)
-    if json:
-        print_json([row.as_dict() for row in found.rows])
-    else:
+    found = _judged(contenders, texts, model, split, order, dtype, loss, json)
+    if not json:
         _print_allocations(found, metric)
 
 

@@ -49,7 +49,7 @@ inline float number(uint32 u) { float a; __builtin_memcpy(&a, &u, 4); return a; 
 // one, and then the loop around it is no longer done for several elements at once.
 inline float where(bool kept, float a) { return number(bits(a) & -uint32(kept)); }
 // As the templates above, without what looks like a branch.
-inline float nan_if(bool lost, float a) { return number(bits(a) | (-uint32(lost) & 0x7fffffff)); }
+inline float nan_if(bool lost, float a) { return number(bits(a) | -uint32(lost)); }
 inline float min(float a, float b) { return nan_if(b != b, b < a ? b : a); }
 inline float max(float a, float b) { return nan_if(b != b, a < b ? b : a); }
 inline float saturate(float a) {

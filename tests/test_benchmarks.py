@@ -1,0 +1,209 @@
+"""Every benchmark, run small: it works, and prints the ratios that it is for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import evolve, protocol
+from gpprune.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = (
+    "backends",
+    "bandwidth",
+    "candidates",
+    "distinct",
+    "evolve",
+    "kernels",
+    "masks",
+    "protocol",
+    "search",
+    "seeds",
+)
+LAYER = "model.layers.1.mlp.down_proj"
+Ran = Callable[..., str]
+
+
+def main_of(name: str) -> Callable[[list[str]], None]:
+    module = importlib.import_module(f"benchmarks.{name}")
+    main: Callable[[list[str]], None] = module.main
+    return main
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Ran:
+    """Runs a benchmark in this process and returns what it prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        main_of(name)([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def text_file(tmp_path: Path, tiny_text: str) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(tiny_text, encoding="utf-8")
+    return path
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """The benchmarks' command lines in README and docs, by the name of the benchmark."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for found in re.finditer(r"python -m benchmarks\.(\w+)([^`#\n]*)", page.read_text("utf-8")):
+            yield found[1], found[2].strip(" ),.")
+
+
+def test_benchmarks_are_all_here():
+    helpers = {"__init__", "__main__", "evolve_parts", "flags", "rival", "shown", "subject"}
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert files - helpers == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", [*BENCHMARKS, "__main__"])
+def test_help_needs_no_model(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpprune.prune.model.load.locate", None)
+    with pytest.raises(SystemExit) as ended:
+        main_of(name)(["--help"])
+    assert ended.value.code == 0
+    assert "usage: python -m benchmarks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "line"), sorted(set(documented())))
+def test_documented_command_lines_are_understood(name: str, line: str):
+    with pytest.raises(SystemExit) as ended:  # --help comes last: what is before it is checked
+        main_of(name)([*shlex.split(line), "--help"])
+    assert ended.value.code == 0
+
+
+# The rival takes zscore as published code does, of a single number too.
+@pytest.mark.filterwarnings("ignore:std.*degrees of freedom")
+def test_kernels_are_held_against_eager_trees(ran: Ran):
+    said = ran("kernels", "--size", 64, "--count", 2, "--backends", "blocked", "machine")
+    assert "blocked ms  ratio" in said
+    assert re.search(r"^machine: median speed-up over eager \d+\.\d\d;", said, re.MULTILINE)
+
+
+def test_masks_are_held_against_sorts_and_equal_theirs(ran: Ran):
+    said = ran("masks", "--rows", 64, "--columns", 128, "--cases", 20)
+    assert len(re.findall(r"\d+\.\d\d times as long as gpprune", said)) == 6
+    assert said.count("20 of 20 masks with ties, constants and infinities equal") == 3
+
+
+def test_bandwidth_is_held_against_a_copy(ran: Ran):
+    said = ran("bandwidth", "--device", "cpu", "--size", 64, "--backends", "blocked")
+    assert re.search(r"^wanda +\d+ +\d+\.\d +\d+\.\d +\d+\.\d\d$", said, re.MULTILINE)
+
+
+def test_distinct_tells_trees_apart(ran: Ran, tiny_model_dir: Path):
+    flags = ("--model", tiny_model_dir, "--layer", LAYER, "--count", 30, "--length", 64)
+    said = ran("distinct", *flags)
+    counts = [int(found) for found in re.findall(r"distinct by \w+ +(\d+)", said)]
+    assert len(counts) == 4
+    assert counts == sorted(counts, reverse=True)
+    assert "evaluations saved" in said
+    assert said.count(" 0 of them false") == 2
+
+
+def test_distinct_names_a_layer_that_is_missing(ran: Ran, tiny_model_dir: Path):
+    with pytest.raises(UsageError, match=r"no layer 'head'.*such as 'model\.layers\.0"):
+        ran("distinct", "--model", tiny_model_dir, "--layer", "head", "--length", 64)
+
+
+def test_search_is_held_against_eager_trees_and_sorts(ran: Ran, tiny_model_dir: Path):
+    flags = ("--model", tiny_model_dir, "--count", 4, "--sample", 2, "--length", 64)
+    said = ran("search", *flags, "--layers", 3)
+    assert "4 formulas over 3 layers" in said
+    assert re.search(r"of these the first 2: .* ratio \d+\.\d\d", said)
+
+
+def test_backends_are_held_against_the_chooser(ran: Ran, tiny_model_dir: Path):
+    flags = ("--model", tiny_model_dir, "--formulas", 2, "--passes", 1, "--layers", 2)
+    said = ran("backends", *flags, "--backends", "blocked")
+    assert "one pass of 2 layers each" in said
+    assert re.search(r"blocked +│ +\d+\.\d │ +\d+\.\d │ +1\.00 │ +1\.00", said)
+
+
+def test_candidates_are_held_against_the_published_loop(ran: Ran, tiny_model_dir: Path):
+    said = ran("candidates", "--model", tiny_model_dir, "--windows", 2, "--length", 64)
+    assert re.search(r"eager tree, stable sorts, float32 \d+  ratio \d+\.\d\d", said)
+
+
+def test_seeds_search_judge_and_go_on(
+    ran: Ran, tmp_path: Path, tiny_model_dir: Path, text_file: Path
+):
+    small = ("--windows", 2, "--length", 64, "--samples", 2, "--population", 9, "--offspring", 4)
+    flags = ("--model", tiny_model_dir, "--text", text_file, "--seeds", 0, *small)
+    runs = tmp_path / "runs"
+    first = ran("seeds", runs, *flags, "--generations", 1)
+    assert {path.name for path in runs.iterdir()} == {"evolution-0", "random-0"}
+    for name in ("evolution-0", "random-0", "uniform", "dsa"):
+        assert re.search(rf"│ {name} +│.*│ +\d+\.\d\d │", first), name
+    more = ran("seeds", runs, *flags, "--generations", 2, "--strategies", "evolution")
+    assert candidates(more, "evolution-0") > candidates(first, "evolution-0")
+    with pytest.raises(UsageError, match="of another sparsity"):
+        ran("seeds", runs, *flags, "--sparsity", 0.5)
+
+
+def candidates(said: str, name: str) -> int:
+    found = re.search(rf"│ {name} +│ +(\d+) ", said)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text('{"metric": "mul(abs(W), X)", "sparsity": 0.5}', encoding="utf-8")
+    return path
+
+
+def test_protocol_takes_the_stored_tokens():
+    tokens = protocol.stored_tokens(protocol.TOKENS)
+    assert {name: found.dtype for name, found in tokens.items()} == {
+        "calibration": torch.int64,
+        "evaluation": torch.int64,
+    }
+
+
+def test_protocol_judges_recipes(
+    recipe: Path,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    tiny_tokens: torch.Tensor,
+    capsys: pytest.CaptureFixture[str],
+):
+    stored = tmp_path / "tokens.safetensors"
+    grid = tiny_tokens[: 8 * 64].view(8, 64).to(torch.int32)
+    save_file({"calibration": grid[:4].clone(), "evaluation": grid[4:].clone()}, stored)
+    protocol.main([str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)])
+    assert re.search(r"0\.5 │ +\d+\.\d\d", capsys.readouterr().out)
+
+
+def test_evolve_times_two_checkouts(ran: Ran, tiny_model_dir: Path, text_file: Path):
+    small = ("--population", 4, "--windows", 2, "--window-length", 64, "--calibration-samples", 2)
+    flags = ("--model", tiny_model_dir, "--text", text_file, "--pairs", 1, "--generations", 0)
+    said = ran("evolve", ROOT, *flags, *small, "--no-warm-up")
+    for part in ("ready", "search", "judging", "report", "whole"):
+        found = re.search(
+            rf"^{part} +ratio, this to other: (\S+)  median (\S+)$", said, re.MULTILINE
+        )
+        assert found is not None, part
+        assert found[1] == found[2]
+    assert "different work" not in said
+
+
+def test_evolve_names_a_folder_that_is_no_checkout(tmp_path: Path):
+    with pytest.raises(UsageError, match="is no checkout"):
+        evolve.main([str(tmp_path)])

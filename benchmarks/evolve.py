@@ -21,7 +21,6 @@ from pathlib import Path
 
 from benchmarks.evolve_parts import PARTS, Timed, timed
 from benchmarks.flags import add_model, parser_of, positive
-from benchmarks.shown import print_table
 from gpprune.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -72,20 +71,16 @@ def _checkout(path: Path) -> Path:
 
 def _show(pairs: Sequence[tuple[Timed, Timed]]) -> None:
     """Print seconds and ratios."""
-    columns = ["seconds, this / other", *PARTS, "candidates"]
-    rows = [_row(f"pair {at}", ours, theirs) for at, (ours, theirs) in enumerate(pairs, start=1)]
-    print_table(columns, rows)
+    for number, (ours, theirs) in enumerate(pairs, start=1):
+        parts = (f"{part} {ours.seconds[part]:.1f} / {theirs.seconds[part]:.1f}" for part in PARTS)
+        print(f"pair {number}, seconds of this / other: {', '.join(parts)}")
+        print(f"pair {number}, candidates: {len(ours.judged)} / {len(theirs.judged)}")
     for part in PARTS:
         ratios = [ours.seconds[part] / theirs.seconds[part] for ours, theirs in pairs]
         each = " ".join(f"{ratio:.3f}" for ratio in ratios)
         print(f"{part:<9} ratio, this to other: {each}  median {statistics.median(ratios):.3f}")
     if any(ours.judged != theirs.judged for ours, theirs in pairs):
         print("the two did not judge the same candidates alike: the ratios are of different work")
-
-
-def _row(name: str, ours: Timed, theirs: Timed) -> list[str]:
-    parts = [f"{ours.seconds[part]:.1f} / {theirs.seconds[part]:.1f}" for part in PARTS]
-    return [name, *parts, f"{len(ours.judged)} / {len(theirs.judged)}"]
 
 
 def _run(checkout: Path, given: Namespace) -> Timed:

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from .compile import render as render
     from .discover import AllocationGoal as AllocationGoal
     from .discover import Comparison as Comparison
+    from .discover import Contender as Contender
     from .discover import Discovery as Discovery
     from .discover import JointGoal as JointGoal
     from .discover import MetricGoal as MetricGoal
     from .discover import Texts as Texts
     from .discover import compare as compare
+    from .discover import compare_recipes as compare_recipes
+    from .discover import describe as describe
+    from .discover import describe_run as describe_run
     from .discover import discover as discover
     from .discover import evaluate_model as evaluate_model
     from .discover import prune_to as prune_to
@@ -59,11 +63,15 @@ _ROOMS = {
     "discover": (
         "AllocationGoal",
         "Comparison",
+        "Contender",
         "Discovery",
         "JointGoal",
         "MetricGoal",
         "Texts",
         "compare",
+        "compare_recipes",
+        "describe",
+        "describe_run",
         "discover",
         "evaluate_model",
         "prune_to",

@@ -59,7 +59,7 @@ class Description:
         return row if self.loss is None else {**row, self.loss.figure: self.figure}
 
 
-def describe_run(path: Path, top: int = 3) -> list[Description]:
+def describe_run(path: str | Path, top: int = 3) -> list[Description]:
     """The best formulas of a run, as many as `top`.
 
     Raises:

@@ -12,6 +12,7 @@ from gpprune.compile import render
 from gpprune.discover.report import tested_figure
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
+from gpprune.files import expanded
 from gpprune.gp import Archive, Outcome, RunDirectory
 from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
 
@@ -65,7 +66,7 @@ class RunSummary:
         }
 
 
-def summarise(runs: Iterable[Path]) -> list[RunSummary]:
+def summarise(runs: Iterable[str | Path]) -> list[RunSummary]:
     """Searches side by side.
 
     Raises:
@@ -73,7 +74,7 @@ def summarise(runs: Iterable[Path]) -> list[RunSummary]:
         GppruneError: a run or its report is damaged.
     """
     found: list[RunSummary] = []
-    for path in runs:
+    for path in map(expanded, runs):
         taken = {summary.name for summary in found}
         name = path.name if path.name not in taken else str(path)
         with RunDirectory.open(path) as run:
@@ -130,7 +131,7 @@ def best_so_far(outcomes: Iterable[Outcome], loss: Loss) -> tuple[tuple[int, flo
     return tuple(points)
 
 
-def best_of(path: Path, count: int) -> tuple[Loss, list[tuple[Outcome, Formula]]]:
+def best_of(path: str | Path, count: int) -> tuple[Loss, list[tuple[Outcome, Formula]]]:
     """The best formulas of a run, no two of which differ in their constants alone.
 
     Args:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from gpprune.primitives import METRIC, METRICS, parse, published
+from gpprune.primitives import (
+    METRIC,
+    METRICS,
+    Formula,
+    FormulaError,
+    allocation,
+    metric,
+    parse,
+    published,
+)
 from gpprune.primitives.published.metrics import seeds
 
 KEYS = {
@@ -59,3 +70,21 @@ def test_the_canonical_form_knows_the_terminal(written: str, form: str) -> None:
 def test_its_sympy_meaning_is_a_positive_number() -> None:
     (symbol,) = parse("D").expr.free_symbols
     assert symbol.is_positive
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "says"),
+    [
+        (metric, "wand", r"no metric 'wand': choose from magnitude, wanda, .* mul\(abs\(W\), X\)"),
+        (
+            allocation,
+            "owls",
+            r"no allocation 'owls': choose from uniform, .* spread\(depth, 0\.2\)",
+        ),
+    ],
+)
+def test_a_name_that_is_none_is_told_the_published_ones(
+    read: Callable[[str], Formula], text: str, says: str
+) -> None:
+    with pytest.raises(FormulaError, match=says):
+        read(text)

@@ -157,6 +157,7 @@ ALLOCATIONS: Table[PublishedAllocation] = Table(
     ),
 )
 
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
 _CALL = re.compile(r"\s*([A-Za-z][\w-]*)\s*\(([-+.\d\s,eE]*)\)\s*")
 
 
@@ -172,6 +173,11 @@ def allocation(text: str) -> Formula:
     """
     if text in ALLOCATIONS:
         return ALLOCATIONS[text].formula
+    if _NAME.fullmatch(text) and text not in ALLOCATION.words:
+        raise FormulaError(
+            f"there is no allocation {text!r}: choose from {', '.join(ALLOCATIONS)}, or write a "
+            "formula such as spread(depth, 0.2)"
+        )
     called = _called(text)
     return _read(text) if called is None else called[0].made(called[1])
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gpprune.errors import UsageError
 from gpprune.primitives.formula import Formula, parse
 from gpprune.primitives.language import METRIC
+from gpprune.primitives.nodes import FormulaError
 from gpprune.tables import Table
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -114,4 +118,11 @@ def metric(text: str) -> Formula:
     Raises:
         FormulaError: neither of these.
     """
-    return METRICS[text].formula if text in METRICS else parse(text)
+    if text in METRICS:
+        return METRICS[text].formula
+    if _NAME.fullmatch(text) and text not in METRIC.words:
+        raise FormulaError(
+            f"there is no metric {text!r}: choose from {', '.join(METRICS)}, or write a formula "
+            "such as mul(abs(W), X)"
+        )
+    return parse(text)

@@ -50,6 +50,8 @@ def main() -> None:
         code = _told("interrupted", INTERRUPTED)
     except Terminated:
         code = _told("terminated", TERMINATED)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the way out is short, and a signal spoils its end
     sys.exit(code)
 
 

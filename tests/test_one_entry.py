@@ -342,6 +342,12 @@ def test_a_weight_update(
     out = tmp_path / "pruned"
     found = printed("prune", "--out", str(out), "--update", "doubled", *pruning_flags(flags))
     assert found["recipe"]["update"] == "doubled"
+    once = tmp_path / "once"
+    printed("prune", "--out", str(once), *pruning_flags(flags))
+    for name, layer in linear_layers(load_model(str(out)).model).items():
+        single = linear_layers(load_model(str(once)).model)[name].weight
+        assert torch.equal(layer.weight == 0, single == 0)
+        assert layer.weight.abs().max() > single.abs().max()
 
 
 LOSS = """

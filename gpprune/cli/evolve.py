@@ -52,6 +52,7 @@ from gpprune.discover.contenders import pattern_of
 from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import NEXT_TOKEN
+from gpprune.files import expanded
 from gpprune.gp import PRESETS, RunDirectory, SearchSettings
 from gpprune.primitives import metric as read_metric
 
@@ -173,7 +174,7 @@ def evolve_joint(
 
 def _begin(out: Path, goal: Goal, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
     """Search, and say what was found."""
-    run = out.expanduser()
+    run = expanded(out)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings):
         found = discover(
             goal,
@@ -192,11 +193,21 @@ def resume(
         int | None, typer.Option("--generations", help="Go on to this many.", min=0)
     ] = None,
     time_limit: TimeLimit = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the run's model lies now, if it moved.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Where the text judged on lies now.")
+    ] = None,
+    calibration_text: Annotated[
+        str | None,
+        typer.Option("--calibration-text", help="Where the text calibrated on lies now."),
+    ] = None,
     rivals: RivalsOption = Rivals.all,
     json: Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
-    run = run.expanduser()
+    run = expanded(run)
     limit = _seconds(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
@@ -210,6 +221,9 @@ def resume(
             run,
             generations=generations,
             time_limit=limit,
+            model=model,
+            text=text,
+            calibration_text=calibration_text,
             rivals=str(rivals),
             progress=screen.progress,
             observer=screen.observe,

@@ -109,6 +109,8 @@ OrderOption = Annotated[
     typer.Option("--order", help="Calibrate on the dense model, or block by block as Wanda."),
 ]
 LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
+_UPDATE = typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}.")
+GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[
     str,
     typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),

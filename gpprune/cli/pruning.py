@@ -10,6 +10,7 @@ import typer
 from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
 from gpprune.cli.options import (
     CalibrationSpec,
+    GivenUpdate,
     Json,
     ModelSpec,
     Order,
@@ -23,7 +24,8 @@ from gpprune.cli.options import (
 from gpprune.discover import Texts, prune_to
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
-from gpprune.prune import UPDATES, PruneReport, Recipe, parse_pattern
+from gpprune.files import expanded
+from gpprune.prune import PruneReport, Recipe, parse_pattern
 
 
 def prune(
@@ -46,10 +48,7 @@ def prune(
         Unit | None,
         typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
     ] = None,
-    update: Annotated[
-        str | None,
-        typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),
-    ] = None,
+    update: GivenUpdate = None,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
@@ -112,4 +111,4 @@ def _recipe(recipe: Path | None, given: dict[str, object]) -> Recipe:
             raise UsageError(
                 f"--{name} {value} and --recipe {recipe} exclude one another: give one"
             )
-    return Recipe.read(recipe.expanduser())
+    return Recipe.read(expanded(recipe))

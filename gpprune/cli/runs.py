@@ -26,7 +26,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Compare searches: candidates judged, the best formula, its figure on test text if judged."""
-    found = summarise(path.expanduser() for path in runs)
+    found = summarise(runs)
     pictures = [] if plot is None else save_figure(summary_figure(found), plot)
     if json:
         print_json([summary.as_dict() for summary in found])

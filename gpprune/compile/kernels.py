@@ -16,7 +16,7 @@ from gpprune.compile.cpp.machine import Machine, built
 from gpprune.compile.memory import overlaps_itself, share_memory
 from gpprune.compile.program import MATRIX, Apply, Load, Program, Reduce, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import METRIC, PRIMITIVES, Formula
+from gpprune.primitives import METRIC, Formula
 
 BACKENDS: dict[str, Callable[[Program], Runner]] = {
     "reference": reference,
@@ -116,7 +116,7 @@ class Kernel:
 
 
 @lru_cache(maxsize=256)
-def _compiled(formula: Formula, backend: str, revision: int) -> Kernel:
+def _compiled(formula: Formula, backend: str, revision: object) -> Kernel:
     """A kernel for one state of the table of primitives."""
     program = lower(formula)
     axes = {i.name: i.axes for i in program.instructions if isinstance(i, Load)}
@@ -152,7 +152,7 @@ def kernel(
         backend = choose(formula, elements, device)
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
-    return _compiled(formula, backend, PRIMITIVES.revision)
+    return _compiled(formula, backend, METRIC.revision)
 
 
 def choose(formula: Formula, elements: int, device: torch.device | str = "cpu") -> str:

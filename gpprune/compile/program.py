@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpprune.compile.simpler import POWERS, folded
 from gpprune.errors import UsageError
-from gpprune.primitives import PRIMITIVES, Formula, Primitive, axes_of, fold
+from gpprune.primitives import METRIC, PRIMITIVES, Formula, Primitive, axes_of, fold
 from gpprune.primitives.weights.lowering import Lowering, Reduction
 
 MATRIX = frozenset({"out", "in"})
@@ -162,11 +162,11 @@ def lower(formula: Formula) -> Program:
     Raises:
         UsageError: a primitive of it has a reduction that there is not.
     """
-    return _lowered(formula, PRIMITIVES.revision)
+    return _lowered(formula, METRIC.revision)
 
 
 @lru_cache(maxsize=1024)
-def _lowered(formula: Formula, revision: int) -> Program:
+def _lowered(formula: Formula, revision: object) -> Program:
     """As `lower`, for one state of the table of primitives."""
     builder = _Builder()
     root = fold(formula.tree, builder.visit)

@@ -5,6 +5,9 @@ called as what it is for: `gpprune.discover(goal)` is `gpprune.discover.search.d
 """
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
 from types import ModuleType
 
 from .checkpoints import evaluate_model as evaluate_model
@@ -41,6 +44,10 @@ class _CalledRoom(ModuleType):
     """A module that is its main function too: a package and a function share the name."""
 
     __call__ = staticmethod(discover)
+    __signature__ = signature(discover)
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        return import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _CalledRoom

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,7 +101,7 @@ class Comparison:
 def compare(
     metrics: Iterable[str] | None = None,
     *,
-    allocations: Iterable[str] | None = None,
+    allocations: Iterable[str] | str | None = None,
     sparsity: float | Sequence[float] | None = None,
     pattern: str | None = None,
     unit: str | None = None,
@@ -130,7 +131,7 @@ def compare(
         given = [metrics] if isinstance(metrics, str) else list(metrics or ["wanda"])
         if len(given) != 1:
             raise UsageError(f"allocations are compared under one metric, not {len(given)}")
-        chosen = list(allocations) or None
+        chosen = ([allocations] if isinstance(allocations, str) else list(allocations)) or None
         contenders = allocation_contenders(chosen, given[0], sparsity, pattern, unit, update)
     return compare_recipes(contenders, **how)
 
@@ -165,6 +166,8 @@ def compare_recipes(
     """
     if order not in ORDERS:
         raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
+    contenders = list(dict.fromkeys(contenders))
+    _check_names(contenders)
     texts = texts or Texts()
     bench = Workbench(
         model,
@@ -191,6 +194,16 @@ def compare_recipes(
             progress(label, len(alike), len(alike))
     name = model.name if isinstance(model, Loaded) else model
     return Comparison(name, bench.coverage, texts, split, order, tuple(rows))
+
+
+def _check_names(contenders: Sequence[Contender]) -> None:
+    """See that a name and a sparsity mean one recipe."""
+    places = Counter((contender.name, contender.recipe.sparsity) for contender in contenders)
+    for (name, sparsity), count in places.items():
+        if count > 1:
+            raise UsageError(
+                f"{count} different recipes are called {name!r} at {sparsity:g}: label them apart"
+            )
 
 
 def _timed(name: str, recipe: Recipe | None, judge: Callable[[], Evaluation]) -> Row:

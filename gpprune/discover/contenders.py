@@ -55,12 +55,15 @@ def named_allocations(
     Raises:
         UsageError: none of the things that a name may be.
     """
-    found = []
+    found: list[NamedAllocation] = []
     for text in given or [*ALLOCATIONS, *LEARNED]:
         label = _LABEL.fullmatch(text)
         what = text if label is None else label[2]
         named = _named(what, unit)
-        found.append(named if label is None else replace(named, name=label[1]))
+        taken = any(other.name == named.name and other != named for other in found)
+        if taken or label is not None:  # runs may be called alike, but not their whole paths
+            named = replace(named, name=what if label is None else label[1])
+        found.append(named)
     return found
 
 
@@ -140,6 +143,7 @@ def allocation_contenders(
         UsageError: a name, a share or a pattern that is none.
     """
     own = pattern_of(metric_name, pattern)
+    named_all = named_allocations(allocations, unit)
     return [
         Contender(
             named.name,
@@ -153,7 +157,7 @@ def allocation_contenders(
             ),
         )
         for level in _levels(sparsity, 0.7, own)
-        for named in named_allocations(allocations, unit)
+        for named in named_all
     ]
 
 

@@ -10,6 +10,7 @@ from gpprune.compile import render
 from gpprune.discover.runs import best_of
 from gpprune.errors import UsageError
 from gpprune.evals import Loss
+from gpprune.files import expanded
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
@@ -98,7 +99,7 @@ def describe(text: str, language: Language = METRIC) -> Description:
 
 def _tree(text: str) -> Formula:
     try:
-        tree = Path(text).expanduser().read_text(encoding="utf-8")
+        tree = expanded(text).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"cannot read the tree {text!r}: {why}") from error

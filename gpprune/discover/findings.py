@@ -13,6 +13,7 @@ from gpprune.compile import render
 from gpprune.discover.goals import Goal
 from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.workbench import Workbench
+from gpprune.errors import Unfit
 from gpprune.evals import Evaluation, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
@@ -86,7 +87,7 @@ def find(
     judges = _Judges(goal, bench, fitness)
     chosen = [judges.best(rival) for rival in goal.rivals()]
     if rivals == "best":
-        chosen = [min(chosen, key=lambda found: judges.validation(found[0]).mean)]
+        chosen = [min(chosen, key=lambda found: _standing(judges.validation(found[0])))]
     origins = [(choice, f"published, {paper.split(',')[0]}", False) for choice, paper in chosen]
     origins += [(choice, origin, True) for choice, origin in _evolved(goal, result)]
     findings = []
@@ -116,7 +117,7 @@ class _Judges:
     def best(self, rival: Rival) -> tuple[Choice, str]:
         """The choice that serves a rival best on validation text, and its paper."""
         fair = [choice for choice in rival.choices if self._is_fair(choice)]
-        return min(fair, key=lambda choice: self.validation(choice).mean), rival.paper
+        return min(fair, key=lambda choice: _standing(self.validation(choice))), rival.paper
 
     def _is_fair(self, choice: Choice) -> bool:
         """Whether its masks are as constrained as the search's."""
@@ -128,14 +129,19 @@ class _Judges:
     def validation(self, choice: Choice) -> Evaluation:
         """On the fitness's own windows, which it remembers."""
         fitness, form = self._judge(choice)
-        losses = fitness.prepare(form)(0, fitness.cases)
+        try:
+            losses = fitness.prepare(form)(0, fitness.cases)
+        except Unfit:  # as a search has it: no masks, and so the worst loss
+            losses = [math.inf] * fitness.cases
         return Evaluation(torch.tensor(losses, dtype=torch.float64), fitness.loss)
 
     def finding(self, choice: Choice, origin: str, evolved: bool) -> Finding:
         """A choice on validation and test text."""
         fitness, form = self._judge(choice)
         validation = self.validation(choice)
-        (test,) = fitness.evaluate(form, self.test)
+        test = validation
+        if math.isfinite(validation.mean):
+            (test,) = fitness.evaluate(form, self.test)
         shown = (choice.name, origin, choice.formula, choice.setting)
         return Finding(*shown, evolved, validation, test)
 
@@ -145,6 +151,12 @@ class _Judges:
             own = self.fitness[self.goal.own_setting]
             self.fitness[setting] = self.goal.variant(own, self.bench, setting)
         return self.fitness[setting], self.goal.canonical(choice.formula, setting)
+
+
+def _standing(evaluation: Evaluation) -> tuple[bool, float]:
+    """What is better comes first; what is no number comes last."""
+    mean = evaluation.mean
+    return math.isnan(mean), mean
 
 
 def _finite(figure: float) -> float | None:

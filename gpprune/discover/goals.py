@@ -1,8 +1,4 @@
-"""What can be searched for: a metric, an allocation, or both as one formula.
-
-Each goal is everything that a search of it is about, stored in the run directory to resume from.
-It says what the search starts from, what a formula prunes, and what recipe comes of it.
-"""
+"""What can be searched for: a metric, an allocation, or both as one formula."""
 
 from __future__ import annotations
 
@@ -67,6 +63,9 @@ class Goal(ABC):
     preset: ClassVar[str]  # the settings of a search that is given none
     varied: ClassVar[str]  # the field in which a rival may differ
     spread: ClassVar[bool] = False  # whether windows are from all over the text, or the first
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", str(self.model))  # a Path is a name too
 
     def stored(self) -> dict[str, Any]:
         """Plain values for `settings.toml`."""

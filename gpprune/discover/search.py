@@ -11,10 +11,10 @@ from typing import Any
 from gpprune.discover.findings import RIVALS, Finding, find
 from gpprune.discover.goals import Goal
 from gpprune.discover.report import write_report
-from gpprune.discover.stored import check_digests, problem_of, restored
+from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES, Loss
+from gpprune.evals import LOSSES, Loss, ModelFitness
 from gpprune.gp import RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
 from gpprune.progress import Progress, silent
 from gpprune.prune import Coverage, Loaded, Recipe, check_output, parse_pattern
@@ -112,13 +112,14 @@ def discover(
     path = None if out is None else check_output(out)
     chosen = settings or goal.settings
     bench = ready(goal, loaded, progress)
+    fitness = goal.fitness(bench, progress)
     making = (
         nullcontext()
         if path is None
         else RunDirectory.create(path, chosen, problem_of(goal, bench))
     )
     with making as run:
-        return _search(goal, bench, chosen, run, rivals, progress, observer)
+        return _search(goal, bench, fitness, chosen, run, rivals, progress, observer)
 
 
 def resume(
@@ -126,6 +127,9 @@ def resume(
     *,
     generations: int | None = None,
     time_limit: float | None = None,
+    model: str | None = None,
+    text: str | None = None,
+    calibration_text: str | None = None,
     rivals: str = "all",
     loaded: Loaded | None = None,
     progress: Progress = silent,
@@ -137,6 +141,9 @@ def resume(
         run: its directory.
         generations: go on to this many; None: as many as it began with.
         time_limit: seconds that this call may take; None: no limit.
+        model: where the run's model lies now; it must be the same model.
+        text: where the text that is judged on lies now.
+        calibration_text: where the text that is calibrated on lies now.
         rivals: as for `discover`.
         loaded: the run's model, loaded already in float32.
         progress: as for `discover`.
@@ -148,14 +155,15 @@ def resume(
     """
     _check_rivals(rivals)
     with RunDirectory.open(run) as opened:
-        goal = restored(opened)
+        goal = moved(restored(opened), model, text, calibration_text)
         changes: dict[str, Any] = {"time_limit": time_limit}
         if generations is not None:
             changes["generations"] = generations
         settings = opened.search.replaced(**changes)
         bench = ready(goal, loaded, progress)
         check_digests(opened, bench)
-        return _search(goal, bench, settings, opened, rivals, progress, observer)
+        fitness = goal.fitness(bench, progress)
+        return _search(goal, bench, fitness, settings, opened, rivals, progress, observer)
 
 
 def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent) -> Workbench:
@@ -166,6 +174,10 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
         loaded: its model, if it is loaded already.
         progress: called as `progress(label, done, total)`.
     """
+    if loaded is not None and loaded.name != goal.model:
+        raise UsageError(
+            f"the loaded model is {loaded.name!r}, and the goal's {goal.model!r}: name one in both"
+        )
     texts = goal.texts
     bench = Workbench(
         loaded or goal.model,
@@ -191,13 +203,13 @@ def _check_rivals(rivals: str) -> None:
 def _search(
     goal: Goal,
     bench: Workbench,
+    fitness: ModelFitness,
     settings: SearchSettings,
     run: RunDirectory | None,
     rivals: str,
     progress: Progress,
     observer: Observer | None,
 ) -> Discovery:
-    fitness = goal.fitness(bench, progress)
     result = evolve(
         goal.language,
         fitness,

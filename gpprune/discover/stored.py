@@ -13,7 +13,7 @@ from gpprune.discover.goals import AllocationGoal, Goal, JointGoal, MetricGoal
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp import RunDirectory
-from gpprune.prune import MODEL_SOURCES
+from gpprune.prune.model.sources import source_of
 
 GOALS: Mapping[str, type[Goal]] = {
     goal.kind: goal for goal in (MetricGoal, AllocationGoal, JointGoal)
@@ -34,8 +34,8 @@ def problem_of(goal: Goal, bench: Workbench) -> dict[str, Any]:
 
 def _settled_model(spec: str) -> str:
     """A specification that means the same from any directory: a directory's absolute path."""
-    path = os.path.expanduser(spec)
-    return os.path.abspath(path) if spec not in MODEL_SOURCES and os.path.isdir(path) else spec
+    of_directory = source_of(spec).name == "directory"
+    return os.path.abspath(os.path.expanduser(spec)) if of_directory else spec
 
 
 def restored(run: RunDirectory) -> Goal:
@@ -61,6 +61,16 @@ def restored(run: RunDirectory) -> Goal:
             f"the run {run.path} is not a {kind} search that can go on: problem.{place} in its "
             f"settings.toml: {first['msg'].lower()}"
         ) from error
+
+
+def moved(goal: Goal, model: str | None, text: str | None, calibration_text: str | None) -> Goal:
+    """A goal whose model and texts lie elsewhere now; None for what has not moved."""
+    texts = replace(
+        goal.texts,
+        text=text or goal.texts.text,
+        calibration_text=calibration_text or goal.texts.calibration_text,
+    )
+    return replace(goal, model=model or goal.model, texts=texts)
 
 
 def check_digests(run: RunDirectory, bench: Workbench) -> None:

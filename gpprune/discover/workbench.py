@@ -34,6 +34,7 @@ from gpprune.prune import (
     Recipe,
     calibrate,
     check_weights,
+    configuration_digest,
     coverage,
     linear_layers,
     load_model,
@@ -123,6 +124,7 @@ class Workbench:
         self.loaded = model if isinstance(model, Loaded) else load_model(model, progress=progress)
         self.layers = linear_layers(self.loaded.model)
         check_weights(self.layers)
+        self._check_length(texts.window_length)
         self._tokens: dict[tuple[str, str], Tensor] = {}
         self._statistics: LayerStatistics | None = None
 
@@ -148,6 +150,20 @@ class Workbench:
             self._check_known(spec, tokens)
             self._tokens[spec, split] = tokens
         return self._tokens[spec, split]
+
+    def _check_length(self, length: int) -> None:
+        """See that a model with a table of positions has as many as a window is long."""
+        model: Any = self.loaded.model
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if not isinstance(limit, int) or length <= limit:
+            return
+        tables = (part for part in model.modules() if isinstance(part, nn.Embedding))
+        # some keep a few rows before the first position
+        if any(limit <= table.num_embeddings <= limit + 8 for table in tables):
+            raise UsageError(
+                f"the window length {length} is more than the {limit} positions that the model "
+                f"{self.loaded.name!r} knows: give --window-length {limit} or less"
+            )
 
     def _check_known(self, spec: str, tokens: Tensor) -> None:
         """See that the model has an embedding of every token."""
@@ -216,7 +232,8 @@ class Workbench:
 
     def dense(self, tokens: Tensor, progress: Progress = silent) -> Evaluation:
         """The dense model on windows `[windows, length]`."""
-        return evaluate(self.judged, tokens, self.loss, progress=progress)
+        dense = self.loaded.model
+        return evaluate(self.judged, tokens, self.loss, dense=dense, progress=progress)
 
     def pruned(self, recipe: Recipe, tokens: Tensor, progress: Progress = silent) -> Evaluation:
         """A copy of the model, pruned block after block: the sequential order.
@@ -228,19 +245,20 @@ class Workbench:
         """
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(fresh, recipe, self.calibration(), progress=progress)
-        dense = self.loaded.model
-        judged = fresh.to(self.dtype)
+        dense, judged = self.loaded.model, copy_as(fresh, self.dtype)
         return evaluate(judged, tokens, self.loss, dense=dense, progress=progress)
 
     def digests(self) -> dict[str, str]:
         """What tells the model, its tokenizer and the texts read so far from others."""
         texts = {"text": self.texts.text, "calibration text": self.texts.calibration_text}
+        read = sorted((settled(spec), split, text) for (spec, split), text in self._texts.items())
         found = {
-            what: "".join(text for (own, _), text in sorted(self._texts.items()) if own == spec)
+            what: "".join(text for own, _, text in read if own == settled(spec))
             for what, spec in texts.items()
         }
         return {
             "model": model_digest(self.loaded),
+            "configuration of the model": configuration_digest(self.loaded),
             "tokenizer": tokenizer_digest(self.loaded.tokenizer),
             **{what: hashlib.sha256(text.encode()).hexdigest() for what, text in found.items()},
         }

@@ -83,7 +83,11 @@ class ModelFitness:
 
     @property
     def model(self) -> nn.Module:
-        """The copy that is pruned and judged: as the last trial or `restore` left it."""
+        """The copy that is pruned and judged.
+
+        It holds what was pruned last. Masks that were judged before are not written again until
+        a window is wanted that was not.
+        """
         return self._model
 
     def fingerprint(self, formula: Formula) -> str | None:

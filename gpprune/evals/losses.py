@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gpprune.errors import UsageError
 from gpprune.evals.next_token import WindowLoss
 from gpprune.tables import Table
 
@@ -40,6 +41,13 @@ class Loss:
     figure: str = "loss"
     shown: Callable[[float], float] = float
     logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shown is not float and self.mean == self.figure:
+            raise UsageError(
+                f"the loss {self.name!r} shows something else than its mean under the same name "
+                f"{self.mean!r}: name its figure"
+            )
 
 
 def perplexity(nll: float) -> float:

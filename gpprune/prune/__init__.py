@@ -18,6 +18,7 @@ from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
 from .model.coverage import Coverage as Coverage
 from .model.coverage import coverage as coverage
+from .model.digest import configuration_digest as configuration_digest
 from .model.digest import model_digest as model_digest
 from .model.digest import tokenizer_digest as tokenizer_digest
 from .model.load import Loaded as Loaded

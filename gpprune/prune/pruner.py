@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.compile import kernel
-from gpprune.errors import UsageError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import calibrate, check_tokens
 from gpprune.prune.measure.measuring import Measuring, measurers
@@ -102,7 +102,10 @@ class _Job:
         target, pattern = self.recipe.sparsity, self.recipe.shape
         mask = layer_mask(layer, self.score, statistics, target, pattern, zeros=zeros)
         weight = layer.weight
-        prune_layer(weight, mask, statistics, self.recipe.update, out=weight)
+        try:
+            prune_layer(weight, mask, statistics, self.recipe.update, out=weight)
+        except GppruneError as error:
+            raise type(error)(f"in {layer.name!r}: {error}") from error
 
     def report(self, done: int, total: int) -> None:
         self.progress("pruning", done, total)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import GppruneError, Unfit, UsageError
 from gpprune.prune.model.structure import LinearLayer
 from gpprune.prune.select.masks import exact_mask, prune_mask
 from gpprune.prune.select.patterns import Pattern, parse_pattern
@@ -42,6 +42,7 @@ def prune_layer(
     Raises:
         UsageError: there is no such update, a statistic that it reads is missing, or the shapes
             do not fit.
+        Unfit: the update gives a weight that is NaN or infinite.
     """
     update = UPDATES.find(update) if isinstance(update, str) else update
     if mask.dtype != torch.bool or mask.shape != weight.shape:
@@ -64,7 +65,10 @@ def prune_layer(
     target = torch.empty_like(weight) if out is None else out
     if target is not updated:
         target.copy_(updated)
-    return _zeroed(target, mask.to(target.device))
+    pruned = _zeroed(target, mask.to(target.device))
+    if updated is not weight and not all(map(torch.isfinite, torch.aminmax(pruned))):
+        raise Unfit(f"the weight update {update.name!r} makes weights NaN or infinite")
+    return pruned
 
 
 def _zeroed(weight: Tensor, mask: Tensor) -> Tensor:

@@ -16,12 +16,15 @@ from gpprune.compile.cpp import machine, native
 from gpprune.errors import UsageError
 from gpprune.primitives import (
     PRIMITIVES,
+    STATISTICS,
     Elements,
     Inputs,
     Lowering,
     Outputs,
     Primitive,
+    ProbeLayer,
     Reduction,
+    Statistic,
     ValueType,
     parse,
 )
@@ -158,3 +161,17 @@ def test_each_declared_primitive_is_done_in_cpp(
         pairs = pairs[:1]
     for pair in pairs:
         kernel(parse(f"{name}({pair})"), backend)(**layer(3))
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked", "machine", "generated"])
+def test_a_statistic_declared_anew_has_its_new_axes(backend: str) -> None:
+    weight, values = torch.ones(4, 4), torch.arange(4.0)
+    for type_, wanted in ((Inputs, values.expand(4, 4)), (Outputs, values[:, None].expand(4, 4))):
+        drawn = "in_features" if type_ is Inputs else "out_features"
+
+        def probe(layer: ProbeLayer, drawn: str = drawn) -> torch.Tensor:
+            return layer.lognormal(1.0, getattr(layer, drawn))
+
+        with STATISTICS.including(Statistic("K", type_, "of a test", probe=probe)):
+            scores = kernel(parse("mul(abs(W), K)"), backend)(W=weight, K=values)
+        assert torch.equal(scores.float(), wanted)

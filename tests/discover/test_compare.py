@@ -15,6 +15,7 @@ from gpprune.cli import run
 from gpprune.discover import Contender, Texts, allocation_contenders, compare_recipes
 from gpprune.discover.plots import sharing_figure
 from gpprune.errors import UsageError
+from gpprune.evals import LOSSES, Loss
 from gpprune.prune import total_zeros
 
 
@@ -141,3 +142,53 @@ def test_a_run_is_named_by_its_directory(how: dict[str, Any], tmp_path: Path) ->
     gpprune.discover(metric, out=tmp_path / "metric", settings=settings, rivals="best")
     with pytest.raises(UsageError, match="searched for no allocation"):
         allocation_contenders([str(tmp_path / "metric")], sparsity=0.5)
+
+
+def test_runs_that_are_called_alike_keep_apart(how: dict[str, Any], tmp_path: Path) -> None:
+    goal = gpprune.AllocationGoal(how["texts"], how["model"], 0.5, dtype="float32")
+    runs = []
+    for seed, folder in enumerate(("a", "b")):
+        settings = gpprune.SearchSettings(population=12, offspring=8, generations=1, seed=seed)
+        run_ = tmp_path / folder / "run"
+        gpprune.discover(goal, out=run_, settings=settings, rivals="best")
+        runs.append(str(run_))
+    first, second = allocation_contenders(iter(runs), sparsity=0.5)
+    assert (first.name, second.name) == ("run", runs[1])
+    found = gpprune.compare(allocations=iter(runs), sparsity=[0.4, 0.5], **how)
+    assert [row.name for row in found.rows] == ["dense", *("run", runs[1]) * 2]
+    with pytest.raises(UsageError, match="2 different recipes are called 'x'"):
+        gpprune.compare(allocations=["x=atp(0.1)", "x=atp(0.2)"], **how)
+
+
+def test_the_sequential_order_is_judged_as_the_dense_one(how: dict[str, Any]) -> None:
+    """Magnitude reads no statistics, so that the order cannot matter."""
+    both = [
+        gpprune.compare(["magnitude"], **{**how, "dtype": "bfloat16"}, order=order)
+        for order in ("dense", "sequential")
+    ]
+    assert both[0].rows[1].evaluation.mean == both[1].rows[1].evaluation.mean
+
+
+def test_a_loss_that_compares_models_has_the_dense_one_for_all_rows(how: dict[str, Any]) -> None:
+    def on(model: Any, dense: Any) -> Any:
+        def difference(window: torch.Tensor) -> float:
+            with torch.no_grad():
+                ours, theirs = (m(window[None]).logits.float() for m in (model, dense))
+            return float((ours - theirs).abs().mean())
+
+        return difference
+
+    with LOSSES.including(Loss("difference", "of logits", "logits", on)):
+        found = gpprune.compare(
+            ["magnitude"], sparsity=0.0, loss="difference", **{**how, "dtype": "bfloat16"}
+        )
+    dense, nothing = (row.evaluation.mean for row in found.rows)
+    assert dense == nothing > 0
+
+
+def test_windows_longer_than_a_table_of_positions_are_refused(
+    how: dict[str, Any], tiny_gpt2_dir: Path
+) -> None:
+    texts = Texts(how["texts"].text, how["texts"].text, 1, 513, 1)
+    with pytest.raises(UsageError, match="more than the 512 positions"):
+        gpprune.compare(["magnitude"], model=str(tiny_gpt2_dir), texts=texts)

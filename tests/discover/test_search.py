@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save_file
 import gpprune
 from gpprune.discover import Texts
 from gpprune.discover.rivals import as_strict
-from gpprune.errors import UsageError
+from gpprune.errors import Unfit, UsageError
+from gpprune.evals import LOSSES, NEXT_TOKEN
+from gpprune.primitives import METRICS, Published
+from gpprune.prune import linear_layers
 
 FEW = gpprune.SearchSettings(population=10, offspring=8, generations=1)
 
@@ -140,6 +144,13 @@ def _change_text(folder: Path) -> None:
     file.write_text(file.read_text().replace("river", "brook"))
 
 
+def _change_configuration(folder: Path) -> None:
+    file = folder / "model" / "config.json"
+    document = json.loads(file.read_text())
+    document["rms_norm_eps"] = 1.0
+    file.write_text(json.dumps(document))
+
+
 def _change_tokenizer(folder: Path) -> None:
     file = folder / "model" / "tokenizer.json"
     document = json.loads(file.read_text())
@@ -149,7 +160,12 @@ def _change_tokenizer(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [(_change_weights, "model"), (_change_text, "text"), (_change_tokenizer, "tokenizer")],
+    [
+        (_change_weights, "model"),
+        (_change_configuration, "configuration of the model"),
+        (_change_text, "text"),
+        (_change_tokenizer, "tokenizer"),
+    ],
 )
 def test_a_run_does_not_go_on_with_something_else(
     goal: gpprune.MetricGoal, text: Path, tmp_path: Path, change: Any, what: str
@@ -171,6 +187,105 @@ def test_a_run_of_relative_paths_goes_on_from_any_directory(
     gpprune.discover(replace(own, model="model", texts=texts), out="run", settings=FEW)
     monkeypatch.chdir("/")
     assert gpprune.resume(tmp_path / "run").result.stopped is None
+
+
+def test_a_run_goes_on_where_model_and_text_have_moved_to(
+    goal: gpprune.MetricGoal, text: Path, tmp_path: Path
+) -> None:
+    own = _copied(goal, text, tmp_path)
+    before = gpprune.discover(own, out=tmp_path / "run", settings=FEW)
+    (tmp_path / "model").rename(tmp_path / "moved")
+    (tmp_path / "own.txt").rename(tmp_path / "moved.txt")
+    with pytest.raises(UsageError, match="no text file"):
+        gpprune.resume(tmp_path / "run")
+    moved = {"model": str(tmp_path / "moved"), "text": str(tmp_path / "moved.txt")}
+    assert found_by(gpprune.resume(tmp_path / "run", **moved)) == found_by(before)
+    with pytest.raises(UsageError, match="began with another text"):
+        gpprune.resume(tmp_path / "run", **{**moved, "text": "wikitext2"})
+
+
+def test_one_file_named_in_two_ways_is_one_file(
+    goal: gpprune.MetricGoal, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(text.parent)
+    texts = replace(goal.texts, text="text.txt", calibration_text="./text.txt")
+    gpprune.discover(replace(goal, texts=texts), out=tmp_path / "run", settings=FEW)
+    assert gpprune.resume(tmp_path / "run").result.stopped is None
+
+
+def test_a_folder_called_like_a_source_of_models_is_found_from_anywhere(
+    goal: gpprune.MetricGoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(goal.model, tmp_path / "hub")
+    monkeypatch.chdir(tmp_path)
+    gpprune.discover(replace(goal, model="hub"), out="run", settings=FEW)
+    monkeypatch.chdir("/")
+    assert gpprune.resume(tmp_path / "run").result.stopped is None
+
+
+@pytest.mark.parametrize("kind", [gpprune.AllocationGoal, gpprune.JointGoal])
+def test_a_search_that_cannot_begin_leaves_no_run(
+    kind: Any, goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="'bogus'"):
+        gpprune.discover(kind(goal.texts, goal.model, unit="bogus"), out=tmp_path / "run")
+    dead = gpprune.AllocationGoal(goal.texts, goal.model, metric="abs(1)")
+    with pytest.raises(Unfit, match="no terminal"):
+        gpprune.discover(dead, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loaded_model_of_another_name_is_refused(
+    goal: gpprune.MetricGoal, tiny_model_dir: Path
+) -> None:
+    loaded = gpprune.load_model(str(tiny_model_dir))
+    with pytest.raises(UsageError, match="the goal's 'smollm2'"):
+        gpprune.discover(replace(goal, model="smollm2"), loaded=loaded)
+
+
+# What a rival does
+
+
+def test_a_rival_that_cannot_prune_does_not_cost_the_report(
+    goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    with METRICS.including(Published("dead", "mul(0, W)", "of my own")):
+        found = gpprune.discover(goal, out=tmp_path / "run", settings=FEW)
+    figures = {finding.name: finding.test.figure for finding in found.findings}
+    assert math.isinf(figures["dead"])
+    assert math.isfinite(figures["wanda"])
+    rows = json.loads((tmp_path / "run" / "report.json").read_text())["formulas"]
+    assert {row["name"]: row["test_perplexity"] for row in rows}["dead"] is None
+
+
+def test_a_loss_that_is_no_number_serves_no_rival_best(goal: gpprune.MetricGoal) -> None:
+    def on(model: Any, dense: Any) -> Any:
+        measure = NEXT_TOKEN.on(model, dense)
+        layer = next(iter(linear_layers(model).values()))
+
+        def odd(window: torch.Tensor) -> float:
+            zeros = (layer.weight == 0).sum(1)
+            rows = bool((zeros == zeros[0]).all()) and int(zeros[0]) > 0
+            return math.nan if rows else measure(window)
+
+        return odd
+
+    with LOSSES.including(replace(NEXT_TOKEN, name="odd", on=on)):
+        found = gpprune.discover(replace(goal, loss="odd", pattern="layer"), settings=FEW)
+    assert {rival.setting for rival in found.rivals} == {"layer"}
+    assert all(math.isfinite(rival.test.mean) for rival in found.rivals)
+
+
+def test_the_room_is_one_thing_whenever_it_is_asked_for() -> None:
+    code = """
+import inspect, pickle, gpprune
+first, second = gpprune.discover, gpprune.discover
+assert first is second is pickle.loads(pickle.dumps(first))
+assert list(inspect.signature(first).parameters)[0] == "goal"
+assert gpprune.discover.describe("ria").formula == gpprune.published["ria"]
+assert gpprune.prune.prune_model is gpprune.prune_model
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # Rivals are as constrained as the search

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.errors import UsageError
+from gpprune.errors import Unfit, UsageError
 from gpprune.prune import (
     UPDATES,
     Recipe,
@@ -124,3 +125,10 @@ def test_a_recipes_update_is_used_and_gets_what_it_reads(
     found = linear_layers(model)[name].weight
     wanted = first.weight * 2 + calibrate(dense, tokens, ["X"])[name]["X"]
     assert (found == 0).any() and torch.allclose(found, wanted.masked_fill(found == 0, 0))
+
+
+def test_an_update_that_ruins_weights_is_refused() -> None:
+    ruin = Update("ruin", "every weight is NaN", lambda weight, mask, statistics: weight * math.nan)
+    weight, mask = torch.randn(3, 4), torch.zeros(3, 4, dtype=torch.bool)
+    with pytest.raises(Unfit, match="'ruin' makes weights NaN or infinite"):
+        prune_layer(weight, mask, {}, ruin)

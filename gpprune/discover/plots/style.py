@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_file
+from gpprune.files import expanded, whole_file
 
 if TYPE_CHECKING:  # matplotlib takes a second to load: only a picture pays for it
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
 
     if not path.name:
         raise UsageError(f"{str(path)!r} names no file: give a path such as plots/allocations")
-    path = path.expanduser()
+    path = expanded(path)
     drawn = {suffix: io.BytesIO() for suffix in (".png", ".svg")}
     with style.context(["default", STYLE]):
         for suffix, buffer in drawn.items():

@@ -52,3 +52,16 @@ def _bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes in the order of its indices, without a copy where they lie so."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data
+
+
+# What says where a configuration came from or how it is run, and not what it computes.
+_ASIDE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+def configuration_digest(loaded: Loaded) -> str:
+    """What tells a model's configuration from others: a changed one computes something else."""
+    model: Any = loaded.model
+    fields = model.config.to_dict() if hasattr(model, "config") else {}
+    content = {name: value for name, value in fields.items() if name not in _ASIDE}
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

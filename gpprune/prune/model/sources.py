@@ -46,9 +46,18 @@ def locate(spec: str, progress: Progress = silent) -> str:
     Raises:
         UsageError: no source knows it.
     """
+    return source_of(spec).folder(spec, progress)
+
+
+def source_of(spec: str) -> ModelSource:
+    """The source that serves a specification.
+
+    Raises:
+        UsageError: no source knows it.
+    """
     for source in reversed(tuple(MODEL_SOURCES.values())):
         if source.serves(spec):
-            return source.folder(spec, progress)
+            return source
     raise UsageError(f"there is no model {spec!r}: give {known()}")
 
 

@@ -191,6 +191,7 @@ def test_protocol_judges_recipes(
     assert re.search(r"0\.5 │ +\d+\.\d\d", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_evolve_times_two_checkouts(ran: Ran, tiny_model_dir: Path, text_file: Path):
     small = ("--population", 4, "--windows", 2, "--window-length", 64, "--calibration-samples", 2)
     flags = ("--model", tiny_model_dir, "--text", text_file, "--pairs", 1, "--generations", 0)

@@ -21,7 +21,7 @@ from gpprune.cli.options import (
     WindowLength,
 )
 from gpprune.discover import Sharing, Texts, share_out
-from gpprune.discover.plots import save_figure, sharing_figure
+from gpprune.discover.plots import check_picture, save_figure, sharing_figure
 from gpprune.discover.workbench import TEST_LENGTH
 
 _WIDEST = 14  # of a column's name
@@ -44,6 +44,8 @@ def allocate(
     json: Json = False,
 ) -> None:
     """Show the sparsity of every decoder block under each allocation, side by side."""
+    if plot is not None:
+        check_picture(plot)
     texts = Texts(
         calibration_text=calibration_text,
         window_length=window_length,

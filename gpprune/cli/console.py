@@ -79,8 +79,10 @@ def _finite(value: Any) -> Any:
 
 
 def shown(figure: float | None, missing: str = "") -> str:
-    """A figure with two digits behind the point."""
-    return missing if figure is None else f"{figure:.2f}"
+    """A figure with two digits behind the point, or four in all where it is small."""
+    if figure is None:
+        return missing
+    return f"{figure:.2f}" if abs(figure) >= 10 or not math.isfinite(figure) else f"{figure:.4g}"
 
 
 def print_table(

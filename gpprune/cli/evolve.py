@@ -62,7 +62,11 @@ _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
 TimeLimit = Annotated[
     str | None,
-    typer.Option("--time-limit", help="Stop after so long: 90s, 20m, 1h.", rich_help_panel=SEARCH),
+    typer.Option(
+        "--time-limit",
+        help="Search no longer than so: 90s, 20m, 1h. Calibration and report come on top.",
+        rich_help_panel=SEARCH,
+    ),
 ]
 Preset = Annotated[
     str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
@@ -175,7 +179,7 @@ def evolve_joint(
 def _begin(out: Path, goal: Goal, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
     """Search, and say what was found."""
     run = expanded(out)
-    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings):
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, rivals):
         found = discover(
             goal,
             out=run,
@@ -184,7 +188,7 @@ def _begin(out: Path, goal: Goal, settings: SearchSettings, rivals: Rivals, json
             progress=screen.progress,
             observer=screen.observe,
         )
-    _end(found, settings, json)
+    _end(found, settings, rivals, json)
 
 
 def resume(
@@ -200,8 +204,7 @@ def resume(
         str | None, typer.Option("--text", help="Where the text judged on lies now.")
     ] = None,
     calibration_text: Annotated[
-        str | None,
-        typer.Option("--calibration-text", help="Where the text calibrated on lies now."),
+        str | None, typer.Option("--calibration-text", help="Where that calibrated on lies now.")
     ] = None,
     rivals: RivalsOption = Rivals.all,
     json: Json = False,
@@ -216,7 +219,7 @@ def resume(
             "generations": opened.search.generations if generations is None else generations,
         }
         settings = opened.search.replaced(**changes)
-    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings):
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, rivals):
         found = resume_search(
             run,
             generations=generations,
@@ -228,11 +231,11 @@ def resume(
             progress=screen.progress,
             observer=screen.observe,
         )
-    _end(found, settings, json)
+    _end(found, settings, rivals, json)
 
 
 @contextmanager
-def _kept(run: Path, settings: SearchSettings) -> Iterator[None]:
+def _kept(run: Path, settings: SearchSettings, rivals: Rivals) -> Iterator[None]:
     """Say how to go on, if a search is broken off once it has a run directory."""
     try:
         yield
@@ -240,24 +243,26 @@ def _kept(run: Path, settings: SearchSettings) -> Iterator[None]:
         raise
     except BaseException:
         if run.is_dir():
-            tell(f"the run is kept: go on with `{_again(run, settings)}`")
+            tell(f"the run is kept: go on with `{_again(run, settings, rivals)}`")
         raise
 
 
-def _again(run: Path, settings: SearchSettings) -> str:
+def _again(run: Path, settings: SearchSettings, rivals: Rivals) -> str:
     """The command that goes on with a run."""
     more = ""
     with suppress(GppruneError), RunDirectory.open(run) as opened:
         if settings.generations != opened.search.generations:
             more = f" --generations {settings.generations}"
+    if rivals != Rivals.all:
+        more += f" --rivals {rivals}"
     return f"gpprune resume {shlex.quote(str(run))}{more}"
 
 
-def _end(found: Discovery, settings: SearchSettings, json: bool) -> None:
+def _end(found: Discovery, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
     if found.result.stopped and found.run is not None:
         tell(
             f"stopped by the {found.result.stopped} after {found.result.generations} generations; "
-            f"go on with `{_again(found.run, settings)}`"
+            f"go on with `{_again(found.run, settings, rivals)}`"
         )
     tell_left_alone(found.coverage)
     if json:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import clean, escape, out, print_json, print_table, say
+from gpprune.cli.console import clean, escape, out, print_json, print_table, say, shown
 from gpprune.cli.options import Json
 from gpprune.compile import render
 from gpprune.discover import Description, describe, describe_run, ingredients
@@ -68,7 +68,7 @@ def _write(found: list[Description], format: Format) -> None:
 def _show(description: Description) -> None:
     judged = ""
     if description.loss is not None and description.figure is not None:
-        judged = f"  validation {description.loss.figure} {description.figure:.2f}"
+        judged = f"  validation {description.loss.figure} {shown(description.figure)}"
     out.print(f"[bold]{escape(description.name)}[/]{judged}", highlight=False)
     text, simplified = description.formula.text, description.simplified.text
     say(f"formula:    {text}")
@@ -88,8 +88,8 @@ def primitives(
     if json:
         print_json(rows)
         return
-    shown = [
+    table = [
         [str(row["name"]), ", ".join(row["arguments"]), str(row["result"]), str(row["about"])]
         for row in rows
     ]
-    print_table(["name", "arguments", "result", "what it computes"], shown)
+    print_table(["name", "arguments", "result", "what it computes"], table)

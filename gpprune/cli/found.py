@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from gpprune.cli.console import print_table, shown, tell
-from gpprune.discover import RECIPE_FILE, Discovery
+from gpprune.discover import RECIPE_FILE, Discovery, MetricGoal
 
 
 def print_discovery(found: Discovery) -> None:
@@ -38,7 +38,9 @@ def _print_hints(found: Discovery) -> None:
     hints = [(f"gpprune simplify {shlex.quote(str(found.run))}", "the closed forms")]
     if found.winners:
         recipe = shlex.quote(str(found.run / RECIPE_FILE))
-        hints.append((f"gpprune prune --recipe {recipe} --out DIR", "a checkpoint"))
+        model = f" --model {shlex.quote(found.goal.model)}"
+        model = "" if found.goal.model == MetricGoal.model else model
+        hints.append((f"gpprune prune{model} --recipe {recipe} --out DIR", "a checkpoint"))
     width = max(len(command) for command, _ in hints)
     for command, what in hints:
         tell(f"{command:<{width}}  {what}")

@@ -6,8 +6,9 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
-from gpprune.cli.console import LabelledBars, err, escape
+from gpprune.cli.console import LabelledBars, err, escape, shown
 from gpprune.compile import render
 from gpprune.evals import LOSSES
 from gpprune.gp import SearchEvent, SearchSettings
@@ -25,14 +26,18 @@ class SearchScreen:
         self._loss = LOSSES.find(loss)
         self._labelled = LabelledBars()
         self._searching = Bars(
-            TextColumn("generation {task.fields[generation]}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]} left"),
+            TextColumn("generation {task.fields[generation]}", table_column=_whole()),
+            BarColumn(bar_width=10, table_column=_whole()),
+            MofNCompleteColumn(table_column=_whole()),
+            TextColumn(
+                "{task.fields[told]}",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            TimeElapsedColumn(table_column=_whole()),
+            TextColumn("{task.fields[left]} left", table_column=_whole()),
             console=err,
             transient=True,
+            expand=True,
         )
         self._task = self._searching.add_task("", total=None, generation="", told="", left="?")
         self._on: Bars | None = None
@@ -95,11 +100,13 @@ class SearchScreen:
         self._last = None
 
     def _told(self, event: SearchEvent) -> str:
-        best = f"best {self._loss.shown(event.best.fitness):.2f}" if event.best else "no result yet"
+        best = "no result yet"
+        if event.best:
+            best = f"best {self._loss.figure} {shown(self._loss.shown(event.best.fitness))}"
         parts = [
             best,
             f"{self._hourly(event):.0f} candidates/h",
-            f"{event.archive_hits} in archive",
+            f"{event.archive_hits} archive hits",
             f"{event.dropped} dropped",
             f"{event.failed} failed",
         ]
@@ -129,6 +136,11 @@ class SearchScreen:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _whole() -> Column:
+    """A column that a narrow terminal does not cut; what is told gives way."""
+    return Column(no_wrap=True)
 
 
 def _clock(seconds: float | None) -> str:

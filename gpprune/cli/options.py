@@ -66,11 +66,11 @@ SplitOption = Annotated[
 Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
 PatternOption = Annotated[
     str,
-    typer.Option("--pattern", help="Weights compete within a row, rows:N, a layer, or N:M (2:4)."),
+    typer.Option("--pattern", help="Weights compete within row, rows:N, layer, N:M (2:4), or N:8."),
 ]
 OwnPattern = Annotated[
     str | None,
-    typer.Option("--pattern", help="row, rows:N, layer or N:M; by default the metric's own."),
+    typer.Option("--pattern", help="row, rows:N, layer, N:M or N:8; by default the metric's own."),
 ]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Pruned by: a published metric or formula text.")
@@ -128,7 +128,10 @@ GivenUnit = Annotated[
         "--unit", metavar="UNIT", help="layer or block; by default each allocation's own, or layer."
     ),
 ]
-Levels = Annotated[str | None, typer.Option("--sparsity", help="One or more shares, as 0.5,0.6.")]
+Levels = Annotated[
+    str | None,
+    typer.Option("--sparsity", help="Shares, as 0.5,0.6; by default 0.5, of allocations 0.7."),
+]
 Plot = Annotated[
     Path | None, typer.Option("--plot", help="Draw it too: PATH.png and PATH.svg.", metavar="PATH")
 ]

@@ -32,17 +32,26 @@ def prune(
     out: Out,
     model: ModelSpec = "smollm2",
     metric: Annotated[
-        str | None, typer.Option("--metric", help="A published metric or formula text.")
+        str | None,
+        typer.Option("--metric", help="A published metric or formula text; else wanda."),
     ] = None,
     sparsity: Annotated[
-        float | None, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")
+        float | None,
+        typer.Option(
+            "--sparsity",
+            help="Share of weights to prune, [0, 1); else 0.5.",
+        ),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option("--pattern", help="row, rows:N, layer, or N:M (2:4).")
+        str | None,
+        typer.Option("--pattern", help="row, rows:N, layer, N:M (2:4) or N:8; else row."),
     ] = None,
     allocation: Annotated[
         str | None,
-        typer.Option("--allocation", help="A published allocation, besa, or formula text."),
+        typer.Option(
+            "--allocation",
+            help="A published one, besa, or formula text; else uniform.",
+        ),
     ] = None,
     unit: Annotated[
         Unit | None,

@@ -10,7 +10,7 @@ import typer
 from gpprune.cli.console import print_json, print_table, say, shown, tell_written
 from gpprune.cli.options import Json
 from gpprune.discover import RunSummary, summarise
-from gpprune.discover.plots import save_figure, summary_figure
+from gpprune.discover.plots import check_picture, save_figure, summary_figure
 
 
 def report(
@@ -25,14 +25,19 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare searches: candidates judged, the best formula, its figure on test text if judged."""
+    """Compare searches: candidates judged, the best evolved formula and its figures."""
+    if plot is not None:
+        check_picture(plot)
     found = summarise(runs)
     pictures = [] if plot is None else save_figure(summary_figure(found), plot)
     if json:
         print_json([summary.as_dict() for summary in found])
         return
-    columns = ["run", "strategy", "seed", "candidates", "validation", "test"]
-    print_table(columns, [_cells(summary) for summary in found], numbers=columns[2:])
+    columns = ["run", "goal", "sparsity", "strategy", "seed", "candidates", "validation", "test"]
+    figures = dict.fromkeys(summary.loss.figure for summary in found)
+    title = f"the best evolved formula of each search: {' or '.join(figures)}"
+    numbers = ["sparsity", *columns[4:]]
+    print_table(columns, [_cells(summary) for summary in found], title=title, numbers=numbers)
     for summary in found:  # a column beside the numbers would be too narrow for a formula
         if summary.closed_form is not None:
             say(f"{summary.name}  {summary.closed_form}")
@@ -42,6 +47,8 @@ def report(
 def _cells(summary: RunSummary) -> list[str]:
     return [
         summary.name,
+        summary.goal,
+        "" if summary.sparsity is None else f"{summary.sparsity:g}",
         summary.strategy,
         str(summary.seed),
         str(summary.candidates),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
+from gpprune.cli.console import print_json, print_table, progress, shown, tell_left_alone
 from gpprune.cli.options import (
     Allocations,
     CalibrationSpec,
@@ -103,16 +103,20 @@ def _judged(
 
 def _print_metrics(found: Comparison) -> None:
     loss = found.dense.evaluation.loss
-    columns = ["metric", "pattern", "sparsity", loss.figure, loss.mean, "closed form"]
-    table = [[*_cells(row), f"{row.evaluation.mean:.4f}", _closed_form(row)] for row in found.rows]
+    means = [loss.mean] if loss.mean != loss.figure else []
+    columns = ["metric", "pattern", "sparsity", loss.figure, *means, "closed form"]
+    table = [
+        [*_cells(row), *(f"{row.evaluation.mean:.4f}" for _ in means), _closed_form(row)]
+        for row in found.rows
+    ]
     title = f"{_judged_on(found)}, {found.order} calibration"
-    print_table(columns, table, title=title, numbers=["sparsity", loss.figure, loss.mean])
+    print_table(columns, table, title=title, numbers=["sparsity", loss.figure, *means])
 
 
 def _cells(row: Row) -> list[str]:
     pattern = "" if row.recipe is None else row.recipe.pattern
     sparsity = 0.0 if row.recipe is None else row.recipe.sparsity
-    return [row.name, pattern, f"{sparsity:g}", f"{row.evaluation.figure:.2f}"]
+    return [row.name, pattern, f"{sparsity:g}", shown(row.evaluation.figure)]
 
 
 def _closed_form(row: Row) -> str:
@@ -157,12 +161,12 @@ def _print_allocations(found: Comparison, metric: str) -> None:
     levels = [f"{row.recipe.sparsity:g}" for row in next(iter(rows.values())) if row.recipe]
     table = [
         [name, own[0].recipe.unit if own[0].recipe else ""]
-        + [f"{row.evaluation.figure:.2f}" for row in own]
+        + [shown(row.evaluation.figure) for row in own]
         for name, own in rows.items()
     ]
     title = (
         f"{found.model} pruned by {metric}, {_judged_on(found, model=False)}, {found.order} "
-        f"calibration: {dense.loss.figure} (dense {dense.figure:.2f})"
+        f"calibration: {dense.loss.figure} (dense {shown(dense.figure)})"
     )
     print_table(["allocation", "unit", *levels], table, title=title, numbers=levels)
 

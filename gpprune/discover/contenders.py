@@ -70,9 +70,21 @@ def named_allocations(
 def _named(what: str, unit: str | None) -> NamedAllocation:
     if what in LEARNED:
         return NamedAllocation(what, what, "layer")
-    if os.path.isdir(what):
-        return _best_of(Path(what), unit)
+    path = os.path.expanduser(what)
+    if os.path.isdir(path):
+        return _best_of(Path(path), unit)
+    check_no_path(what)
     return NamedAllocation(what, allocation(what).text, unit or unit_of(what) or "layer")
+
+
+def check_no_path(text: str) -> None:
+    """See that what should be a formula is not the name of a run that is not there.
+
+    Raises:
+        UsageError: it can only be a path.
+    """
+    if "/" in text and "(" not in text:
+        raise UsageError(f"there is no run directory {text!r}: name one that `evolve` has made")
 
 
 def _best_of(path: Path, unit: str | None) -> NamedAllocation:

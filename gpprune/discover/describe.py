@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.compile import render
+from gpprune.discover.contenders import check_no_path
 from gpprune.discover.runs import best_of
 from gpprune.errors import UsageError
 from gpprune.evals import Loss
@@ -61,7 +62,7 @@ class Description:
 
 
 def describe_run(path: str | Path, top: int = 3) -> list[Description]:
-    """The best formulas of a run, as many as `top`.
+    """The best formulas that a run evolved, as many as `top`.
 
     Raises:
         UsageError: it is no run directory.
@@ -91,6 +92,7 @@ def describe(text: str, language: Language = METRIC) -> Description:
     """
     if text.endswith(".json"):
         return Description(Path(text).name, _tree(text))
+    check_no_path(text)
     shares = language is METRIC and (text in ALLOCATIONS or text.lstrip().startswith("W:"))
     if shares or language is ALLOCATION:
         return Description(text, allocation(text))

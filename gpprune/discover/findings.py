@@ -82,10 +82,14 @@ def find(
         fitness: judged the search's candidates.
         result: what the search found.
         rivals: which published formulas: "all", or "best" for the best on validation text.
-        progress: called as `progress("judging on test text", done, formulas)`.
+        progress: called as `progress(label, done, formulas)`.
     """
     judges = _Judges(goal, bench, fitness)
-    chosen = [judges.best(rival) for rival in goal.rivals()]
+    chosen, published = [], goal.rivals()
+    for done, rival in enumerate(published):
+        progress("judging published formulas on validation text", done, len(published))
+        chosen.append(judges.best(rival))
+    progress("judging published formulas on validation text", len(published), len(published))
     if rivals == "best":
         chosen = [min(chosen, key=lambda found: _standing(judges.validation(found[0])))]
     origins = [(choice, f"published, {paper.split(',')[0]}", False) for choice, paper in chosen]

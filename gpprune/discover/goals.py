@@ -17,7 +17,6 @@ from gpprune.evals import (
     MetricMasking,
     ModelFitness,
 )
-from gpprune.gp import PRESETS, SearchSettings
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
@@ -34,6 +33,7 @@ from gpprune.primitives import (
 )
 from gpprune.progress import Progress, silent
 from gpprune.prune import UPDATES, Recipe, parse_pattern
+from gpprune.prune.recipe import check_room
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,16 @@ class Goal(ABC):
         """Plain values for `settings.toml`."""
         return {**asdict(self), "goal": self.kind}
 
-    @property
-    def settings(self) -> SearchSettings:
-        """The settings of a search that is given none."""
-        return PRESETS[self.preset]
+    def check(self) -> None:
+        """See that the pattern suits the sparsity and what is searched for.
+
+        Raises:
+            UsageError: it does not.
+        """
+        pattern = parse_pattern(self.pattern)
+        pattern.target(self.sparsity)
+        if self.language is not METRIC:
+            check_room(pattern, "an allocation")
 
     def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
         """The form that a search keeps of a formula.
@@ -183,12 +189,7 @@ class MetricGoal(Goal):
 
 @dataclass(frozen=True)
 class AllocationGoal(Goal):
-    """An allocation, under a fixed metric.
-
-    Attributes:
-        metric: a published name or formula text.
-        unit: what has a sparsity of its own, "layer" or "block".
-    """
+    """An allocation to each `unit` ("layer" or "block"), under a `metric` by name or text."""
 
     texts: Texts = LAYERED_TEXTS
     sparsity: float = 0.7
@@ -239,11 +240,7 @@ class AllocationGoal(Goal):
 
 @dataclass(frozen=True)
 class JointGoal(Goal):
-    """A metric and an allocation, as one formula.
-
-    Attributes:
-        unit: what has a sparsity of its own, "layer" or "block".
-    """
+    """A metric and an allocation to each `unit` ("layer" or "block"), as one formula."""
 
     texts: Texts = LAYERED_TEXTS
     pattern: str = "layer"

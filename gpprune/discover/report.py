@@ -57,7 +57,7 @@ def tested_figure(run: Path, text: str | None, figure: str) -> float | None:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["formulas"]
         # a published formula may be of the same text, in another setting
-        evolved = [row for row in rows if row["name"].startswith("evolved")]
+        evolved = [row for row in rows if str(row["name"]).startswith("evolved")]
         found = next((row[f"test_{figure}"] for row in evolved if row["formula"] == text), None)
         return None if found is None else _number(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

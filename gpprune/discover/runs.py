@@ -24,6 +24,7 @@ class RunSummary:
     Attributes:
         name: its directory's name, or the whole path where two are called alike.
         goal: what was searched for.
+        sparsity: at which share of pruned weights; None where the run does not say.
         loss: what was measured.
         strategy: "evolution" or "random".
         seed: the search's seed.
@@ -37,6 +38,7 @@ class RunSummary:
 
     name: str
     goal: str
+    sparsity: float | None
     loss: Loss
     strategy: str
     seed: int
@@ -56,6 +58,8 @@ class RunSummary:
         return {
             "run": self.name,
             "goal": self.goal,
+            "sparsity": self.sparsity,
+            "loss": self.loss.name,
             "strategy": self.strategy,
             "seed": self.seed,
             "candidates": self.candidates,
@@ -89,6 +93,7 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
     return RunSummary(
         name=name,
         goal=str(run.problem.get("goal")),
+        sparsity=run.problem.get("sparsity"),
         loss=loss,
         strategy=run.search.strategy,
         seed=run.search.seed,
@@ -132,7 +137,9 @@ def best_so_far(outcomes: Iterable[Outcome], loss: Loss) -> tuple[tuple[int, flo
 
 
 def best_of(path: str | Path, count: int) -> tuple[Loss, list[tuple[Outcome, Formula]]]:
-    """The best formulas of a run, no two of which differ in their constants alone.
+    """The best formulas that a run evolved, no two of which differ in their constants alone.
+
+    Before there is one, the best that it began with.
 
     Args:
         path: the run directory.
@@ -146,7 +153,8 @@ def best_of(path: str | Path, count: int) -> tuple[Loss, list[tuple[Outcome, For
     """
     with RunDirectory.open(path) as run:
         loss, language = loss_of(run), language_of(run)
-        found = Archive(run.outcomes(language)).best(count, distinct=True)
+        archive = Archive(run.outcomes(language))
+    found = archive.evolved(count) or archive.best(count, distinct=True)
     if not found:
         raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
     return loss, [(outcome, outcome.parsed(language)) for outcome in found]

@@ -15,9 +15,9 @@ from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES, Loss, ModelFitness
-from gpprune.gp import RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
+from gpprune.gp import PRESETS, RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
 from gpprune.progress import Progress, silent
-from gpprune.prune import Coverage, Loaded, Recipe, check_output, parse_pattern
+from gpprune.prune import Coverage, Loaded, Recipe, check_output
 
 Observer = Callable[[SearchEvent], None]
 
@@ -107,10 +107,10 @@ def discover(
         UsageError: a wrong setting, or `out` exists; nothing has been made then.
         GppruneError: the model or a text cannot be had.
     """
-    parse_pattern(goal.pattern).target(goal.sparsity)
+    goal.check()
     _check_rivals(rivals)
     path = None if out is None else check_output(out)
-    chosen = settings or goal.settings
+    chosen = settings or PRESETS[goal.preset]
     bench = ready(goal, loaded, progress)
     fitness = goal.fitness(bench, progress)
     making = (

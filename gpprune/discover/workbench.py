@@ -157,7 +157,9 @@ class Workbench:
         limit = getattr(model.config, "max_position_embeddings", None)
         if not isinstance(limit, int) or length <= limit:
             return
-        tables = (part for part in model.modules() if isinstance(part, nn.Embedding))
+        words = model.get_input_embeddings()
+        parts = (part for part in model.modules() if part is not words)
+        tables = (part for part in parts if isinstance(part, nn.Embedding))
         # some keep a few rows before the first position
         if any(limit <= table.num_embeddings <= limit + 8 for table in tables):
             raise UsageError(

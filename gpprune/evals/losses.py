@@ -27,8 +27,8 @@ class Loss:
         on: from the model that is judged and the dense one to what measures a window. Only their
             structure may be looked at here: the judged one's weights change from formula to
             formula. The dense one keeps its own.
-        mean: what tables and JSON call the mean over windows.
-        figure: what a reader is shown in its place, and `shown` makes it of the mean.
+        mean: what tables and JSON call the mean over windows; left out, the loss's name.
+        figure: what a reader is shown in its place; left out, the mean. `shown` makes it of that.
         shown: an increasing function.
         logarithmic: whether figures are best drawn on a logarithmic axis.
     """
@@ -37,12 +37,14 @@ class Loss:
     about: str
     unit: str
     on: Callable[[nn.Module, nn.Module], CaseLoss]
-    mean: str = "loss"
-    figure: str = "loss"
+    mean: str = ""
+    figure: str = ""
     shown: Callable[[float], float] = float
     logarithmic: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", self.mean or self.name)
+        object.__setattr__(self, "figure", self.figure or self.mean)
         if self.shown is not float and self.mean == self.figure:
             raise UsageError(
                 f"the loss {self.name!r} shows something else than its mean under the same name "

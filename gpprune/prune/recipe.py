@@ -19,6 +19,24 @@ from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.table import UPDATES
 
 
+def check_room(pattern: Pattern, what: str) -> None:
+    """See that a pattern lets layers differ in their sparsity.
+
+    Args:
+        pattern: which weights compete.
+        what: would have them differ, for the error.
+
+    Raises:
+        UsageError: it prunes every layer alike.
+    """
+    if pattern.sparsity is not None:
+        size = pattern.text.rpartition(":")[2]
+        raise UsageError(
+            f"the pattern {pattern.text!r} prunes every layer alike, so it has no room for {what}: "
+            f"take another pattern, such as N:{size}, or every layer the same"
+        )
+
+
 class Recipe(BaseModel):
     """How to prune: metric, allocation, sparsity, pattern and weight update.
 
@@ -79,6 +97,8 @@ class Recipe(BaseModel):
         """Read the formulas and the pattern, so that what is wrong with them is said now."""
         _ = self.formula, self.allocator
         self.shape.target(self.sparsity)
+        if self.allocator is None or self.allocator.names:  # a number alone is uniform
+            check_room(self.shape, f"the allocation {self.allocation!r}")
         return self
 
     @classmethod

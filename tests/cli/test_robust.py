@@ -57,12 +57,85 @@ def test_a_home_directory_is_meant_as_one(
     assert (home / "run" / "report.json").is_file()
     assert run(["report", "~/run"]) == 0
     assert run(["resume", "~/run", "--rivals", "best"]) == 0
-    assert run(["prune", *small, "--out", "~/pruned"]) == 0
+    recipe = gpprune.Recipe(metric="magnitude", sparsity=0.5)
+    recipe.write(home / "recipe.json")
+    assert run(["prune", *small, "--recipe", "~/recipe.json", "--out", "~/pruned"]) == 0
     assert (home / "pruned" / "config.json").is_file()
     assert run(["allocate", "uniform", *small, "--plot", "~/picture"]) == 0
     assert (home / "picture.svg").is_file()
     assert list((tmp_path / "here").iterdir()) == []
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evolve", "metric", "--out", "~nosuch/run"],
+        ["resume", "~nosuch/run"],
+        ["report", "~nosuch/run"],
+        ["prune", "--recipe", "~nosuch/recipe.json", "--out", "x"],
+        ["simplify", "~nosuch/tree.json"],
+        ["allocate", "uniform", "--plot", "~nosuch/picture"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_directory_that_is_none_is_said(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 2
+    assert "home directory that does not exist" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_picture_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gpprune.cli.allocating.share_out", None)
+    monkeypatch.setattr("gpprune.cli.runs.summarise", None)
+    (tmp_path / "file").write_text("no folder")
+    for command in (["allocate", "uniform"], ["report", "runs/mine"]):
+        assert run([*command, "--plot", str(tmp_path / "file" / "picture")]) == 2
+        assert "is not a directory that you may write to" in " ".join(
+            capsys.readouterr().err.split()
+        )
+
+
+@pytest.mark.parametrize("command", [["simplify"], ["allocate"], ["score", "allocations"]])
+def test_a_run_that_is_not_there_is_said(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "runs/none"]) == 2
+    assert "no run directory 'runs/none'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prune", "--allocation", "atp", "--pattern", "2:4", "--out", "x"],
+        ["score", "allocations", "atp(0.3)", "--pattern", "2:4"],
+        ["allocate", "besa", "--pattern", "1:4"],
+        ["evolve", "allocation", "--sparsity", "0.5", "--pattern", "2:4", "--out", "x"],
+        ["evolve", "joint", "--pattern", "2:4", "--out", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_pattern_without_room_for_an_allocation_is_said(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 2
+    assert "prunes every layer alike" in " ".join(capsys.readouterr().err.split())
+
+
+def test_simplify_shows_what_evolved_once_each(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["simplify", str(finished), "--format", "json"]) == 0
+    assert "seed" in json.loads(capsys.readouterr().out)[0]["name"]  # nothing has evolved yet
+    for text in ("mul(sqr(W), pow(X, 0.7))", "mul(sqr(W), pow(X, 0.8))", "mul(sqr(W), Y)"):
+        _evolve_one(finished, text=text)
+    assert run(["simplify", str(finished), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 2
+    assert "mul(sqr(W), Y)" in {row["formula"] for row in rows}
 
 
 def test_a_report_goes_where_no_link_points(finished: Path, tmp_path: Path) -> None:
@@ -103,20 +176,20 @@ def test_a_text_where_a_report_has_a_number_is_said(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = _evolve_one(finished)
-    rows = [{"formula": text, "test_perplexity": "twelve"}]
+    rows = [{"name": "evolved 1", "formula": text, "test_perplexity": "twelve"}]
     (finished / "report.json").write_text(json.dumps({"formulas": rows}))
     assert run(["report", str(finished)]) == 1
     assert "'twelve', not a number" in " ".join(capsys.readouterr().err.split())
 
 
-def _evolve_one(path: Path, origin: str = "crossover") -> str:
+def _evolve_one(path: Path, origin: str = "crossover", text: str = "mul(sqr(W), sqr(X))") -> str:
     """Add a fully judged formula to a run, better than all; its text."""
-    text = "mul(sqr(W), sqr(X))"
     key = text_digest(text, METRIC)
     candidate = Candidate(key=key, text=text, origin=origin, generation=0)
     with RunDirectory.open(path) as opened:
         cases = max(outcome.cases for outcome in opened.outcomes())
-        verdict = Verdict(fitness=0.1, losses=(0.1,) * cases, full=True, reason=None, seconds=1.0)
+        loss = 0.1 + 0.1 * len(opened.outcomes())
+        verdict = Verdict(fitness=loss, losses=(loss,) * cases, full=True, reason=None, seconds=1.0)
         opened.record(Outcome.of(candidate, verdict))
     return text
 

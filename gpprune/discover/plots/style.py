@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,24 @@ def styled_figure(title: str, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", fontsize=11)
         yield figure
+
+
+def check_picture(path: Path) -> None:
+    """See that a picture can be written; worth asking before the long work.
+
+    Raises:
+        UsageError: the path names no file, or one that may not be written.
+    """
+    if not path.name:
+        raise UsageError(f"{str(path)!r} names no file: give a path such as plots/allocations")
+    parent = expanded(path).absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"the picture {str(path)!r} cannot be written: {str(parent)!r} is not a directory "
+            "that you may write to"
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

@@ -102,7 +102,7 @@ class SearchScreen:
     def _told(self, event: SearchEvent) -> str:
         best = "no result yet"
         if event.best:
-            best = f"best {self._loss.figure} {shown(self._loss.shown(event.best.fitness))}"
+            best = f"best {shown(self._loss.shown(event.best.fitness))} {self._loss.figure}"
         parts = [
             best,
             f"{self._hourly(event):.0f} candidates/h",

@@ -143,7 +143,7 @@ class _Judges:
         """A choice on validation and test text."""
         fitness, form = self._judge(choice)
         validation = self.validation(choice)
-        test = validation
+        test = validation  # what is no number there is not judged again
         if math.isfinite(validation.mean):
             (test,) = fitness.evaluate(form, self.test)
         shown = (choice.name, origin, choice.formula, choice.setting)

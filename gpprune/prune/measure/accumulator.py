@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, Protocol
@@ -43,7 +44,7 @@ class Accumulator(Protocol):
 MakeAccumulator = Callable[[Mapping[str, LinearLayer]], Accumulator]
 
 
-class Activations:
+class Activations(ABC):
     """Gathers from what layers read and write, by forward hooks: the base of such accumulators.
 
     A class of one's own says in `see` what one call of a layer adds to `seen`:
@@ -60,6 +61,7 @@ class Activations:
         self.layers = dict(layers)
         self.seen: dict[str, Tensor] = {}
 
+    @abstractmethod
     def see(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
         """Add one call of a layer.
 
@@ -68,9 +70,8 @@ class Activations:
             inputs: ``[..., in]``.
             outputs: ``[..., out]``. No gradients are recorded of what is made of either.
         """
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  (most have nothing to finish)
         """Finish what waits for the next call; called when the watching ends."""
 
     def reached(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -42,9 +43,9 @@ class InputSums(Activations):
         self._sums: dict[tuple[str, ...], Tensor] = {}  # by the layers that read a tensor
         self._last: _Read | None = None
 
+    @abstractmethod
     def of(self, inputs: Tensor) -> Tensor:
         """What is summed of one tensor ``[..., in]``, in memory of its own."""
-        raise NotImplementedError
 
     def shape(self, features: int) -> tuple[int, ...]:
         """The shape of what is summed."""

@@ -20,7 +20,7 @@ ARGS ?=
 help:
 	@echo "make evolve     discover a pruning metric, into \$$RUN (SEED=0, ARGS=\"more flags\")"
 	@echo "make test       ruff, mypy and the tests that take minutes, not hours"
-	@echo "make slow       the long tests"
+	@echo "make slow       the long tests: the real model, and every benchmark of the docs (an hour)"
 	@echo "make bench      measured ratios: kernels, masks, candidates an hour"
 	@echo "make lint       ruff and mypy alone;  make format  mends the layout"
 	@echo "make env        the environment in $(VENV);  make clean, make distclean"

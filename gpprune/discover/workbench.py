@@ -228,9 +228,11 @@ class Workbench:
     @cached_property
     def judged(self) -> nn.Module:
         """The dense model in the dtype that it is judged in."""
-        if self.dtype == torch.float32:
-            return self.loaded.model
-        return copy_as(self.loaded.model, self.dtype)
+        return self._in_dtype(self.loaded.model)
+
+    def _in_dtype(self, model: nn.Module) -> nn.Module:
+        """A model in the dtype that is judged in: itself, where that is its own."""
+        return model if self.dtype == torch.float32 else copy_as(model, self.dtype)
 
     def dense(self, tokens: Tensor, progress: Progress = silent) -> Evaluation:
         """The dense model on windows `[windows, length]`."""
@@ -247,7 +249,7 @@ class Workbench:
         """
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(fresh, recipe, self.calibration(), progress=progress)
-        dense, judged = self.loaded.model, copy_as(fresh, self.dtype)
+        dense, judged = self.loaded.model, self._in_dtype(fresh)
         return evaluate(judged, tokens, self.loss, dense=dense, progress=progress)
 
     def digests(self) -> dict[str, str]:

@@ -17,3 +17,7 @@ class UsageError(GppruneError, ValueError):
 
 class Unfit(GppruneError):
     """A candidate formula that cannot be judged; its message is the recorded reason."""
+
+
+class DampingWarning(UserWarning):
+    """A matrix could be inverted only with more damping than was asked for."""

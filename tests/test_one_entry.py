@@ -313,7 +313,7 @@ UPDATE = """
 from gpprune.prune import UPDATES, Update
 
 
-def doubled(weight, mask, statistics):
+def doubled(weight, mask, statistics, damping):
     return weight * 2
 
 

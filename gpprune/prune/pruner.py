@@ -99,11 +99,12 @@ class _Job:
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
         zeros = None if self.zeros is None else self.zeros[layer.name]
-        target, pattern = self.recipe.sparsity, self.recipe.shape
+        recipe = self.recipe
+        target, pattern = recipe.sparsity, recipe.shape
         mask = layer_mask(layer, self.score, statistics, target, pattern, zeros=zeros)
         weight = layer.weight
         try:
-            prune_layer(weight, mask, statistics, self.recipe.update, out=weight)
+            prune_layer(weight, mask, statistics, recipe.update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
 

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gpprune.errors import UsageError
 from gpprune.primitives import STATISTICS, Formula, unit_of
@@ -16,6 +23,7 @@ from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.select.patterns import Pattern, parse_pattern
+from gpprune.prune.update.damping import Damping
 from gpprune.prune.update.table import UPDATES
 
 
@@ -53,6 +61,9 @@ class Recipe(BaseModel):
             implies (``"2:4"`` is 0.5).
         pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or another of `PATTERNS`.
         update: what happens to the weights that stay, one of `UPDATES`; ``"none"``: nothing.
+        damp_inputs: what an update that inverts a layer's E[a a^T] (a: its inputs) adds to the
+            diagonal first, as a share of the diagonal's mean.
+        damp_outputs: the same of E[g g^T] (g: the gradients at its outputs).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -63,6 +74,8 @@ class Recipe(BaseModel):
     sparsity: float = 0.0
     pattern: str = "row"
     update: str = "none"
+    damp_inputs: NonNegativeFloat = Damping.inputs
+    damp_outputs: NonNegativeFloat = Damping.outputs
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -129,6 +142,11 @@ class Recipe(BaseModel):
             allocation = self.allocator.names & STATISTICS.keys()
         metric = self.formula.names & STATISTICS.keys()
         return metric | allocation | UPDATES.find(self.update).reads
+
+    @property
+    def damping(self) -> Damping:
+        """What the update adds to the diagonals of the curvature."""
+        return Damping(self.damp_inputs, self.damp_outputs)
 
     @property
     def shape(self) -> Pattern:

@@ -12,6 +12,7 @@ from gpprune.prune.model.structure import LinearLayer
 from gpprune.prune.select.masks import exact_mask, prune_mask
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
+from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES, Update
 
 # Integers as wide as a weight, by its bytes.
@@ -25,6 +26,7 @@ def prune_layer(
     statistics: Mapping[str, Tensor],
     update: str | Update = "none",
     out: Tensor | None = None,
+    damping: Damping = DAMPING,
 ) -> Tensor:
     """Prune one layer: the weights in the mask become 0, the others what the update makes of them.
 
@@ -35,6 +37,7 @@ def prune_layer(
         update: what happens to the weights that stay: a name of `UPDATES`, or an entry.
         out: where the new weight is written, ``[out, in]`` of any floating dtype and layout:
             ``weight`` itself, or another tensor.
+        damping: of the curvature that the update inverts.
 
     Returns:
         The new weight, ``out`` if it was given: exactly 0, and not -0, where the mask is True.
@@ -56,7 +59,8 @@ def prune_layer(
             f"the weight update {update.name!r} reads {names}, which was not measured: calibrate "
             f"first, naming {names}"
         )
-    updated = update.apply(weight, mask, {name: statistics[name] for name in update.reads})
+    given = {name: statistics[name] for name in update.reads}
+    updated = update.apply(weight, mask, given, damping)
     if updated.shape != weight.shape:
         raise UsageError(
             f"the weight update {update.name!r} makes a {list(updated.shape)} of a weight of "

@@ -55,7 +55,7 @@ def test_a_recipe_says_what_it_reads() -> None:
     assert Recipe(metric="wanda", sparsity=0.5, allocation="besa").reads == {"X"}
     allocation = "spread(l2(mul(W, Y)), 0.2)"
     assert Recipe(metric="magnitude", sparsity=0.5, allocation=allocation).reads == {"Y"}
-    update = Update("none of it", "", lambda weight, mask, statistics: weight, frozenset({"D"}))
+    update = Update("none of it", "", lambda w, m, s, d: w, frozenset({"D"}))
     with UPDATES.including(update):
         assert Recipe(metric="wanda", sparsity=0.5, update="none of it").reads == {"X", "D"}
 
@@ -95,7 +95,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sparsity": 0.5, "metric": "wandaa"}, "wandaa"),
     ({"sparsity": 0.5, "metric": "mul(abs(W)"}, "."),
     ({"sparsity": 0.5, "allocation": "owel"}, "'owel'"),
-    ({"sparsity": 0.5, "update": "sparsegpt"}, "'sparsegpt'.*none"),
+    ({"sparsity": 0.5, "update": "surgery"}, "'surgery'.*none"),
+    ({"sparsity": 0.5, "damp_inputs": -0.1}, "damp_inputs is -0.1"),
     ({"sparsity": 0.5, "colour": "red"}, "'colour'"),
 ]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpprune.errors import Unfit, UsageError
 from gpprune.prune import (
     UPDATES,
+    Damping,
     Recipe,
     Update,
     calibrate,
@@ -71,7 +72,9 @@ def test_without_a_place_the_result_is_new() -> None:
     assert not prune_layer(parameter, mask, {}).requires_grad
 
 
-def doubled(weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
+def doubled(
+    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+) -> Tensor:
     return weight * 2 + statistics["X"]
 
 
@@ -90,7 +93,7 @@ def test_an_update_gives_the_weights_that_stay() -> None:
 
 def test_an_update_may_leave_anything_where_the_mask_is() -> None:
     weight, mask = layer(0)
-    wild = Update("wild", "", lambda w, m, s: torch.where(m, torch.nan, w))
+    wild = Update("wild", "", lambda w, m, s, d: torch.where(m, torch.nan, w))
     exactly(prune_layer(weight, mask, {}, wild), weight.masked_fill(mask, 0))
 
 
@@ -105,7 +108,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(UsageError, match=r"mask is torch\.float32"):
         prune_layer(weight, mask.float(), {})
     with pytest.raises(UsageError, match=r"'flat' makes a \[35\]"):
-        prune_layer(weight, mask, {}, Update("flat", "", lambda w, m, s: w.flatten()))
+        prune_layer(weight, mask, {}, Update("flat", "", lambda w, m, s, d: w.flatten()))
 
 
 @pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_gpt2_dir"])
@@ -128,7 +131,9 @@ def test_a_recipes_update_is_used_and_gets_what_it_reads(
 
 
 def test_an_update_that_ruins_weights_is_refused() -> None:
-    ruin = Update("ruin", "every weight is NaN", lambda weight, mask, statistics: weight * math.nan)
+    ruin = Update(
+        "ruin", "every weight is NaN", lambda weight, mask, statistics, damping: weight * math.nan
+    )
     weight, mask = torch.randn(3, 4), torch.zeros(3, 4, dtype=torch.bool)
     with pytest.raises(Unfit, match="'ruin' makes weights NaN or infinite"):
         prune_layer(weight, mask, {}, ruin)

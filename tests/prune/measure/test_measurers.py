@@ -16,6 +16,7 @@ from gpprune.prune import (
     MEASURERS,
     UPDATES,
     Activations,
+    Damping,
     LinearLayer,
     Measurer,
     Recipe,
@@ -133,7 +134,9 @@ class _replaced:
         MEASURERS.add(self._before)
 
 
-def unbroken(weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
+def unbroken(
+    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+) -> Tensor:
     """Keeps a reference to nothing but what it is given."""
     gram = statistics["Gram"]
     return weight * gram.diagonal()

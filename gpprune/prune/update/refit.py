@@ -1,0 +1,178 @@
+"""The weights that stay, fitted to what the dense layer did: least squares on fixed zeros.
+
+A layer's curvature is G (x) A with A = E[a a^T] of its inputs and G = E[g g^T] of the gradients at
+its outputs (K-FAC, Martens and Grosse 2015, arXiv 1503.05671): a change D of the weight costs
+1/2 <D, G D A>. The change that is least costly among those that keep the zeros is found by
+conjugate gradients on the kept entries. Every pruned entry is compensated with all others at once,
+at two products ``G X A`` a step, where LLM Surgeon (van der Ouderaa et al. 2024, arXiv 2312.17244)
+solves systems of a few thousand entries one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gpprune.prune.update.damping import Damping, scaled
+
+STEPS = 20
+
+
+@torch.no_grad()
+def solve(
+    weight: Tensor,
+    mask: Tensor,
+    A: Tensor,
+    G: Tensor | None = None,
+    *,
+    steps: int = STEPS,
+    tolerance: float = 0.0,
+    start: Tensor | None = None,
+) -> Tensor:
+    """The weight with zeros in the mask whose change D minimises ``<D, G D A>``.
+
+    Conjugate gradients, preconditioned by the product of the diagonals. They stop early where
+    rounding lets them go no further.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        mask: bool ``[out, in]``, True where a weight goes.
+        A: ``[in, in]``, positive semidefinite, damped by the caller if it is to be.
+        G: ``[out, out]``, likewise; None is the identity, whose rows are problems of their own
+            and have steps of their own.
+        steps: how many conjugate gradient steps at most.
+        tolerance: the share of the first residual's norm at which they stop.
+        start: ``[out, in]``, where they start on the kept entries; by default the dense weight.
+
+    Returns:
+        ``[out, in]``, float64 if ``weight`` is and else float32, 0 in the mask. Its cost is no
+        greater than the start's.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    # With unit diagonals the preconditioner is the identity. A dead feature moves nothing.
+    A, root = _unit(A.to(weight.device, dtype))
+    if G is not None:
+        G, left = _unit(G.to(weight.device, dtype))
+        root = left[:, None] * root
+    dense = weight.to(dtype) * root
+    kept = (~mask).to(weight.device, dtype)
+    first = dense * kept if start is None else start.to(weight.device, dtype) * root * kept
+    found = _descend(dense, kept, first, _Curvature(A, G, kept), steps, tolerance)
+    # By way of the change, so that what has not moved is the dense weight to the last bit.
+    return found.sub_(dense).div_(root).add_(weight.to(dtype)).mul_(kept)
+
+
+def _unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix of unit diagonal, ``D M D``, and the roots of the diagonal, ``[n]``: 1 for 0."""
+    root = matrix.diagonal().clamp(min=0).sqrt()
+    root = torch.where(root > 0, root, torch.ones_like(root))
+    return matrix / root[:, None] / root, root
+
+
+class _Curvature:
+    """The operator on the kept entries, and inner products that suit it.
+
+    Args:
+        A: ``[in, in]``.
+        G: ``[out, out]``; None is the identity.
+        kept: ``[out, in]``, 1 where a weight stays, else 0.
+    """
+
+    def __init__(self, A: Tensor, G: Tensor | None, kept: Tensor) -> None:
+        self._A, self._G, self._kept = A, G, kept
+        self._half, self._whole = torch.empty_like(kept), torch.empty_like(kept)
+
+    def __call__(self, change: Tensor) -> Tensor:
+        """``G X A`` on the kept entries, ``[out, in]``: the same memory each time."""
+        if self._G is not None:
+            change = torch.mm(self._G, change, out=self._half)
+        return torch.mm(change, self._A, out=self._whole).mul_(self._kept)
+
+    def dot(self, one: Tensor, other: Tensor) -> Tensor:
+        """The inner product, ``[1, 1]``; of each row ``[out, 1]`` if rows are on their own."""
+        if self._G is not None:
+            return torch.dot(one.view(-1), other.view(-1)).view(1, 1)
+        return torch.mul(one, other, out=self._half).sum(1, keepdim=True)
+
+
+def _descend(
+    dense: Tensor, kept: Tensor, first: Tensor, curved: _Curvature, steps: int, tolerance: float
+) -> Tensor:
+    """Conjugate gradients from ``first`` to the least cost of ``x - dense``; memory of its own."""
+    found = first.clone()
+    gradient = -curved(first - dense)
+    residual = gradient.clone()
+    direction = gradient.clone()
+    left = curved.dot(residual, residual)
+    least = max(tolerance, torch.finfo(dense.dtype).eps) ** 2 * left
+    for _ in range(steps):
+        going = left > least
+        if not going.any():
+            break
+        bent = curved(direction)
+        slope = curved.dot(direction, bent)
+        length = torch.where(going & (slope > 0), left / slope, 0)
+        found.addcmul_(direction, length)
+        residual.addcmul_(bent, length, value=-1)
+        before, left = left, curved.dot(residual, residual)
+        direction.mul_(torch.where(going, left / before, 0)).add_(residual)
+    # The cost has changed by -1/2 <x - first, r + r first>: each step lowers it, but for rounding.
+    change = curved.dot(found - first, residual.add_(gradient))
+    return torch.where(change >= 0, found, first)
+
+
+def refit(
+    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+) -> Tensor:
+    """The kept weights that cost the least under both factors of the layer's curvature.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        mask: bool ``[out, in]``, True where a weight goes.
+        statistics: ``aaT``, ``[in, in]``, and ``ggT``, ``[out, out]``.
+        damping: of both factors.
+
+    Returns:
+        ``[out, in]``, see `solve`.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    A = scaled(statistics["aaT"], damping.inputs, dtype)
+    return solve(weight, mask, A, scaled(statistics["ggT"], damping.outputs, dtype))
+
+
+def least_squares(
+    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+) -> Tensor:
+    """The kept weights with which the layer's outputs change the least: no gradients are needed.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        mask: bool ``[out, in]``, True where a weight goes.
+        statistics: ``aaT``, ``[in, in]``.
+        damping: of the inputs.
+
+    Returns:
+        ``[out, in]``, see `solve`.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return solve(weight, mask, scaled(statistics["aaT"], damping.inputs, dtype))
+
+
+@torch.no_grad()
+def predicted_increase(weight: Tensor, new: Tensor, A: Tensor, G: Tensor) -> float:
+    """What a change of a layer's weight adds to the loss by its curvature, in nats a token.
+
+    ``1/2 <D, G D A>`` with D = ``new - weight`` and factors that are not damped.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        new: ``[out, in]``.
+        A: E[a a^T] of the layer's inputs, ``[in, in]``.
+        G: E[g g^T] of the gradients of the summed loss at its outputs, ``[out, out]``.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    change = new.to(weight.device, dtype) - weight.to(dtype)
+    A, G = A.to(change), G.to(change)
+    return 0.5 * float((G @ change @ A).mul_(change).sum(dtype=torch.float64))

@@ -46,6 +46,7 @@ from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores
 from .step import layer_mask as layer_mask
 from .step import prune_layer as prune_layer
+from .update.choice import Choice as Choice
 from .update.damping import Damping as Damping
 from .update.refit import predicted_increase as predicted_increase
 from .update.table import UPDATES as UPDATES

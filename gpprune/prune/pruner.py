@@ -21,6 +21,7 @@ from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.select.scores import ScoreKernel
 from gpprune.prune.step import layer_mask, prune_layer
+from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
 from gpprune.prune.update.table import UPDATES
 from gpprune.prune.zeros import recipe_zeros
 
@@ -98,15 +99,22 @@ class _Job:
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
-        zeros = None if self.zeros is None else self.zeros[layer.name]
-        recipe = self.recipe
-        target, pattern = recipe.sparsity, recipe.shape
-        mask = layer_mask(layer, self.score, statistics, target, pattern, zeros=zeros)
-        weight = layer.weight
+        recipe, weight = self.recipe, layer.weight
+        mask = self._mask(layer, statistics)
         try:
             prune_layer(weight, mask, statistics, recipe.update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
+
+    def _mask(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> Tensor | Choice:
+        """A layer's mask, or how its update is to choose it."""
+        zeros = None if self.zeros is None else self.zeros[layer.name]
+        target, pattern = self.recipe.sparsity, self.recipe.shape
+        if UPDATES.find(self.recipe.update).choose is None:
+            return layer_mask(layer, self.score, statistics, target, pattern, zeros=zeros)
+        if zeros is None:
+            zeros = uniform_zeros(pattern, target, layer.weight.shape)
+        return Choice(self.score, statistics, pattern, zeros, is_local(self.recipe.formula))
 
     def report(self, done: int, total: int) -> None:
         self.progress("pruning", done, total)

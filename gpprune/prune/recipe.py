@@ -12,8 +12,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     NonNegativeFloat,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -23,7 +25,7 @@ from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.select.patterns import Pattern, parse_pattern
-from gpprune.prune.update.damping import Damping
+from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES
 
 
@@ -74,8 +76,8 @@ class Recipe(BaseModel):
     sparsity: float = 0.0
     pattern: str = "row"
     update: str = "none"
-    damp_inputs: NonNegativeFloat = Damping.inputs
-    damp_outputs: NonNegativeFloat = Damping.outputs
+    damp_inputs: NonNegativeFloat = DAMPING.inputs
+    damp_outputs: NonNegativeFloat = DAMPING.outputs
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -159,7 +161,16 @@ class Recipe(BaseModel):
         Raises:
             UsageError: naming the value that is wrong.
         """
-        return type(self)(**(self.model_dump() | dict(update or {})))
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(own | dict(update or {})))
+
+    @model_serializer(mode="wrap")
+    def _record(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Its values; a damping that nothing reads is left out."""
+        values: dict[str, Any] = written(self)
+        if not UPDATES.find(self.update).reads and self.damping == DAMPING:
+            del values["damp_inputs"], values["damp_outputs"]
+        return values
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:

@@ -12,6 +12,7 @@ from gpprune.prune.model.structure import LinearLayer
 from gpprune.prune.select.masks import exact_mask, prune_mask
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
+from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES, Update
 
@@ -22,7 +23,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 @torch.no_grad()
 def prune_layer(
     weight: Tensor,
-    mask: Tensor,
+    mask: Tensor | Choice,
     statistics: Mapping[str, Tensor],
     update: str | Update = "none",
     out: Tensor | None = None,
@@ -32,7 +33,8 @@ def prune_layer(
 
     Args:
         weight: dense, ``[out, in]``.
-        mask: bool ``[out, in]``, True where a weight goes.
+        mask: bool ``[out, in]``, True where a weight goes; or how it is chosen, which an update
+            that chooses for itself does on weights as it has changed them by then.
         statistics: of the layer by name, at least those that the update reads.
         update: what happens to the weights that stay: a name of `UPDATES`, or an entry.
         out: where the new weight is written, ``[out, in]`` of any floating dtype and layout:
@@ -43,16 +45,12 @@ def prune_layer(
         The new weight, ``out`` if it was given: exactly 0, and not -0, where the mask is True.
 
     Raises:
-        UsageError: there is no such update, a statistic that it reads is missing, or the shapes
-            do not fit.
+        UsageError: there is no such update, a statistic that it reads is missing, the shapes do
+            not fit, or the update chooses another number of zeros.
         Unfit: the update gives a weight that is NaN or infinite.
+        GppruneError: what the update inverts cannot be inverted, or a score is NaN.
     """
     update = UPDATES.find(update) if isinstance(update, str) else update
-    if mask.dtype != torch.bool or mask.shape != weight.shape:
-        raise UsageError(
-            f"the mask is {mask.dtype} of shape {list(mask.shape)}: give bool "
-            f"{list(weight.shape)}, the shape of the weight"
-        )
     if missing := sorted(update.reads - statistics.keys()):
         names = ", ".join(missing)
         raise UsageError(
@@ -60,7 +58,7 @@ def prune_layer(
             f"first, naming {names}"
         )
     given = {name: statistics[name] for name in update.reads}
-    updated = update.apply(weight, mask, given, damping)
+    updated, mask = _updated(weight, mask, given, update, damping)
     if updated.shape != weight.shape:
         raise UsageError(
             f"the weight update {update.name!r} makes a {list(updated.shape)} of a weight of "
@@ -73,6 +71,31 @@ def prune_layer(
     if updated is not weight and not all(map(torch.isfinite, torch.aminmax(pruned))):
         raise Unfit(f"the weight update {update.name!r} makes weights NaN or infinite")
     return pruned
+
+
+def _updated(
+    weight: Tensor,
+    mask: Tensor | Choice,
+    statistics: Mapping[str, Tensor],
+    update: Update,
+    damping: Damping,
+) -> tuple[Tensor, Tensor]:
+    """What an update makes of a weight, and the mask."""
+    if isinstance(mask, Choice) and update.choose is not None:
+        updated, chosen = update.choose(weight, mask, statistics, damping)
+        if int(chosen.sum()) != mask.zeros:
+            raise UsageError(
+                f"the weight update {update.name!r} chooses {int(chosen.sum())} weights of a "
+                f"layer, where {mask.zeros} are to go: its mask has as many as its choice says"
+            )
+        return updated, chosen
+    chosen = mask.mask(weight) if isinstance(mask, Choice) else mask
+    if chosen.dtype != torch.bool or chosen.shape != weight.shape:
+        raise UsageError(
+            f"the mask is {chosen.dtype} of shape {list(chosen.shape)}: give bool "
+            f"{list(weight.shape)}, the shape of the weight"
+        )
+    return update.apply(weight, chosen, statistics, damping), chosen
 
 
 def _zeroed(weight: Tensor, mask: Tensor) -> Tensor:

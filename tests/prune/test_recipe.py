@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpprune.errors import UsageError
 from gpprune.primitives import Formula, parse, published
-from gpprune.prune import UPDATES, Recipe, Update
+from gpprune.prune import UPDATES, Damping, Recipe, Update
 from gpprune.prune import recipe as recipe_module
 
 METRICS = [*published, "mul(abs(W), sqrt(X))", "abs(W)"]
@@ -128,3 +128,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Recipe.read(tmp_path / "binary.json")
     with pytest.raises(UsageError, match="cannot write"):
         Recipe(sparsity=0.5).write(tmp_path / "no" / "such" / "folder.json")
+
+
+def test_the_damping_is_recorded_where_the_update_reads_curvature(tmp_path: Path) -> None:
+    plain = Recipe(sparsity=0.5)
+    assert plain.damping == Damping(inputs=0.01, outputs=0.1)
+    assert "damp_inputs" not in plain.model_dump()
+    fitted = plain.model_copy(update={"update": "refit"})
+    assert {**fitted.model_dump(), "damp_inputs": 0.01, "damp_outputs": 0.1} == fitted.model_dump()
+    path = tmp_path / "recipe.json"
+    for recipe in (plain, fitted, Recipe(sparsity=0.5, damp_outputs=1)):
+        recipe.write(path)
+        assert Recipe.read(path) == recipe
+    path.write_text('{"metric": "wanda", "sparsity": 0.5}', encoding="utf-8")
+    assert Recipe.read(path) == plain

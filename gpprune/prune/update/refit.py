@@ -56,12 +56,13 @@ def solve(
     if G is not None:
         G, left = _unit(G.to(weight.device, dtype))
         root = left[:, None] * root
-    dense = weight.to(dtype) * root
-    kept = (~mask).to(weight.device, dtype)
-    first = dense * kept if start is None else start.to(weight.device, dtype) * root * kept
-    found = _descend(dense, kept, first, _Curvature(A, G, kept), steps, tolerance)
+    weight = weight.to(dtype).contiguous()
+    kept = (~mask).to(weight.device, dtype).contiguous()
+    dense = weight * root
+    first = kept * (dense if start is None else start.to(weight) * root)
+    found = _descend(dense, first, _Curvature(A, G, kept), steps, tolerance)
     # By way of the change, so that what has not moved is the dense weight to the last bit.
-    return found.sub_(dense).div_(root).add_(weight.to(dtype)).mul_(kept)
+    return found.sub_(dense).div_(root).add_(weight).mul_(kept)
 
 
 def _unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ class _Curvature:
 
 
 def _descend(
-    dense: Tensor, kept: Tensor, first: Tensor, curved: _Curvature, steps: int, tolerance: float
+    dense: Tensor, first: Tensor, curved: _Curvature, steps: int, tolerance: float
 ) -> Tensor:
     """Conjugate gradients from ``first`` to the least cost of ``x - dense``; memory of its own."""
     found = first.clone()

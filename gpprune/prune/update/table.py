@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gpprune.prune.update.admm import admm
+from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import Damping
 from gpprune.prune.update.none import none
 from gpprune.prune.update.refit import least_squares, refit
+from gpprune.prune.update.sparsegpt import sparsegpt, sparsegpt_blocks
+from gpprune.prune.update.surgeon import independent, surgeon
 from gpprune.tables import Table
+
+Statistics = Mapping[str, Tensor]
+_INPUTS = frozenset({"aaT"})
+_BOTH = frozenset({"aaT", "ggT"})
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,17 @@ class Update:
             the new weight ``[out, in]``. A pure function: it writes to none of them. What it
             returns where the mask is True does not matter, it becomes 0.
         reads: the statistics that it asks for, by name.
+        choose: for an update that chooses the mask itself, as pure: from the dense weight, how
+            the mask is chosen, the statistics and the damping to the new weight and the mask,
+            bool ``[out, in]``, of as many zeros as the choice says. `apply` is then for masks
+            that were chosen elsewhere.
     """
 
     name: str
     about: str
-    apply: Callable[[Tensor, Tensor, Mapping[str, Tensor], Damping], Tensor]
+    apply: Callable[[Tensor, Tensor, Statistics, Damping], Tensor]
     reads: frozenset[str] = frozenset()
+    choose: Callable[[Tensor, Choice, Statistics, Damping], tuple[Tensor, Tensor]] | None = None
 
 
 UPDATES: Table[Update] = Table(
@@ -48,14 +61,51 @@ UPDATES: Table[Update] = Table(
             "problem of LLM Surgeon, van der Ouderaa et al. 2024, arXiv 2312.17244, by conjugate "
             "gradients)",
             refit,
-            frozenset({"aaT", "ggT"}),
+            _BOTH,
         ),
         Update(
             "least-squares",
             "all weights that stay are fitted at once to the dense layer's outputs (as the last "
             "step of ALPS, Meng et al. 2024, arXiv 2406.07831)",
             least_squares,
-            frozenset({"aaT"}),
+            _INPUTS,
+        ),
+        Update(
+            "sparsegpt",
+            "column by column, later columns make up for what goes (SparseGPT's update on a given "
+            "mask, Frantar and Alistarh 2023, arXiv 2301.00774)",
+            sparsegpt,
+            _INPUTS,
+        ),
+        Update(
+            "sparsegpt-blocks",
+            "as sparsegpt, and the mask is chosen in blocks of 128 columns of weights as they have "
+            "become by then (SparseGPT, arXiv 2301.00774)",
+            sparsegpt,
+            _INPUTS,
+            sparsegpt_blocks,
+        ),
+        Update(
+            "surgeon",
+            "system after system of 2,000 pruned entries is made up for together (LLM Surgeon, "
+            "arXiv 2312.17244, as published)",
+            surgeon,
+            _BOTH,
+        ),
+        Update(
+            "independent",
+            "each pruned entry is made up for as if it went alone (optimal brain surgeon, Hassibi "
+            "and Stork 1993, under LLM Surgeon's curvature)",
+            independent,
+            _BOTH,
+        ),
+        Update(
+            "admm",
+            "mask and weights are drawn together in 20 iterations, then what stays is fitted as by "
+            "least-squares (Boza 2024, arXiv 2401.02938)",
+            least_squares,
+            _INPUTS,
+            admm,
         ),
     ),
 )

@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
+from curved_layers import Layer, damped, dampings, layers, optimum
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.prune.update.damping import Damping, scaled
+from gpprune.prune import Damping
+from gpprune.prune.update.damping import scaled
 from gpprune.prune.update.refit import least_squares, predicted_increase, refit, solve
-
-
-@dataclass
-class Layer:
-    """A weight, a mask, and the factors of its curvature, which may have dead features."""
-
-    weight: Tensor
-    mask: Tensor
-    A: Tensor
-    G: Tensor
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> Layer:
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 7))
-
-    def gram(size: int, dead: int) -> Tensor:
-        x = torch.randn(draw(st.integers(1, 20)), size, generator=generator).double()
-        x *= torch.rand(size, generator=generator).double() * 3
-        x[:, torch.randperm(size, generator=generator)[:dead]] = 0
-        return x.t() @ x
-
-    mask = torch.rand(rows, columns, generator=generator) < draw(st.sampled_from([0, 0.3, 0.6, 1]))
-    whole = draw(st.sampled_from(["none", "row", "column"]))
-    if whole == "row":
-        mask[0] = True
-    if whole == "column":
-        mask[:, -1] = True
-    weight = torch.randn(rows, columns, generator=generator).double()
-    return Layer(
-        weight,
-        mask,
-        gram(columns, draw(st.integers(0, 1))),
-        gram(rows, draw(st.integers(0, 1))),
-    )
-
-
-dampings = st.builds(Damping, st.sampled_from([0.01, 0.1, 1.0]), st.sampled_from([0.01, 0.1, 1.0]))
-
-
-def damped(matrix: Tensor, damping: float) -> Tensor:
-    mean = float(matrix.diagonal().mean())
-    eye = torch.eye(len(matrix), dtype=torch.float64)
-    return matrix + damping * mean * eye if mean else eye
-
-
-def optimum(layer: Layer, A: Tensor, G: Tensor) -> Tensor:
-    """The least of <D, G D A> by the normal equations of all kept entries at once."""
-    curvature = torch.kron(G, A)
-    kept = ~layer.mask.flatten()
-    change = torch.where(kept, 0, -layer.weight.flatten())
-    right = -(curvature @ change)[kept]
-    change[kept] = torch.linalg.solve(curvature[kept][:, kept], right)
-    return layer.weight + change.view(layer.weight.shape)
 
 
 def close(found: Tensor, wanted: Tensor, relative: float = 1e-8) -> None:
@@ -76,10 +21,10 @@ def close(found: Tensor, wanted: Tensor, relative: float = 1e-8) -> None:
 
 @given(layers(), dampings)
 def test_enough_steps_reach_the_optimum(layer: Layer, damping: Damping) -> None:
-    A, G = damped(layer.A, damping.inputs), damped(layer.G, damping.outputs)
+    A, G = layer.damped(damping)
     found = solve(layer.weight, layer.mask, A, G, steps=400)
     assert not found[layer.mask].any()
-    close(found, optimum(layer, A, G).masked_fill(layer.mask, 0))
+    close(found, optimum(layer, A, G))
 
 
 @given(layers(), dampings)
@@ -98,7 +43,7 @@ def test_without_gradients_every_row_is_a_least_squares_problem(
 def test_the_updates_solve_the_damped_problem(layer: Layer, damping: Damping) -> None:
     if not layer.mask.numel() <= 12:  # as many unknowns as steps, at most
         layer.mask.flatten()[12:] = True
-    A, G = damped(layer.A, damping.inputs), damped(layer.G, damping.outputs)
+    A, G = layer.damped(damping)
     statistics = {"aaT": layer.A, "ggT": layer.G}
     before = [value.clone() for value in (layer.weight, layer.mask, layer.A, layer.G)]
     for update, outputs in ((refit, G), (least_squares, torch.eye(len(G), dtype=G.dtype))):
@@ -119,7 +64,7 @@ def cost(layer: Layer, new: Tensor, A: Tensor, G: Tensor) -> float:
 def test_no_step_makes_it_worse(
     layer: Layer, damping: Damping, steps: int, given_start: bool, alone: bool
 ) -> None:
-    A, G = damped(layer.A, damping.inputs), damped(layer.G, damping.outputs)
+    A, G = layer.damped(damping)
     own = torch.randn_like(layer.weight) if given_start else None
     first = (layer.weight if own is None else own).masked_fill(layer.mask, 0)
     costs = [cost(layer, first, A, torch.eye(len(G), dtype=G.dtype) if alone else G)]

@@ -1,0 +1,98 @@
+"""Recipes with weight updates on whole models: budgets, orders, and what the updates are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import torch
+from tiny_families import tiny
+from torch import Tensor
+
+from gpprune.primitives import STATISTICS, Statistic
+from gpprune.prune import (
+    MEASURERS,
+    UPDATES,
+    Measurer,
+    Recipe,
+    linear_layers,
+    prune_model,
+)
+from gpprune.prune.measure.hessians import InputGrams
+
+
+@pytest.fixture(autouse=True)
+def curvature() -> Iterator[None]:
+    """E[a a^T] of inputs, and the identity for the gradients, where nothing measures them."""
+    with ExitStack() as stack:
+        for name in ("aaT", "ggT"):
+            if name not in STATISTICS:
+                stack.enter_context(STATISTICS.including(Statistic(name, None, "")))
+        if "aaT" not in MEASURERS:
+            mean = lambda held, layer, samples: held / samples  # noqa: E731
+            stack.enter_context(MEASURERS.including(Measurer("aaT", InputGrams, "", mean)))
+        if "ggT" not in MEASURERS:
+            eye = lambda held, layer, samples: torch.eye(layer.out_features)  # noqa: E731
+            measurer = Measurer("ggT", InputGrams, "", eye, anew=False, of_weight=True)
+            stack.enter_context(MEASURERS.including(measurer))
+        yield
+
+
+@pytest.fixture
+def sequences() -> Tensor:
+    return torch.randint(1, 64, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("order", ["dense", "sequential"])
+@pytest.mark.parametrize("update", list(UPDATES))
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "allocation"),
+    [("row", 0.29, "uniform"), ("layer", 0.5, "atp(0.3)"), ("2:4", None, "uniform")],
+)
+def test_every_update_meets_the_budget(
+    sequences: Tensor,
+    family: str,
+    order: str,
+    update: str,
+    pattern: str,
+    sparsity: float | None,
+    allocation: str,
+) -> None:
+    recipe, plain = (
+        Recipe.make(
+            metric="wanda", pattern=pattern, sparsity=sparsity, allocation=allocation, update=name
+        )
+        for name in (update, "none")
+    )
+    found, wanted = (prune_model(tiny(family), r, sequences, order=order) for r in (recipe, plain))
+    assert [layer.zeros for layer in found.layers] == [layer.zeros for layer in wanted.layers]
+    assert found.zeros == wanted.zeros > 0
+
+
+def test_sequential_updates_keep_the_outputs_better(sequences: Tensor) -> None:
+    dense = tiny("llama")
+    with torch.no_grad():
+        wanted = dense(sequences).logits
+
+        def error(update: str) -> float:
+            model = tiny("llama")
+            prune_model(model, Recipe(sparsity=0.5, update=update), sequences)
+            return float((model(sequences).logits - wanted).norm())
+
+        plain = error("none")
+        assert all(error(name) < plain for name in UPDATES if name not in ("none", "independent"))
+
+
+def test_a_damping_is_used(sequences: Tensor) -> None:
+    weights = []
+    for damping in (0.01, 100.0):
+        model = tiny("llama")
+        recipe = Recipe(sparsity=0.5, update="least-squares", damp_inputs=damping)
+        prune_model(model, recipe, sequences, order="dense")
+        weights.append(next(iter(linear_layers(model).values())).weight)
+    before = next(iter(linear_layers(tiny("llama")).values())).weight
+    kept = weights[1] != 0
+    far, near = (float((w - before)[kept].norm()) for w in weights)
+    assert near < 0.1 * far

@@ -36,6 +36,7 @@ class Order(StrEnum):
 
     dense = "dense"
     sequential = "sequential"
+    true_sequential = "true-sequential"
 
 
 class Rivals(StrEnum):

@@ -28,7 +28,7 @@ def prune_to(
         recipe: how to prune.
         model: what `gpprune.load_model` takes, or a loaded model in float32, pruned in place.
         texts: what is calibrated on.
-        order: "sequential" or "dense", see `gpprune.prune_model`.
+        order: "sequential", "true-sequential" or "dense", see `gpprune.prune_model`.
         progress: called as `progress(label, done, total)`.
 
     Returns:

@@ -26,9 +26,7 @@ from gpprune.evals import (
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, Coverage, Loaded, Recipe
-
-ORDERS = ("dense", "sequential")
+from gpprune.prune import LEARNED, ORDERS, Coverage, Loaded, Recipe
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,8 @@ def compare_recipes(
         texts: what is judged and calibrated on.
         split: which part of the text is judged on: "calibration", "validation" or "test".
         order: "dense": calibrated once on the dense model; "sequential": a copy of the model for
-            each recipe, calibrated block by block on the pruned blocks before, as Wanda's code.
+            each recipe, calibrated block by block on the pruned blocks before, as Wanda's code;
+            or another of `gpprune.prune.ORDERS`.
         dtype: what is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         progress: called as `progress(label, done, total)`.
@@ -188,7 +187,7 @@ def compare_recipes(
         label = f"scoring at {recipe.sparsity:g}"
         alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
         progress(label, alike.index(contender), len(alike))
-        judge = judges.dense if order == "dense" else judges.sequential
+        judge = judges.dense if order == "dense" else partial(judges.pruned, order=order)
         rows.append(_timed(contender.name, recipe, partial(judge, recipe)))
         if contender is alike[-1]:
             progress(label, len(alike), len(alike))
@@ -222,8 +221,8 @@ class _Judges:
     fitness: dict[str, ModelFitness] = field(default_factory=dict)  # by weight update
     ranked: dict[tuple[str, str], AllocationMasking] = field(default_factory=dict)
 
-    def sequential(self, recipe: Recipe) -> Evaluation:
-        return self.bench.pruned(recipe, self.tokens, self.progress)
+    def pruned(self, recipe: Recipe, order: str) -> Evaluation:
+        return self.bench.pruned(recipe, self.tokens, order, self.progress)
 
     def dense(self, recipe: Recipe) -> Evaluation:
         masking, masks = self._masks(recipe)

@@ -239,16 +239,19 @@ class Workbench:
         dense = self.loaded.model
         return evaluate(self.judged, tokens, self.loss, dense=dense, progress=progress)
 
-    def pruned(self, recipe: Recipe, tokens: Tensor, progress: Progress = silent) -> Evaluation:
-        """A copy of the model, pruned block after block: the sequential order.
+    def pruned(
+        self, recipe: Recipe, tokens: Tensor, order: str, progress: Progress = silent
+    ) -> Evaluation:
+        """A copy of the model, pruned block after block, judged.
 
         Args:
             recipe: how to prune.
             tokens: what is judged on, `[windows, length]`, int64.
+            order: "sequential" or "true-sequential", see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
         fresh = copy.deepcopy(self.loaded.model)
-        prune_model(fresh, recipe, self.calibration(), progress=progress)
+        prune_model(fresh, recipe, self.calibration(), order=order, progress=progress)
         dense, judged = self.loaded.model, self._in_dtype(fresh)
         return evaluate(judged, tokens, self.loss, dense=dense, progress=progress)
 

@@ -29,6 +29,7 @@ from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
 from .model.structure import linear_layers as linear_layers
+from .pruner import ORDERS as ORDERS
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
 from .report import LayerReport as LayerReport

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import calibrate, check_tokens
 from gpprune.prune.measure.measuring import Measuring, measurers
+from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
@@ -44,8 +46,10 @@ def prune_model(
         calibration: ``[samples, length]`` int64 tokens to measure statistics on.
         order: ``"sequential"``: what is measured of the activations of each decoder block (X, Y,
             D) is measured on the output of the already pruned blocks before it, as Wanda's and
-            SparseGPT's code does. ``"dense"``: all of it on the dense model in one pass. G is the
-            dense model's either way (Pruner-Zero). `Measurer.anew` says which a statistic is.
+            SparseGPT's code does. ``"true-sequential"``: the layers of a block that read one
+            tensor are pruned before it is measured what the next ones read, as SparseGPT's option
+            of that name. ``"dense"``: all of it on the dense model in one pass. G is the dense
+            model's in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
         progress: called as ``progress(label, done, total)``.
 
     Returns:
@@ -139,8 +143,16 @@ def _prune_dense(job: _Job) -> None:
         job.report(done, len(job.layers))
 
 
-def _prune_sequential(job: _Job) -> None:
-    """Each block on the output of the already pruned blocks before it."""
+Groups = Callable[[BlockRunner, int, Mapping[str, LinearLayer]], Iterable[Group]]
+
+
+def _whole(runner: BlockRunner, index: int, layers: Mapping[str, LinearLayer]) -> list[Group]:
+    """All layers of a block at once."""
+    return [dict(layers)]
+
+
+def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
+    """Each group of a block's layers on what the already pruned ones before it hand on."""
     anew = [measurer.name for measurer in measurers(job.reads) if measurer.anew]
     if not anew:
         _prune_dense(job)  # nothing that is measured changes as blocks are pruned
@@ -149,13 +161,14 @@ def _prune_sequential(job: _Job) -> None:
     runner = BlockRunner(job.model, job.tokens, job.progress)
     for index in range(len(runner)):
         block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
-        measuring = Measuring(block_layers, anew)
-        with measuring.watching(job.model):
-            runner.forward(index, keep=False)
-        measuring.check_reached()
-        for name, layer in block_layers.items():
-            found = measuring.statistics(name, len(job.tokens))
-            job.prune(layer, dense.pop(name) | found)
+        for group in groups(runner, index, block_layers):
+            measuring = Measuring(group, anew)
+            with measuring.watching(job.model):
+                runner.forward(index, keep=False)
+            measuring.check_reached()
+            for name, layer in group.items():
+                found = measuring.statistics(name, len(job.tokens))
+                job.prune(layer, dense.pop(name) | found)
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
         job.report(index + 1, len(runner))
@@ -163,5 +176,8 @@ def _prune_sequential(job: _Job) -> None:
 
 _ORDERS: dict[str, Callable[[_Job], None]] = {
     "sequential": _prune_sequential,
+    "true-sequential": partial(_prune_sequential, groups=input_groups),
     "dense": _prune_dense,
 }
+ORDERS = tuple(_ORDERS)
+"""On which state of the model statistics may be measured: what `prune_model` takes."""

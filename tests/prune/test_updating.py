@@ -45,7 +45,7 @@ def sequences() -> Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("order", ["dense", "sequential"])
+@pytest.mark.parametrize("order", ["dense", "sequential", "true-sequential"])
 @pytest.mark.parametrize("update", list(UPDATES))
 @pytest.mark.parametrize(
     ("pattern", "sparsity", "allocation"),

@@ -82,6 +82,11 @@ class BlockRunner:
         """The number of decoder blocks."""
         return len(self._blocks)
 
+    @property
+    def sequences(self) -> int:
+        """The number of calibration sequences."""
+        return len(self._states)
+
     @torch.no_grad()
     def forward(
         self, index: int, *, keep: bool, weights: Mapping[str, Tensor] | None = None

@@ -1,0 +1,69 @@
+"""Which linear layers of a block read the same tensor, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.structure import LinearLayer
+
+Group = dict[str, LinearLayer]
+_Reads = dict[str, tuple[Tensor, int]]  # of each layer its first input, and that one's version
+
+
+def input_groups(
+    runner: BlockRunner, index: int, layers: Mapping[str, LinearLayer]
+) -> Iterator[Group]:
+    """A block's layers in groups that read one tensor: query, key and value; output; and so on.
+
+    A group is asked for when the groups before it may have been pruned. Layers that no sequence
+    reaches come last, on their own.
+
+    Args:
+        runner: sends the calibration sequences through the block.
+        index: the block's place in the model.
+        layers: of the block, by name.
+
+    Yields:
+        Layers by name, those that read a tensor first before those that read one later.
+    """
+    reads: _Reads = {}
+    groups: dict[tuple[int, int], Group] = {}
+    for sequence in range(runner.sequences):
+        if len(reads) == len(layers):
+            break
+        # what was read stays alive while it is compared, or another tensor took its place
+        found: _Reads = {}
+        with _watching(layers, found):
+            runner.output(index, sequence)
+        for name, (tensor, version) in found.items():
+            if name not in reads:
+                groups.setdefault((id(tensor), version), {})[name] = layers[name]
+        reads |= {name: read for name, read in found.items() if name not in reads}
+    yield from groups.values()
+    unread = {name: layer for name, layer in layers.items() if name not in reads}
+    if unread:
+        yield unread
+
+
+@contextmanager
+def _watching(layers: Mapping[str, LinearLayer], reads: _Reads) -> Iterator[None]:
+    """Note each layer's first input inside this context."""
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            reads.setdefault(name, (inputs[0], inputs[0]._version))
+
+        return note
+
+    handles = [
+        layer.module.register_forward_pre_hook(noting(name)) for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -49,3 +49,4 @@ from .step import prune_layer as prune_layer
 from .update.table import UPDATES as UPDATES
 from .update.table import Update as Update
 from .zeros import recipe_zeros as recipe_zeros
+from .zeros import zeros_under as zeros_under

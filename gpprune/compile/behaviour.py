@@ -7,7 +7,7 @@ a probe's weights into one order are taken for one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -33,15 +33,26 @@ def behaviour(formula: Formula, group: str) -> str | None:
 
     Args:
         formula: a metric.
-        group: "row" or "layer".
+        group: "row", "layer" or "model", in which all layers of the probe are put into one order.
     """
-    digest = hashlib.sha256()
+    found: list[Tensor] = []
     for terminals in _probe(STATISTICS.revision):
         scores = steady_scores(formula, terminals)
         if scores is None:
             return None
-        digest.update(_order(scores if group == "row" else scores.reshape(1, -1)))
+        found.append(scores)
+    digest = hashlib.sha256()
+    for competing in _COMPETING[group](found):
+        digest.update(_order(competing))
     return digest.hexdigest()[:16]
+
+
+# Of the layers' scores, `[out, in]` each, matrices in whose rows they compete.
+_COMPETING: Mapping[str, Callable[[Sequence[Tensor]], Sequence[Tensor]]] = {
+    "row": lambda layers: layers,
+    "layer": lambda layers: [scores.reshape(1, -1) for scores in layers],
+    "model": lambda layers: [torch.cat([scores.reshape(-1) for scores in layers])[None]],
+}
 
 
 def steady_scores(formula: Formula, terminals: Mapping[str, Tensor]) -> Tensor | None:

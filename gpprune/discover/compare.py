@@ -230,7 +230,7 @@ class _Judges:
         return evaluation
 
     def _masks(self, recipe: Recipe) -> tuple[Masking, Iterator[Masked]]:
-        if recipe.allocation == "uniform":
+        if recipe.allocation == "uniform" or recipe.shape.across:
             uniform = self._uniform(recipe)
             return uniform, uniform.masks(recipe.formula.canonical(recipe.shape.group))
         ranked = self._ranked(recipe)

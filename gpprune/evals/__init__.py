@@ -1,5 +1,7 @@
 """How good a pruned model is: texts, losses, fitnesses."""
 
+from .allocated import AllocationMasking as AllocationMasking
+from .allocated import JointMasking as JointMasking
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import window_losses as window_losses
@@ -8,8 +10,6 @@ from .fitness import copy_as as copy_as
 from .losses import LOSSES as LOSSES
 from .losses import NEXT_TOKEN as NEXT_TOKEN
 from .losses import Loss as Loss
-from .masking import AllocationMasking as AllocationMasking
-from .masking import JointMasking as JointMasking
 from .masking import Masking as Masking
 from .masking import MetricMasking as MetricMasking
 from .next_token import WindowLoss as WindowLoss

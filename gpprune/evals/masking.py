@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping
+from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 from gpprune.compile import Kernel, behaviour, kernel
 from gpprune.errors import Unfit
 from gpprune.primitives import Formula
-from gpprune.progress import Progress, silent
 from gpprune.prune import (
-    Allocator,
     LinearLayer,
-    Ranks,
     check_weights,
     exact_mask,
     layer_scores,
     linear_layers,
     parse_pattern,
     prune_mask,
-    rank_scores,
+    zeros_under,
 )
 
 Statistics = Mapping[str, Mapping[str, Tensor]]
 """Of each layer by its name, by the statistic's name."""
 Masked = tuple[LinearLayer, Tensor]
 """A dense layer and its mask, bool ``[out, in]``, True where a weight goes."""
+
+# Scores of a model that compete across layers are computed once if they are no more than these,
+# 1 GiB of them, and else for each of three passes.
+_HELD = 1 << 28
 
 
 class Masking(ABC):
@@ -70,7 +71,11 @@ class Masking(ABC):
         sizes = [layer.weight.numel() for layer in self.layers.values()]
         self._elements = sum(sizes)
         self._device = next(iter(self.layers.values())).weight.device
-        self._buffer = torch.empty(max(sizes), dtype=torch.float32, device=self._device)
+        self._holds = self.pattern.across and self._elements <= _HELD
+        room = self._elements if self._holds else max(sizes)
+        self._buffer = torch.empty(room, dtype=torch.float32, device=self._device)
+        starts = accumulate(sizes, initial=0) if self._holds else repeat(0)
+        self._starts = dict(zip(self.layers, starts, strict=False))
 
     @abstractmethod
     def masks(self, formula: Formula) -> Iterator[Masked]:
@@ -103,24 +108,53 @@ class Masking(ABC):
         return score
 
     def _scores(self, layer: LinearLayer, score: Kernel) -> Tensor:
-        """A layer's scores, float32 ``[out, in]``, good until those of the next layer."""
-        weight = layer.weight
-        buffer = self._buffer[: weight.numel()].view(weight.shape)
+        """A layer's scores, float32 ``[out, in]``, good until those of the next layer.
+
+        Where the buffer holds those of all layers, until the next formula's.
+        """
+        weight, start = layer.weight, self._starts[layer.name]
+        buffer = self._buffer[start : start + weight.numel()].view(weight.shape)
         scores = layer_scores(score, weight, self.statistics.get(layer.name, {}), buffer)
         lowest, highest = torch.aminmax(scores)
         if torch.isnan(lowest) or torch.isnan(highest):
             raise Unfit(f"NaN among the scores of {layer.name}")
-        if lowest == highest:
+        if lowest == highest and not self.pattern.across:
             raise Unfit(f"all scores of {layer.name} are {float(lowest):.4g}")
         return scores
 
+    def _masks_across(self, score: Kernel) -> Iterator[Masked]:
+        """Every layer with its mask under a pattern across the model."""
+        held: dict[str, Tensor] = {}
+        ends: list[Tensor] = []
+
+        def scores(layer: LinearLayer) -> Tensor:
+            if layer.name in held:
+                return held[layer.name]
+            found = self._scores(layer, score)
+            ends.extend(torch.aminmax(found))
+            if self._holds:
+                held[layer.name] = found
+            return found
+
+        zeros = zeros_under(self.layers.values(), scores, self.sparsity, self.pattern)
+        if torch.stack(ends).eq(ends[0]).all():
+            raise Unfit(f"all scores of the model are {float(ends[0]):.4g}")
+        for layer, count in zip(self.layers.values(), zeros, strict=True):
+            yield layer, exact_mask(scores(layer), count, self.pattern)
+
 
 class MetricMasking(Masking):
-    """Masks of metrics: every layer is pruned to the same sparsity by the metric's scores."""
+    """Masks of metrics: every layer is pruned to the same sparsity by the metric's scores.
+
+    Under a pattern across the model, the scores share the sparsity out.
+    """
 
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """As `Masking.masks`, of a metric."""
         score = self._compiled(formula)
+        if self.pattern.across:
+            yield from self._masks_across(score)
+            return
         for layer in self.layers.values():
             scores = self._scores(layer, score)
             yield layer, prune_mask(scores, self.sparsity, self.pattern)
@@ -129,152 +163,3 @@ class MetricMasking(Masking):
         """The order in which it puts a fixed probe's weights, see `gpprune.compile.behaviour`."""
         group = self.pattern.group
         return None if group is None else behaviour(formula, group)
-
-
-class AllocationMasking(Masking):
-    """Masks of allocations under one metric, whose scores are computed and ranked once.
-
-    A candidate costs its reductions, each of which is computed once for a whole search, and a
-    comparison of ranks. Allocations that give every layer as many zeros are one.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        statistics: Statistics,
-        *,
-        metric: Formula,
-        sparsity: float | None,
-        pattern: str = "row",
-        unit: str = "layer",
-        progress: Progress = silent,
-    ) -> None:
-        """As `Masking`, and rank the scores of the dense model.
-
-        Args:
-            model: the dense causal language model.
-            statistics: by layer name.
-            metric: what weights are pruned by, as it stands (its values are `S`).
-            sparsity: the share of all weights to prune; None where the pattern implies it.
-            pattern: which weights compete.
-            unit: "layer" or "block", see `gpprune.prune.Allocator`.
-            progress: called as `progress("ranking the scores", done, layers)`.
-
-        Raises:
-            UsageError, GppruneError: as `Masking`; an unknown unit.
-            Unfit: the metric gives a layer no order.
-        """
-        super().__init__(model, statistics, sparsity=sparsity, pattern=pattern)
-        self.metric = metric
-        self.allocator = Allocator(self.layers, statistics, self.sparsity, unit)
-        score = self._compiled(metric.canonical(self.pattern.group))
-        self._ranks: list[Ranks] = []
-        for done, layer in enumerate(self.layers.values(), start=1):
-            self._ranks.append(rank_scores(self._scores(layer, score), self.pattern))
-            progress("ranking the scores", done, len(self.layers))
-        self._variants = {(self.sparsity, self.allocator.unit): self}
-
-    def under(self, *, sparsity: float | None = None, unit: str | None = None) -> AllocationMasking:
-        """The same metric at another sparsity or for another unit; it shares ranks and reductions.
-
-        Asked again, it is the same object.
-
-        Args:
-            sparsity: None for its own.
-            unit: None for its own.
-        """
-        target = self.sparsity if sparsity is None else self.pattern.target(sparsity)
-        place = (target, unit or self.allocator.unit)
-        if place not in self._variants:
-            self._variants[place] = self._variant(*place)
-        return self._variants[place]
-
-    def _variant(self, target: float, unit: str) -> AllocationMasking:
-        other = AllocationMasking.__new__(AllocationMasking)
-        other.__dict__.update(self.__dict__)
-        other.sparsity = target
-        alike = [known for (_, own), known in self._variants.items() if own == unit]
-        if alike:
-            other.allocator = alike[0].allocator.at(target)
-        else:
-            other.allocator = Allocator(self.layers, self.statistics, target, unit)
-        return other
-
-    def zeros(self, allocation: Formula) -> Tensor:
-        """How many weights of each layer an allocation prunes, int64 ``[layers]``."""
-        return self.allocator.zeros(allocation, self.metric, self.pattern)
-
-    def exact(self, sparsities: Mapping[str, float]) -> Tensor:
-        """Zeros of each layer, int64 ``[layers]``, of sparsities by name brought to the budget."""
-        return self.allocator.zeros_near(sparsities, self.pattern)
-
-    def layer_sparsities(self, zeros: Tensor) -> list[float]:
-        """The share of zeros of each layer, in the model's order; zeros are int64 ``[layers]``."""
-        return (zeros / self.allocator.layer_sizes).tolist()
-
-    def masks_of(self, zeros: Tensor) -> Iterator[Masked]:
-        """Every layer with its mask of so many zeros, int64 ``[layers]``."""
-        counts = zeros.tolist()
-        for layer, ranks, count in zip(self.layers.values(), self._ranks, counts, strict=True):
-            yield layer, ranks.mask(count)
-
-    def masks(self, formula: Formula) -> Iterator[Masked]:
-        """As `Masking.masks`, of an allocation."""
-        return self.masks_of(self.zeros(formula))
-
-    def fingerprint(self, formula: Formula) -> str:
-        """The zeros of every layer, digested."""
-        return _digest(self.zeros(formula))
-
-    def identity(self, formula: Formula) -> Hashable:
-        """The zeros of every layer."""
-        return tuple(self.zeros(formula).tolist())
-
-
-class JointMasking(Masking):
-    """Masks of a metric and an allocation together, one formula of the `JOINT` language."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        statistics: Statistics,
-        *,
-        sparsity: float | None,
-        pattern: str = "layer",
-        unit: str = "layer",
-    ) -> None:
-        """As `Masking`.
-
-        Args:
-            model: the dense causal language model.
-            statistics: by layer name.
-            sparsity: the share of all weights to prune; None where the pattern implies it.
-            pattern: which weights compete.
-            unit: "layer" or "block", see `gpprune.prune.Allocator`.
-        """
-        super().__init__(model, statistics, sparsity=sparsity, pattern=pattern)
-        self.allocator = Allocator(self.layers, statistics, self.sparsity, unit)
-
-    def zeros(self, formula: Formula) -> Tensor:
-        """How many weights of each layer the formula prunes, int64 ``[layers]``."""
-        metric, allocation = formula.parts
-        return self.allocator.zeros(allocation, metric, self.pattern)
-
-    def masks(self, formula: Formula) -> Iterator[Masked]:
-        """As `Masking.masks`, of a joint formula."""
-        metric, _ = formula.parts
-        score = self._compiled(metric)
-        counts = self.zeros(formula).tolist()
-        for layer, count in zip(self.layers.values(), counts, strict=True):
-            yield layer, exact_mask(self._scores(layer, score), count, self.pattern)
-
-    def fingerprint(self, formula: Formula) -> str:
-        """The metric's order of a fixed probe and, digested, the zeros of every layer."""
-        metric, _ = formula.parts
-        group = self.pattern.group
-        order = (None if group is None else behaviour(metric, group)) or metric.digest
-        return f"{order} {_digest(self.zeros(formula))}"
-
-
-def _digest(zeros: Tensor) -> str:
-    return hashlib.sha256(zeros.cpu().numpy().tobytes()).hexdigest()

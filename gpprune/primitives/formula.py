@@ -105,8 +105,8 @@ class Formula:
         """The canonical form: one formula for many that mean the same.
 
         Args:
-            group: `None` keeps the value; "layer" or "row" keeps only the order of scores inside
-                the comparison group, which is all that a mask depends on.
+            group: `None` keeps the value; "row", "layer" or "model" keeps only the order of scores
+                inside the comparison group, which is all that a mask depends on.
 
         A formula whose form would be too large, or would not mean the same (Pruner-Zero's norms
         depend on the shape of their arguments), is its own form. It is made once.

@@ -53,3 +53,4 @@ from .update.refit import predicted_increase as predicted_increase
 from .update.table import UPDATES as UPDATES
 from .update.table import Update as Update
 from .zeros import recipe_zeros as recipe_zeros
+from .zeros import zeros_under as zeros_under

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gpprune.compile import kernel
 from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import calibrate, check_tokens
@@ -25,7 +24,7 @@ from gpprune.prune.select.scores import ScoreKernel
 from gpprune.prune.step import layer_mask, prune_layer
 from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
 from gpprune.prune.update.table import UPDATES
-from gpprune.prune.zeros import recipe_zeros
+from gpprune.prune.zeros import recipe_kernel, recipe_zeros
 
 
 def prune_model(
@@ -38,7 +37,8 @@ def prune_model(
 ) -> PruneReport:
     """Prune a model in place.
 
-    An allocation that is not uniform is computed on the dense model, before anything is pruned.
+    How many weights of each layer go is computed on the dense model, before anything is pruned,
+    where an allocation that is not uniform or a pattern across the model says so.
 
     Args:
         model: a causal language model; embeddings and head are left alone.
@@ -71,22 +71,15 @@ def prune_model(
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
     measured = zeros = None
     with quiet_model(model):
-        if recipe.allocation != "uniform":
+        if recipe.allocation != "uniform" or recipe.shape.across:
             if recipe.reads:
                 measured = calibrate(model, calibration, recipe.reads, progress=progress)
             zeros = recipe_zeros(model, recipe, calibration, measured or {}, progress)
-        score = _compiled(recipe, layers)
+        score = recipe_kernel(recipe, layers)
         job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros)
         with torch.no_grad():
             _ORDERS[order](job)
     return prune_report(model, time.perf_counter() - start)
-
-
-def _compiled(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:
-    weights = [layer.weight for layer in layers.values()]
-    elements = sum(weight.numel() for weight in weights)
-    formula = recipe.formula.canonical(recipe.shape.group)
-    return kernel(formula, elements=elements, device=weights[0].device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +92,7 @@ class _Job:
     score: ScoreKernel
     tokens: Tensor
     progress: Progress
-    measured: Mapping[str, dict[str, Tensor]] | None  # of the dense model, for the allocation
+    measured: Mapping[str, dict[str, Tensor]] | None  # of the dense model, for the zeros
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:

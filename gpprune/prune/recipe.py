@@ -37,8 +37,13 @@ def check_room(pattern: Pattern, what: str) -> None:
         what: would have them differ, for the error.
 
     Raises:
-        UsageError: it prunes every layer alike.
+        UsageError: it prunes every layer alike, or says itself how they differ.
     """
+    if pattern.across:
+        raise UsageError(
+            f"the pattern {pattern.text!r} shares the sparsity out by itself, so it has no room "
+            f"for {what}: take another pattern, such as layer, or leave the sharing to it"
+        )
     if pattern.sparsity is not None:
         size = pattern.text.rpartition(":")[2]
         raise UsageError(
@@ -61,7 +66,8 @@ class Recipe(BaseModel):
             published allocation's code takes, else ``"layer"``.
         sparsity: the share of weights to prune, in ``[0, 1)``; left out, it is what the pattern
             implies (``"2:4"`` is 0.5).
-        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or another of `PATTERNS`.
+        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or another of `PATTERNS`;
+            ``"model"`` shares the sparsity out by itself, beside a uniform allocation.
         update: what happens to the weights that stay, one of `UPDATES`; ``"none"``: nothing.
         damp_inputs: what an update that inverts a layer's E[a a^T] (a: its inputs) adds to the
             diagonal first, as a share of the diagonal's mean.

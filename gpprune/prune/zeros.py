@@ -1,16 +1,32 @@
-"""How many weights of each layer a recipe's allocation prunes."""
+"""How many weights of each layer a recipe prunes, where its layers differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
+from gpprune.compile import kernel
+from gpprune.errors import GppruneError
 from gpprune.progress import Progress, silent
 from gpprune.prune.allocate.allocator import Allocator
+from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.allocate.learned import LEARNED
-from gpprune.prune.model.structure import linear_layers
+from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
+from gpprune.prune.select.across import Bound, zeros_across
+from gpprune.prune.select.masks import arranged
+from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.scores import ScoreKernel, layer_scores
+
+
+def recipe_kernel(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:
+    """A recipe's metric, compiled for layers by name."""
+    weights = [layer.weight for layer in layers.values()]
+    elements = sum(weight.numel() for weight in weights)
+    formula = recipe.formula.canonical(recipe.shape.group)
+    return kernel(formula, elements=elements, device=weights[0].device)
 
 
 def recipe_zeros(
@@ -20,7 +36,7 @@ def recipe_zeros(
     statistics: Mapping[str, Mapping[str, Tensor]],
     progress: Progress = silent,
 ) -> dict[str, int]:
-    """The number of zeros of every layer by its name, as a recipe's allocation has it.
+    """The number of zeros of every layer by its name, as allocation or pattern have it.
 
     Args:
         model: dense.
@@ -32,8 +48,17 @@ def recipe_zeros(
     Raises:
         Unfit: the allocation gives a value that is not finite.
         UsageError: a statistic that it reads was not measured.
+        GppruneError: the pattern is across the model, and a score is NaN.
     """
     layers = linear_layers(model)
+    if recipe.shape.across:
+        score = recipe_kernel(recipe, layers)
+
+        def scores(layer: LinearLayer) -> Tensor:
+            return layer_scores(score, layer.weight, statistics.get(layer.name))
+
+        counts = zeros_under(layers.values(), scores, recipe.sparsity, recipe.shape)
+        return dict(zip(layers, counts, strict=True))
     allocator = Allocator(layers, statistics, recipe.sparsity, recipe.unit)
     if recipe.allocator is None:
         learn = LEARNED.find(recipe.allocation).learn
@@ -42,3 +67,43 @@ def recipe_zeros(
     else:
         zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape)
     return dict(zip(layers, zeros.tolist(), strict=True))
+
+
+def zeros_under(
+    layers: Iterable[LinearLayer],
+    scores: Callable[[LinearLayer], Tensor],
+    sparsity: float,
+    pattern: Pattern,
+) -> list[int]:
+    """The number of zeros of every layer under a pattern across the model: one threshold for all.
+
+    The zeros add up to exactly ``round(sparsity * weights)``. A layer gives up at most `HIGHEST`
+    of its weights, or the sparsity if that is more: where the threshold would take more of it, the
+    others make up for it. Equal scores go in the order of the layers, then row by row.
+
+    Args:
+        layers: in the model's order; asked twice.
+        scores: of a layer, ``[out, in]``; called twice for each, so that no two are held at once.
+        sparsity: the share of all weights to prune.
+        pattern: a pattern across the model.
+
+    Raises:
+        GppruneError: naming the layer whose scores are NaN.
+    """
+    layers = list(layers)
+    shapes = [layer.weight.shape for layer in layers]
+    highest = max(HIGHEST, sparsity)
+    bounds = [
+        Bound(math.ceil(highest * shape.numel() / member) * member, member)
+        for shape, member in zip(shapes, map(pattern.member, shapes), strict=True)
+    ]
+
+    def competing() -> Iterator[Tensor]:
+        for layer in layers:
+            try:
+                yield arranged(scores(layer), pattern)
+            except GppruneError as error:
+                raise type(error)(f"in {layer.name!r}: {error}") from error
+
+    zeros = total_zeros(sparsity, sum(shape.numel() for shape in shapes))
+    return zeros_across(competing, zeros, bounds)

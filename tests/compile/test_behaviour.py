@@ -12,14 +12,13 @@ def told(text: str, group: str = "row") -> str | None:
     return behaviour(parse(text), group)
 
 
-@pytest.mark.parametrize("group", ["row", "layer"])
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         ("abs(W)", "max(abs(W), 1e-9)"),
         ("abs(W)", "sub(pow(mul(3, abs(W)), 0.3), min(2, 5))"),
         ("mul(abs(W), X)", "log(max(mul(X, abs(W)), 1e-30))"),
-        ("add(W, 3)", "minmax(W)"),
         ("G", "add(sqrt(sqr(G)), min(0, X))"),
     ],
 )
@@ -30,10 +29,15 @@ def test_formulas_of_one_order_share_it(one: str, other: str, group: str) -> Non
 def test_what_is_constant_in_a_group_does_not_count_in_it() -> None:
     assert told("mul(abs(W), add(Y, 1))") == told("abs(W)")
     assert told("mul(abs(W), add(Y, 1))", "layer") != told("abs(W)", "layer")
+    assert told("add(W, 3)") == told("minmax(W)")
+    for text in ("minmax(W)", "mul(W, rowmean(colmean(X)))", "mul(W, rowsum(1))"):
+        assert told(text, "layer") == told("W", "layer")
+        assert told(text, "model") not in (None, told("W", "model"))
 
 
-def test_the_published_formulas_differ_over_a_layer() -> None:
-    found = [behaviour(formula, "layer") for formula in published.values()]
+@pytest.mark.parametrize("group", ["layer", "model"])
+def test_the_published_formulas_differ_over_a_layer(group: str) -> None:
+    found = [behaviour(formula, group) for formula in published.values()]
     assert None not in found
     assert len(set(found)) == len(found)
 

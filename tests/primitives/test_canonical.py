@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from numpy_reference import evaluate, float32_tolerance
 from random_formulas import formulas, layer
+from torch import Tensor
 
 from gpprune.primitives import Formula, parse
+
+Scores = NDArray[np.float64]
 
 SAME_VALUE = [
     ("mul(X, W)", "mul(W, X)"),
@@ -78,6 +84,29 @@ SAME_ORDER_IN_A_ROW = [
     ("mul(mul(abs(W), X), rownorm(G))", "mul(abs(W), X)"),
     ("add(mul(abs(W), X), rowsum(W))", "mul(abs(W), X)"),
     ("div(abs(W), rowsum(abs(W)))", "abs(W)"),
+]
+SAME_ORDER_OVER_A_MODEL = [
+    ("exp(mul(abs(W), X))", "mul(abs(W), X)"),
+    ("sqr(mul(W, X))", "mul(abs(W), X)"),
+    ("log(mul(mul(3, W), X))", "mul(abs(W), X)"),
+    ("add(3, mul(0.5, tanh(W)))", "W"),
+    ("mul(minmax(W), 7)", "minmax(W)"),
+    ("exp(mul(2, pz_div(W, G)))", "pz_div(W, G)"),
+    ("pz_zsn(exp(rowmean(colmean(W))))", "pz_zsn(rowmean(colmean(exp(rowmean(colmean(W))))))"),
+]
+# what a layer's own numbers are factors, terms and divisors of
+DIFFERENT_ORDER_OVER_A_MODEL = [
+    ("tanh(minmax(W))", "W"),
+    ("zscore(W)", "W"),
+    ("pz_zsn(W)", "W"),
+    ("pz_div(mul(W, X), G)", "mul(W, X)"),
+    ("mul(abs(W), rowsum(colsum(abs(G))))", "abs(W)"),
+    ("add(abs(W), rowmean(colmean(abs(G))))", "abs(W)"),
+    ("mul(abs(W), rowsum(1))", "abs(W)"),
+    ("add(abs(W), colnorm(1))", "abs(W)"),
+    ("rowsum(Y)", "Y"),
+    ("rownorm(exp(Y))", "Y"),
+    ("colsum(exp(X))", "X"),
 ]
 DIFFERENT_ORDER = [
     ("W", "abs(W)"),
@@ -152,8 +181,19 @@ def test_equal_orders_inside_a_row_merge_there_only(a: str, b: str) -> None:
     assert parse(a).key != parse(b).key
 
 
+@pytest.mark.parametrize(("a", "b"), SAME_ORDER_OVER_A_MODEL)
+def test_equal_orders_over_a_model_have_one_form(a: str, b: str) -> None:
+    assert parse(a).canonical("model") == parse(b).canonical("model")
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT_ORDER_OVER_A_MODEL)
+def test_what_is_constant_in_a_layer_alone_stays_over_a_model(a: str, b: str) -> None:
+    assert parse(a).canonical("model") != parse(b).canonical("model")
+    assert parse(a).canonical("layer") == parse(b).canonical("layer")
+
+
 @pytest.mark.parametrize(("a", "b"), DIFFERENT_ORDER)
-@pytest.mark.parametrize("group", ["row", "layer"])
+@pytest.mark.parametrize("group", ["row", "layer", "model"])
 def test_unequal_orders_stay_apart(a: str, b: str, group: str) -> None:
     assert parse(a).canonical(group) != parse(b).canonical(group)
 
@@ -161,7 +201,7 @@ def test_unequal_orders_stay_apart(a: str, b: str, group: str) -> None:
 STEEP = formulas(pruner_zero=False) | formulas(pruner_zero=False, steep=True)
 
 
-@given(formulas(), st.sampled_from([None, "row", "layer"]))
+@given(formulas(), st.sampled_from([None, "row", "layer", "model"]))
 def test_the_form_of_a_form_is_itself(formula: Formula, group: str | None) -> None:
     once = formula.canonical(group)
     assert once.canonical(group) == once
@@ -189,11 +229,34 @@ def test_the_rank_form_keeps_every_decided_order(
     slack_after = float32_tolerance(ranked, terminals)
     groups = [...] if group == "layer" else list(range(len(before)))
     for g in groups:
-        a, b = before[g].ravel(), after[g].ravel()
-        s, t = slack[g].ravel(), slack_after[g].ravel()
-        decided = a[:, None] - a[None, :] > s[:, None] + s[None, :]
-        kept = b[:, None] - b[None, :] >= -(t[:, None] + t[None, :])
-        assert np.all(kept | ~decided)
+        check_order(before[g], after[g], slack[g], slack_after[g])
+
+
+def check_order(before: Scores, after: Scores, slack: Scores, slack_after: Scores) -> None:
+    """See that scores which `before` tells apart are in that order after."""
+    a, b, s, t = (values.ravel() for values in (before, after, slack, slack_after))
+    decided = a[:, None] - a[None, :] > s[:, None] + s[None, :]
+    kept = b[:, None] - b[None, :] >= -(t[:, None] + t[None, :])
+    assert np.all(kept | ~decided)
+
+
+@given(STEEP, st.integers(0, 99), st.sampled_from([3, 30]))
+def test_the_form_over_a_model_keeps_the_order_of_layers_among_each_other(
+    formula: Formula, seed: int, activations: float
+) -> None:
+    """Layers of other shapes and scales: of weights, activations and gradients."""
+    layers = [layer(seed, 6, 9), layer(seed + 1, 4, 5, activations=activations), layer(seed + 2)]
+    layers[1]["W"] = layers[1]["W"] * 7
+    layers[2]["G"], layers[2]["Y"] = layers[2]["G"] * 0.01, layers[2]["Y"] * 3
+    ranked = formula.canonical("model")
+
+    def over(compute: Callable[[dict[str, Tensor]], Scores]) -> Scores:
+        return np.concatenate([np.ravel(compute(terminals)) for terminals in layers])
+
+    before = over(lambda terminals: evaluate(formula, terminals))
+    slack = over(lambda terminals: float32_tolerance(formula, terminals)) + 1e-9 * np.abs(before)
+    after = over(lambda terminals: evaluate(ranked, terminals))
+    check_order(before, after, slack, over(lambda t: float32_tolerance(ranked, t)))
 
 
 @pytest.mark.parametrize(("a", "b"), DIFFERENT_ORDER_WHEN_SATURATED)
@@ -255,7 +318,7 @@ CUT_SHORT = {"products of sums"}
 
 
 @pytest.mark.parametrize("name", LARGE)
-@pytest.mark.parametrize("group", [None, "row", "layer"])
+@pytest.mark.parametrize("group", [None, "row", "layer", "model"])
 @pytest.mark.timeout(20)
 def test_large_formulas_have_a_form_soon(name: str, group: str | None) -> None:
     form = parse(LARGE[name]).canonical(group)

@@ -20,6 +20,9 @@ from gpprune.primitives.weights.table import PRIMITIVES
 
 LARGEST = 3.40282346638e38  # of a constant: float32's largest, rounded down to what prints exactly
 
+LAYER = frozenset({"layer"})
+"""The axis along which all that is read or reduced of a layer varies: another layer has another."""
+
 
 @dataclass(frozen=True)
 class Atom:

@@ -4,8 +4,9 @@ Two levels. The *value* form applies algebra that keeps every score (commutativi
 powers, Pruner-Zero's opposing pairs such as exp/log and sqrt/sqr, invariances of the
 normalisations). The *rank* form keeps only the order of scores inside a comparison group: it
 strips outer strictly increasing functions, positive factors and terms that are constant inside
-the group, and a common power. A factor that is zero for a whole group is treated as positive:
-scores that are all equal carry no order to lose.
+the group, and a common power. Over a whole model only numbers are constant: what a layer's
+reductions give is another number in the next. A factor that is zero for a whole group is treated as
+positive: scores that are all equal carry no order to lose.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gpprune.primitives.canonical.atoms import Sum
+from gpprune.primitives.canonical.atoms import LAYER, Sum
 from gpprune.primitives.canonical.ranking import ranked
 from gpprune.primitives.canonical.rules import normal
 from gpprune.primitives.canonical.unit_rules import UNIT, of_units, only_differences
@@ -23,7 +24,12 @@ from gpprune.primitives.types import Joint, Units, axes_of
 from gpprune.primitives.units.table import UNIT_PRIMITIVES
 from gpprune.primitives.weights.table import PRIMITIVES
 
-_GROUPS: dict[str, frozenset[str]] = {"layer": frozenset(), "row": frozenset({"out"})}
+# The axes along which nothing varies inside a comparison group.
+_GROUPS: dict[str, frozenset[str]] = {
+    "row": LAYER | {"out"},
+    "layer": LAYER,
+    "model": frozenset(),
+}
 
 
 def canonical_text(nodes: Sequence[Node], group: str | None) -> str:
@@ -74,7 +80,7 @@ def _typed(node: Any, below: list[tuple[Sum, frozenset[str]]]) -> tuple[Sum, fro
     lowering = PRIMITIVES[node.name].lowering
     axes = _union(found for _, found in below)
     by_shape = any(reduction.over == "arguments" for reduction in lowering.reductions)
-    if by_shape and axes != _union(value.axes for value in values):
+    if by_shape and axes != _union(value.axes for value in values) - LAYER:
         raise IrreducibleError
     if lowering.apply is None:
         axes -= lowering.reductions[0].axes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpprune.primitives.canonical.algebra import absolute, add, from_monomial, scale, single
-from gpprune.primitives.canonical.atoms import Monomial, Power, Sum, monomial_axes
+from gpprune.primitives.canonical.atoms import LAYER, Monomial, Power, Sum, monomial_axes
 from gpprune.primitives.nodes import quantise
 from gpprune.primitives.types import Sign
 from gpprune.primitives.weights.lowering import Reduction
@@ -33,7 +33,7 @@ def _ranked_once(value: Sum, fixed: frozenset[str]) -> Sum:
         if factor.atom.axes <= fixed and not factor.odd:
             continue
         # its divisor is one positive number for the layer
-        entry = PRIMITIVES.get(factor.atom.op)
+        entry = PRIMITIVES.get(factor.atom.op) if fixed >= LAYER else None
         if entry is not None and entry.over_norm and not factor.atom.sealed:
             factors.extend(_raised(factor))
             continue
@@ -84,6 +84,8 @@ def _unwrapped(monomial: Monomial, direction: float, fixed: frozenset[str]) -> S
         return scale(inner, direction) if signed else scale(absolute(inner), direction)
     if entry is None or not entry.increasing:
         return whole
+    if entry.lowering.reductions and not fixed >= LAYER:  # it increases in each layer by itself
+        return whole
     if signed:
         return scale(absolute(inner) if entry.even else inner, direction)
     if entry.odd and not entry.scale_free:
@@ -99,7 +101,8 @@ def _opened(factor: Power, fixed: frozenset[str]) -> Sum | None:
     signed = factor.odd or atom.sign is not Sign.ANY
     lowering = PRIMITIVES[atom.op].lowering
     if lowering.apply is None and x.axes <= atom.axes:  # of what does not vary along the axis
-        return _repeated(lowering.reductions[0], x, signed)
+        # how often, is the layer's own
+        return _repeated(lowering.reductions[0], x, signed) if fixed >= LAYER else None
     match atom.op:
         case "pow" if (y.number or 0) > 0:
             return absolute(x)

@@ -22,7 +22,7 @@ from gpprune.primitives.canonical.algebra import (
     scale,
     single,
 )
-from gpprune.primitives.canonical.atoms import Atom, Monomial, Sum, chained
+from gpprune.primitives.canonical.atoms import LAYER, Atom, Monomial, Sum, chained
 from gpprune.primitives.types import Sign, axes_of
 from gpprune.primitives.units.terminals import LEAVES
 from gpprune.primitives.weights.lowering import TINY
@@ -43,7 +43,7 @@ def normal(node: Any, arguments: list[Sum]) -> Sum:
     leaf = LEAVES[node.value]
     # a measurement that is positive on every model may be given as 0, and `div(D, D)` is 0 there
     sign = min(leaf.sign, Sign.NONNEGATIVE)
-    return from_atom(Atom(node.value, axes_of(node.ret), sign, size=leaf.reach))
+    return from_atom(Atom(node.value, axes_of(node.ret) | LAYER, sign, size=leaf.reach))
 
 
 def applied(entry: Primitive, arguments: list[Sum]) -> Sum:
@@ -141,6 +141,8 @@ def _atom(entry: Primitive, arguments: Sequence[Sum]) -> Atom:
     axes = frozenset[str]().union(*(argument.axes for argument in read))
     if lowering.apply is None:
         axes = arguments[0].axes - lowering.reductions[0].axes
+    if lowering.reductions:  # even of a number: a layer has its own count of it
+        axes |= LAYER
     sign = entry.sign
     if entry.odd and entry.increasing and not entry.scale_free:
         sign = arguments[0].sign
@@ -241,7 +243,7 @@ def _reduced(entry: Primitive, x: Sum) -> Sum:
     if entry.linear and _is_centred(inner, reduction.axes):
         return Sum({})
     sign = Sign.NONNEGATIVE if entry.homogeneous and inner.sign is Sign.ANY else inner.sign
-    axes = inner.axes - reduction.axes
+    axes = (inner.axes - reduction.axes) | LAYER
     atom = Atom(f"{entry.name}({inner.text})", axes, sign, entry.name, (inner,))
     return multiply(fixed, from_atom(atom))
 
@@ -252,7 +254,7 @@ def _is_centred(x: Sum, axes: frozenset[str]) -> bool:
     if atom is None or atom.sealed:  # where it saturates it is not centred
         return False
     entry = PRIMITIVES.get(atom.op)
-    return entry is not None and entry.centred and atom.axes <= axes
+    return entry is not None and entry.centred and atom.axes <= axes | LAYER
 
 
 def _over_norm(entry: Primitive, x: Sum, y: Sum) -> Sum:

@@ -11,7 +11,7 @@ from gpprune.primitives.canonical.algebra import (
     scale,
     single,
 )
-from gpprune.primitives.canonical.atoms import Atom, Sum, monomial_axes
+from gpprune.primitives.canonical.atoms import LAYER, Atom, Sum, monomial_axes
 from gpprune.primitives.canonical.ranking import primitive_powers
 from gpprune.primitives.canonical.rules import alone, applied
 from gpprune.primitives.nodes import word
@@ -56,7 +56,7 @@ def _scaled(entry: UnitPrimitive, x: Sum, amplitude: Sum) -> Sum:
 
 def _same_everywhere(x: Sum) -> bool:
     """Whether a value is one number for all units; a layer's own sums are not."""
-    return all(atom.op in UNIT_PRIMITIVES and not atom.axes for atom in _atoms(x))
+    return all(atom.op in UNIT_PRIMITIVES and not atom.axes - LAYER for atom in _atoms(x))
 
 
 def _atoms(x: Sum) -> Iterator[Atom]:
@@ -101,4 +101,5 @@ def _unscaled(x: Sum) -> Sum:
 
 def only_differences(profile: Sum) -> Sum:
     """A profile without what it adds to every unit, which the budget takes away again."""
-    return Sum({m: c for m, c in profile.terms.items() if monomial_axes(m)})
+    # a unit is no part of a layer, even where its arithmetic is that of weights
+    return Sum({m: c for m, c in profile.terms.items() if monomial_axes(m) - LAYER})

@@ -18,7 +18,7 @@ from torch import Tensor
 from gpprune.compile.cpp import native
 from gpprune.prune.select.keys import KEY
 
-_HALVES = 1 << 16  # values of half a key
+HALVES = 1 << 16  # values of half a key
 
 _SOURCE = (
     KEY
@@ -93,7 +93,7 @@ def lowest_by_histogram(scores: Tensor, count: int) -> Tensor | None:
         scores: ``[rows, columns]``, float32 on the CPU, without NaN.
         count: from 1 to ``columns - 1``.
     """
-    functions = native.functions(_SOURCE, count_upper="pnnp", count_lower="pnnnp", choose="pnnnnp")
+    functions = _functions()
     if functions is None:
         return None
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
@@ -103,33 +103,76 @@ def lowest_by_histogram(scores: Tensor, count: int) -> Tensor | None:
     return mask
 
 
-def _select(
-    row: Tensor, count: int, mask: Tensor, functions: Sequence[Callable[..., None]]
-) -> None:
-    """As `lowest_by_histogram`, of one row, into its mask."""
-    count_upper, count_lower, choose = functions
-    scores = row.data_ptr()
+def count_halves(scores: Tensor, upper: int | None = None) -> NDArray[np.int64]:
+    """How many keys of scores have each upper half, or each lower half beside one upper half.
+
+    Args:
+        scores: of any shape, float32 on any device, without NaN.
+        upper: the upper half, from 0, among whose keys lower halves are counted.
+
+    Returns:
+        ``[65536]``: counts from the least half.
+    """
+    functions = _functions() if scores.device.type == "cpu" else None
+    if functions is None:
+        return _counted_by_torch(scores, upper)
+    row = scores.reshape(-1)
     parts = native.shares(len(row), 1)
+    found: NDArray[np.int64] = _counts(functions, row.contiguous(), parts, upper).sum(0)
+    return found
 
-    def counts(function: Callable[..., None], *given: int) -> NDArray[np.int64]:
-        found = np.zeros((len(parts), _HALVES), np.int64)
 
-        def share(at: int) -> None:
-            function(scores, *parts[at], *given, found[at].ctypes.data)
+def _counted_by_torch(scores: Tensor, upper: int | None) -> NDArray[np.int64]:
+    """As `count_halves`, without a compiler and on an accelerator."""
+    keys = (scores.reshape(-1) + 0.0).view(torch.int32)
+    keys = keys ^ ((keys >> 31) & 0x7FFFFFFF)
+    halves = (keys >> 16) + HALVES // 2
+    if upper is not None:
+        halves = (keys & 0xFFFF)[halves == upper]
+    found: NDArray[np.int64] = torch.bincount(halves, minlength=HALVES).cpu().numpy()
+    return found
 
-        native.together(share, len(parts))
-        return found
 
-    upper, left = _place(counts(count_upper), count)
-    found = counts(count_lower, upper)
+_Functions = Sequence[Callable[..., None]]
+_Parts = Sequence[tuple[int, int]]
+
+
+def _functions() -> _Functions | None:
+    return native.functions(_SOURCE, count_upper="pnnp", count_lower="pnnnp", choose="pnnnnp")
+
+
+def _counts(
+    functions: _Functions, row: Tensor, parts: _Parts, upper: int | None
+) -> NDArray[np.int64]:
+    """As `count_halves`, of each part of a row: ``[parts, 65536]``."""
+    count_upper, count_lower, _ = functions
+    found = np.zeros((len(parts), HALVES), np.int64)
+
+    def share(at: int) -> None:
+        counts = found[at].ctypes.data
+        if upper is None:
+            count_upper(row.data_ptr(), *parts[at], counts)
+        else:
+            count_lower(row.data_ptr(), *parts[at], upper, counts)
+
+    native.together(share, len(parts))
+    return found
+
+
+def _select(row: Tensor, count: int, mask: Tensor, functions: _Functions) -> None:
+    """As `lowest_by_histogram`, of one row, into its mask."""
+    *_, choose = functions
+    parts = native.shares(len(row), 1)
+    upper, left = _place(_counts(functions, row, parts, None), count)
+    found = _counts(functions, row, parts, upper)
     lower, left = _place(found, left)
-    threshold = (upper - _HALVES // 2) * _HALVES + lower
+    threshold = (upper - HALVES // 2) * HALVES + lower
     tied = found[:, lower]
     before = tied.cumsum() - tied
     ties = (left - before).clip(0, tied)
 
     def share(at: int) -> None:
-        choose(scores, *parts[at], threshold, ties[at], mask.data_ptr())
+        choose(row.data_ptr(), *parts[at], threshold, ties[at], mask.data_ptr())
 
     native.together(share, len(parts))
 

@@ -48,7 +48,8 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     Args:
         scores: ``[out, in]``, any floating dtype; infinities are fine.
         sparsity: the share to prune, in ``[0, 1)``; None where the pattern implies it.
-        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or a parsed :class:`Pattern`.
+        pattern: ``"row"``, ``"rows:N"``, ``"layer"``, ``"N:M"`` or a parsed :class:`Pattern`; not
+            one across the model, which gives a layer no share of its own.
 
     Returns:
         A bool tensor ``[out, in]`` on the scores' device, True where a weight is pruned.
@@ -59,6 +60,11 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
     """
     pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
     target = pattern.target(sparsity)
+    if pattern.across:
+        raise UsageError(
+            f"the pattern {pattern.text!r} compares all layers of a model, so one alone has no "
+            "sparsity: give its number of zeros, or take another pattern, such as layer"
+        )
     competing = arranged(scores, pattern)
     chosen = lowest(competing, pattern.count(target, competing.shape[1]))
     return pattern.restore(chosen, scores.shape).contiguous()

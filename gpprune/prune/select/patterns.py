@@ -51,9 +51,9 @@ class Pattern:
 
     Attributes:
         text: how it is written: ``"row"``, ``"rows:16"``, ``"layer"``, ``"2:4"``.
-        group: what holds its comparison groups of scores, ``"row"`` or ``"layer"``, if only their
-            order inside it matters: a formula may be reduced to that order before it is compiled.
-            None if their values matter, as where a group's members are sums of scores.
+        group: what holds its comparison groups of scores, ``"row"``, ``"layer"`` or ``"model"``,
+            if only their order inside it matters: a formula may be reduced to that order before it
+            is compiled. None if their values matter, as where a group's members are sums of scores.
         arrange: from scores ``[out, in]`` to those that compete, ``[groups, width]``: the lowest
             of each row go. A pattern of whole columns or rows gives each of them one score, and
             its members are then as many weights each. Raises `Misfit` for a shape that it cannot
@@ -62,6 +62,8 @@ class Pattern:
             ``[out, in]``; by default as a reshaping `arrange` has it.
         sparsity: the sparsity that the pattern itself implies, or None.
         even: whether every group gives up as many as every other.
+        across: whether the scores of all layers compete under one threshold: how many of a layer
+            go, the scores say. `arrange` then makes one group of a layer.
     """
 
     text: str
@@ -70,6 +72,7 @@ class Pattern:
     restore: Callable[[Tensor, Sequence[int]], Tensor] = _reshaped
     sparsity: float | None = None
     even: bool = False
+    across: bool = False
 
     def target(self, sparsity: float | None) -> float:
         """The sparsity to prune to, from the one asked for (None: what the pattern implies).
@@ -167,6 +170,10 @@ def _layer_pattern(match: re.Match[str]) -> Pattern:
     return Pattern("layer", "layer", _whole)
 
 
+def _model_pattern(match: re.Match[str]) -> Pattern:
+    return Pattern("model", "model", _whole, across=True)
+
+
 def _band_pattern(match: re.Match[str]) -> Pattern:
     rows = int(match[1])
     if rows < 1:
@@ -228,6 +235,13 @@ PATTERNS: Table[PatternForm] = Table(
             _band_pattern,
         ),
         PatternForm("layer", "layer", "a layer's weights compete", r"layer", _layer_pattern),
+        PatternForm(
+            "model",
+            "model",
+            "all layers' weights compete; how many of each go, the scores say",
+            r"model",
+            _model_pattern,
+        ),
         PatternForm(
             "N:M",
             "N:M such as 2:4",

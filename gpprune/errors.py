@@ -20,4 +20,4 @@ class Unfit(GppruneError):
 
 
 class DampingWarning(UserWarning):
-    """A matrix could be inverted only with more damping than was asked for."""
+    """A curvature matrix was damped by more than was asked for, without which it has no inverse."""

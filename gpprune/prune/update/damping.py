@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpprune.errors import DampingWarning, GppruneError
-
-_MOST = 10.0  # damping of ten times the mean diagonal: no more than the identity is left by then
-_LEAST = 1e-8  # where damping starts to be raised from if none was asked for
+from gpprune.prune.measure import hessians
+from gpprune.prune.measure.hessians import damped_cholesky
 
 
 @dataclass(frozen=True)
@@ -25,8 +22,8 @@ class Damping:
         outputs: a share of the mean diagonal of E[g g^T], ``[out, out]``.
     """
 
-    inputs: float = 0.01
-    outputs: float = 0.1
+    inputs: float = hessians.DAMPING
+    outputs: float = hessians.GRADIENT_DAMPING
 
 
 DAMPING = Damping()
@@ -50,56 +47,6 @@ def scaled(matrix: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     found = (matrix / mean.to(matrix.dtype)).to(dtype)
     found.diagonal().add_(damping)
     return found
-
-
-def damped_cholesky(matrix: Tensor, damping: float) -> Tensor:
-    """The lower Cholesky factor of a damped curvature.
-
-    A feature that is always zero is given the mean of the others' diagonal, so that it stands
-    alone. Where the factor cannot be had, the damping is raised tenfold, up to ten times the mean
-    diagonal, with one `DampingWarning`.
-
-    Args:
-        matrix: ``[n, n]``, positive semidefinite.
-        damping: the share of the mean diagonal that is added to the diagonal.
-
-    Returns:
-        ``[n, n]``, float64.
-
-    Raises:
-        GppruneError: the matrix holds NaN or infinity, or no damping makes it positive definite.
-    """
-    plain = matrix.double().clone()
-    if not plain.isfinite().all():
-        raise GppruneError(
-            "the curvature of a layer holds NaN or infinity, so it cannot be inverted: load the "
-            "model in float32, or calibrate on other text"
-        )
-    diagonal = plain.diagonal()
-    dead = diagonal == 0
-    diagonal[dead] = 1.0 if dead.all() else diagonal[~dead].mean()
-    mean, tried = diagonal.mean(), damping
-    while True:
-        damped = plain.clone()
-        damped.diagonal().add_(tried * mean)
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed and factor.isfinite().all():
-            break
-        if tried >= _MOST:
-            raise GppruneError(
-                f"the curvature of a layer cannot be inverted, even damped by {tried:g} of its "
-                "mean diagonal: calibrate on more text"
-            )
-        tried = min(_MOST, max(10 * tried, _LEAST))
-    if tried != damping:
-        warnings.warn(
-            f"the damping {damping:g} leaves the curvature of a layer singular: {tried:g} is used "
-            "in its place; calibrate on more text, or ask for more damping",
-            DampingWarning,
-            stacklevel=2,
-        )
-    return factor
 
 
 class Remembered:
@@ -132,7 +79,7 @@ class Remembered:
 
 @Remembered
 def inverse(matrix: Tensor, damping: float) -> Tensor:
-    """The inverse of a damped curvature, float64 ``[n, n]``; see `damped_cholesky`."""
+    """The inverse of a damped curvature, float64 ``[n, n]``; see `inverse_factor`."""
     return torch.cholesky_inverse(damped_cholesky(matrix, damping))
 
 
@@ -140,7 +87,8 @@ def inverse(matrix: Tensor, damping: float) -> Tensor:
 def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
     """The upper U with U^T U the inverse of a damped curvature, float64 ``[n, n]``, as SparseGPT's.
 
-    See `damped_cholesky`.
+    Raises:
+        GppruneError: as `gpprune.prune.measure.hessians.damped_cholesky`.
     """
     # H = V V^T with V the usual lower factor of H with its features in reverse order, reversed
     # itself. V is upper, so U = V^-1 is, and the inverse of H need not be formed.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from curved_layers import Layer, layer, layers, optimum
@@ -11,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.errors import DampingWarning, GppruneError
 from gpprune.prune import UPDATES, Damping, predicted_increase, prune_layer
-from gpprune.prune.update.damping import damped_cholesky, inverse
+from gpprune.prune.update.damping import inverse
 from gpprune.prune.update.refit import solve
 from gpprune.prune.update.surgeon import independent, surgeon
 
@@ -52,7 +49,7 @@ def test_least_squares_changes_the_outputs_the_least(seed: int, share: float) ->
 def test_one_system_of_all_entries_is_the_optimum(of: Layer) -> None:
     live_A, live_G = of.A.diagonal().gt(0).all(), of.G.diagonal().gt(0).all()
     if not (live_A and live_G):
-        return  # a dead feature is damped otherwise, see damped_cholesky
+        return  # a dead feature is damped otherwise
     found = surgeon(of.weight, of.mask, of.statistics, DAMPING, entries=10**6)
     wanted = optimum(of, *of.damped(DAMPING))
     scale = float(of.weight.abs().max())
@@ -122,29 +119,6 @@ def test_nothing_and_everything_may_go(name: str, share: float) -> None:
     of = layer(1, share=share)
     found = prune_layer(of.weight, of.mask, of.statistics, name)
     assert torch.equal(found, of.weight if share == 0 else torch.zeros_like(of.weight))
-
-
-def test_damping_is_raised_with_one_warning() -> None:
-    flat = torch.ones(6, 6)
-    with pytest.warns(DampingWarning, match="the damping 0 leaves") as caught:
-        factor = damped_cholesky(flat, 0)
-    assert len(caught) == 1 and factor.dtype == torch.float64
-    assert torch.allclose(factor @ factor.t(), flat.double(), atol=1e-2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        factor = damped_cholesky(flat, 0.01)
-    eye = torch.eye(6, dtype=torch.float64)
-    assert torch.allclose(factor @ factor.t(), flat + 0.01 * eye)
-
-
-def test_what_cannot_be_inverted_is_refused() -> None:
-    with pytest.raises(GppruneError, match="NaN or infinity"):
-        damped_cholesky(torch.full((2, 2), torch.nan), 0.1)
-    with (
-        pytest.raises(GppruneError, match="even damped by 10"),
-        warnings.catch_warnings(),
-    ):
-        damped_cholesky(torch.tensor([[1.0, 50.0], [50.0, 1.0]]), 0.01)
 
 
 def test_layers_that_share_a_matrix_share_its_inverse(monkeypatch: pytest.MonkeyPatch) -> None:

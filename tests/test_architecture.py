@@ -60,14 +60,17 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "measure": ("model",),
         "update": ("measure", "select"),
         "allocate": ("model", "measure", "select"),
-        "recipe": ("allocate", "measure", "select", "update"),
+        "schedule": (),
+        "recipe": ("schedule", "allocate", "measure", "select", "update"),
         "zeros": ("model", "measure", "select", "allocate", "recipe"),
         "step": ("model", "measure", "select", "update"),
         "report": ("model", "recipe"),
-        "pruner": (
-            *("model", "measure", "select", "update", "allocate"),
-            *("recipe", "zeros", "step", "report"),
+        "once": (
+            *("model", "measure", "select", "update"),
+            *("recipe", "zeros", "step"),
         ),
+        "shots": ("model", "recipe", "report", "once"),
+        "pruner": ("model", "measure", "recipe", "report", "once", "shots"),
         "checkpoint": ("model", "recipe", "report"),
     },
     "gp": {

@@ -29,11 +29,14 @@ from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
 from .model.structure import linear_layers as linear_layers
-from .pruner import ORDERS as ORDERS
+from .once import ORDERS as ORDERS
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
 from .report import LayerReport as LayerReport
 from .report import PruneReport as PruneReport
+from .report import Shot as Shot
+from .schedule import SCHEDULES as SCHEDULES
+from .schedule import Schedule as Schedule
 from .select.masks import exact_mask as exact_mask
 from .select.masks import prune_mask as prune_mask
 from .select.patterns import PATTERNS as PATTERNS
@@ -45,7 +48,6 @@ from .select.patterns import pruned_count as pruned_count
 from .select.ranks import Ranks as Ranks
 from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores
-from .step import layer_mask as layer_mask
 from .step import prune_layer as prune_layer
 from .update.choice import Choice as Choice
 from .update.damping import Damping as Damping

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     NonNegativeFloat,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
@@ -24,6 +27,7 @@ from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
+from gpprune.prune.schedule import SCHEDULES
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES
@@ -72,6 +76,11 @@ class Recipe(BaseModel):
         damp_inputs: what an update that inverts a layer's E[a a^T] (a: its inputs) adds to the
             diagonal first, as a share of the diagonal's mean.
         damp_outputs: the same of E[g g^T] (g: the gradients at its outputs).
+        shots: in how many shots the sparsity is reached. Everything is measured again before each,
+            on the weights as they are then, and what is pruned stays so (LLM Surgeon, van der
+            Ouderaa et al. 2024, arXiv 2312.17244).
+        schedule: how far each shot goes, one of `SCHEDULES`.
+        cap: the largest share of a layer's weights that one shot may take, where layers differ.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,6 +93,9 @@ class Recipe(BaseModel):
     update: str = "none"
     damp_inputs: NonNegativeFloat = DAMPING.inputs
     damp_outputs: NonNegativeFloat = DAMPING.outputs
+    shots: PositiveInt = 1
+    schedule: str = "linear"
+    cap: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -113,6 +125,11 @@ class Recipe(BaseModel):
     def _check_update(cls, update: str) -> str:
         return UPDATES.find(update).name
 
+    @field_validator("schedule")
+    @classmethod
+    def _check_schedule(cls, schedule: str) -> str:
+        return SCHEDULES.find(schedule).name
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Read the formulas and the pattern, so that what is wrong with them is said now."""
@@ -120,7 +137,21 @@ class Recipe(BaseModel):
         self.shape.target(self.sparsity)
         if self.allocator is None or self.allocator.names:  # a number alone is uniform
             check_room(self.shape, f"the allocation {self.allocation!r}")
+        longest = max(after - before for before, after in pairwise((0.0, *self.parts)))
+        if longest * self.sparsity > self.cap + 1e-9:
+            raise UsageError(
+                f"the cap {self.cap:g} is less than the share of {longest * self.sparsity:.3g} "
+                f"that one of {self.shots} shots takes of all weights: give more shots, or a "
+                "greater cap"
+            )
         return self
+
+    @property
+    def parts(self) -> list[float]:
+        """The share of the zeros that are there after each shot, the last 1."""
+        schedule = SCHEDULES.find(self.schedule)
+        parts = [schedule.part(done / self.shots) for done in range(1, self.shots)]
+        return [*parts, 1.0]
 
     @classmethod
     def make(cls, **values: Any) -> Recipe:
@@ -144,12 +175,21 @@ class Recipe(BaseModel):
     @property
     def reads(self) -> frozenset[str]:
         """The statistics that metric, allocation and update ask for, by name."""
+        return self.shares_by | UPDATES.find(self.update).reads
+
+    @property
+    def shares_by(self) -> frozenset[str]:
+        """The statistics that the zeros of every layer follow from."""
         if self.allocator is None:
             allocation = LEARNED.find(self.allocation).reads
         else:
             allocation = self.allocator.names & STATISTICS.keys()
-        metric = self.formula.names & STATISTICS.keys()
-        return metric | allocation | UPDATES.find(self.update).reads
+        return allocation | (self.formula.names & STATISTICS.keys())
+
+    @property
+    def varies(self) -> bool:
+        """Whether layers may differ in their sparsity."""
+        return self.allocation != "uniform" or self.shape.across
 
     @property
     def damping(self) -> Damping:
@@ -172,8 +212,10 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _record(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Its values; a damping that nothing reads is left out."""
+        """Its values; a damping that nothing reads, and what is said of one shot, are left out."""
         values: dict[str, Any] = written(self)
+        if self.shots == 1 and self.schedule == "linear" and self.cap == 1:
+            del values["shots"], values["schedule"], values["cap"]
         if not UPDATES.find(self.update).reads and self.damping == DAMPING:
             del values["damp_inputs"], values["damp_outputs"]
         return values

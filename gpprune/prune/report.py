@@ -33,6 +33,28 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class Shot:
+    """What one shot of several did.
+
+    Attributes:
+        sparsity: the share of zeros in the pruned layers after it.
+        zeros: how many weights are zero after it.
+        before: the mean next-token loss on the calibration text before it, in nats a token.
+        after: the same after it.
+        predicted: what the curvature said that the loss would grow by; None where the weight
+            update reads no curvature of the outputs.
+        seconds: how long it took.
+    """
+
+    sparsity: float
+    zeros: int
+    before: float
+    after: float
+    predicted: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PruneReport:
     """What became of a model's linear layers.
 
@@ -41,12 +63,14 @@ class PruneReport:
         seconds: how long pruning took, calibration included.
         coverage: all matrices of the decoder blocks: what is left alone, and why.
         block_zeros: how many weights of all these matrices are zero.
+        shots: what each did, where there were several.
     """
 
     layers: tuple[LayerReport, ...]
     seconds: float
     coverage: Coverage
     block_zeros: int
+    shots: tuple[Shot, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -82,19 +106,21 @@ class PruneReport:
                 **self.coverage.as_dict(),
             },
             "layers": layers,
+            **({"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}),
         }
 
 
-def prune_report(model: nn.Module, seconds: float) -> PruneReport:
+def prune_report(model: nn.Module, seconds: float, shots: tuple[Shot, ...] = ()) -> PruneReport:
     """Count the zeros of a pruned model.
 
     Args:
         model: a causal language model.
         seconds: how long pruning it took.
+        shots: what each did, where there were several.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)
-    return PruneReport(layers, seconds, found, found.zeros(model))
+    return PruneReport(layers, seconds, found, found.zeros(model), shots)
 
 
 def _counted(layer: LinearLayer) -> LayerReport:

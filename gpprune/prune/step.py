@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpprune.errors import GppruneError, Unfit, UsageError
-from gpprune.prune.model.structure import LinearLayer
-from gpprune.prune.select.masks import exact_mask, prune_mask
-from gpprune.prune.select.patterns import Pattern, parse_pattern
-from gpprune.prune.select.scores import ScoreKernel, layer_scores
+from gpprune.errors import Unfit, UsageError
 from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES, Update
@@ -20,7 +17,14 @@ from gpprune.prune.update.table import UPDATES, Update
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned weight ``[out, in]`` and its mask, bool ``[out, in]``, True where a weight went."""
+
+    weight: Tensor
+    mask: Tensor
+
+
 def prune_layer(
     weight: Tensor,
     mask: Tensor | Choice,
@@ -50,6 +54,19 @@ def prune_layer(
         Unfit: the update gives a weight that is NaN or infinite.
         GppruneError: what the update inverts cannot be inverted, or a score is NaN.
     """
+    return prune_masked(weight, mask, statistics, update, out, damping).weight
+
+
+@torch.no_grad()
+def prune_masked(
+    weight: Tensor,
+    mask: Tensor | Choice,
+    statistics: Mapping[str, Tensor],
+    update: str | Update = "none",
+    out: Tensor | None = None,
+    damping: Damping = DAMPING,
+) -> Pruned:
+    """As `prune_layer`, with the mask, which an update may have chosen."""
     update = UPDATES.find(update) if isinstance(update, str) else update
     if missing := sorted(update.reads - statistics.keys()):
         names = ", ".join(missing)
@@ -70,7 +87,7 @@ def prune_layer(
     pruned = _zeroed(target, mask.to(target.device))
     if updated is not weight and not all(map(torch.isfinite, torch.aminmax(pruned))):
         raise Unfit(f"the weight update {update.name!r} makes weights NaN or infinite")
-    return pruned
+    return Pruned(pruned, mask)
 
 
 def _updated(
@@ -104,39 +121,3 @@ def _zeroed(weight: Tensor, mask: Tensor) -> Tensor:
     # Nothing else is as fast on a CPU: masked_fill_ takes some 20 times as long in a cache.
     weight.view(_BITS[weight.element_size()]).mul_(~mask)
     return weight
-
-
-def layer_mask(
-    layer: LinearLayer,
-    score: ScoreKernel,
-    statistics: Mapping[str, Tensor] | None,
-    sparsity: float | None,
-    pattern: str | Pattern,
-    *,
-    zeros: int | None = None,
-) -> Tensor:
-    """The mask of one layer under a compiled metric.
-
-    Args:
-        layer: the layer; its name appears in errors.
-        score: the compiled metric.
-        statistics: the layer's statistics by name, see :func:`layer_scores`.
-        sparsity: the share to prune.
-        pattern: which weights compete.
-        zeros: how many weights go, in place of the share.
-
-    Returns:
-        A bool tensor ``[out, in]``, True where a weight goes.
-
-    Raises:
-        GppruneError: naming the layer, if its scores are NaN.
-        UsageError: naming the layer, if the pattern does not fit it.
-    """
-    scores = layer_scores(score, layer.weight, statistics)
-    shape = parse_pattern(pattern) if isinstance(pattern, str) else pattern
-    try:
-        if zeros is not None:
-            return exact_mask(scores, zeros, shape)
-        return prune_mask(scores, sparsity, shape)
-    except GppruneError as error:
-        raise type(error)(f"in {layer.name!r}: {error}") from error

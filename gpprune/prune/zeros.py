@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from gpprune.prune.select.across import Bound, zeros_across
 from gpprune.prune.select.masks import arranged
 from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
+from gpprune.prune.select.staged import Holding
 
 
 def recipe_kernel(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:
@@ -35,6 +36,9 @@ def recipe_zeros(
     tokens: Tensor,
     statistics: Mapping[str, Mapping[str, Tensor]],
     progress: Progress = silent,
+    *,
+    part: float = 1.0,
+    held: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """The number of zeros of every layer by its name, as allocation or pattern have it.
 
@@ -44,6 +48,9 @@ def recipe_zeros(
         tokens: ``[samples, length]``, int64: what a learned allocation learns on.
         statistics: of the dense model's layers by name, by layer name.
         progress: called as ``progress(label, done, total)``.
+        part: the share of the recipe's sparsity to give, in ``(0, 1]``.
+        held: of layers by name, bool ``[out, in]``: what went before. A layer has no fewer zeros,
+            and at most the recipe's cap more.
 
     Raises:
         Unfit: the allocation gives a value that is not finite.
@@ -51,22 +58,65 @@ def recipe_zeros(
         GppruneError: the pattern is across the model, and a score is NaN.
     """
     layers = linear_layers(model)
+    held = held or {}
+    least = [int(held[name].sum()) if name in held else 0 for name in layers]
+    most = [
+        gone + math.floor(recipe.cap * layer.weight.numel())
+        for gone, layer in zip(least, layers.values(), strict=True)
+    ]
+    target = recipe.sparsity * part
     if recipe.shape.across:
         score = recipe_kernel(recipe, layers)
 
         def scores(layer: LinearLayer) -> Tensor:
-            return layer_scores(score, layer.weight, statistics.get(layer.name))
+            own = Holding(score, held[layer.name]) if layer.name in held else score
+            return layer_scores(own, layer.weight, statistics.get(layer.name))
 
-        counts = zeros_under(layers.values(), scores, recipe.sparsity, recipe.shape)
+        counts = zeros_under(layers.values(), scores, target, recipe.shape, most)
         return dict(zip(layers, counts, strict=True))
-    allocator = Allocator(layers, statistics, recipe.sparsity, recipe.unit)
+    allocator = Allocator(layers, statistics, target, recipe.unit)
     if recipe.allocator is None:
         learn = LEARNED.find(recipe.allocation).learn
-        learned = learn(model, recipe.formula, tokens, statistics, recipe.sparsity, progress)
+        learned = learn(model, recipe.formula, tokens, statistics, target, progress)
         zeros = allocator.zeros_near(learned, recipe.shape)
     else:
         zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape)
-    return dict(zip(layers, zeros.tolist(), strict=True))
+    grains = [recipe.shape.grain(layer.weight.shape) for layer in layers.values()]
+    return dict(zip(layers, clipped(zeros.tolist(), least, most, grains), strict=True))
+
+
+def clipped(
+    zeros: Sequence[int], least: Sequence[int], most: Sequence[int], grains: Sequence[int]
+) -> list[int]:
+    """The zeros of every layer brought between bounds, with the same sum as far as grains allow.
+
+    Args:
+        zeros: of each layer, a multiple of its grain.
+        least: of each layer.
+        most: of each layer, at least `least`.
+        grains: a layer's zeros come in multiples of this.
+    """
+    found = [
+        min(max(count, -(-low // grain) * grain), high // grain * grain)
+        for count, low, high, grain in zip(zeros, least, most, grains, strict=True)
+    ]
+    left = sum(zeros) - sum(found)
+    step = 1 if left > 0 else -1
+    while left:
+        # each layer gives or takes in proportion to its room, at least one grain
+        rooms = [
+            (high - count if step > 0 else count - low) // grain * grain
+            for count, low, high, grain in zip(found, least, most, grains, strict=True)
+        ]
+        total, before = sum(rooms), left
+        for at, (room, grain) in enumerate(zip(rooms, grains, strict=True)):
+            share = max(grain, abs(before) * room // max(1, total) // grain * grain)
+            moved = min(share, room, abs(left) // grain * grain)
+            found[at] += step * moved
+            left -= step * moved
+        if left == before:
+            break
+    return found
 
 
 def zeros_under(
@@ -74,6 +124,7 @@ def zeros_under(
     scores: Callable[[LinearLayer], Tensor],
     sparsity: float,
     pattern: Pattern,
+    most: Sequence[int] | None = None,
 ) -> list[int]:
     """The number of zeros of every layer under a pattern across the model: one threshold for all.
 
@@ -86,6 +137,7 @@ def zeros_under(
         scores: of a layer, ``[out, in]``; called twice for each, so that no two are held at once.
         sparsity: the share of all weights to prune.
         pattern: a pattern across the model.
+        most: of each layer, how many weights it gives up at most, where that is less.
 
     Raises:
         GppruneError: naming the layer whose scores are NaN.
@@ -97,6 +149,12 @@ def zeros_under(
         Bound(math.ceil(highest * shape.numel() / member) * member, member)
         for shape, member in zip(shapes, map(pattern.member, shapes), strict=True)
     ]
+
+    if most is not None:
+        bounds = [
+            Bound(min(bound.most, limit // bound.member * bound.member), bound.member)
+            for bound, limit in zip(bounds, most, strict=True)
+        ]
 
     def competing() -> Iterator[Tensor]:
         for layer in layers:

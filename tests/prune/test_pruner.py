@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.errors import GppruneError, UsageError
+from gpprune.primitives import metric
 from gpprune.prune import (
     PruneReport,
     Recipe,
     blocks,
     calibrate,
-    layer_mask,
     layer_scores,
     linear_layers,
     load_model,
+    prune_mask,
     prune_model,
     pruned_count,
 )
@@ -202,12 +203,10 @@ def test_scores_and_masks_of_one_layer(folder: str, sequences: Tensor) -> None:
     scores = layer_scores(score, layer.weight, statistics, buffer)
     assert scores is buffer
     assert torch.allclose(scores, layer.weight.abs() * statistics["X"])
-    mask = layer_mask(layer, score, statistics, 0.5, "row")
+    mask = prune_mask(scores, 0.5, "row")
     assert mask.sum(1).eq(layer.in_features // 2).all()
     with pytest.raises(UsageError, match="reads G"):
-        layer_mask(
-            layer, kernel(Recipe(metric="gblm", sparsity=0.5).formula), statistics, 0.5, "row"
-        )
+        layer_scores(kernel(metric("gblm")), layer.weight, statistics)
 
 
 class _Mixing(nn.Module):

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpprune.prune.model.load import Loaded
 
@@ -18,8 +18,13 @@ def model_digest(loaded: Loaded) -> str:
     A parameter that is tied to another counts once. The same weights in another dtype have
     another digest. It takes about a second a gigabyte.
     """
+    return parameters_digest(loaded.model)
+
+
+def parameters_digest(model: nn.Module) -> str:
+    """As `model_digest`, of a module."""
     digest = hashlib.sha256()
-    for name, parameter in loaded.model.named_parameters():
+    for name, parameter in model.named_parameters():
         head = f"{name} {parameter.dtype} {list(parameter.shape)}\n"
         digest.update(head.encode())
         digest.update(_bytes(parameter))

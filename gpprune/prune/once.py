@@ -1,0 +1,217 @@
+"""One shot: statistics, scores, masks and new weights of every layer, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from gpprune.errors import GppruneError
+from gpprune.progress import Progress
+from gpprune.prune.measure.accumulator import Extent
+from gpprune.prune.measure.calibrate import calibrate
+from gpprune.prune.measure.measuring import Measuring, measurers
+from gpprune.prune.model.readers import Group, input_groups
+from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.structure import LinearLayer, linear_layers
+from gpprune.prune.recipe import Recipe
+from gpprune.prune.select.patterns import parse_pattern
+from gpprune.prune.select.scores import ScoreKernel
+from gpprune.prune.select.staged import Holding, Within
+from gpprune.prune.step import prune_masked
+from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
+from gpprune.prune.update.refit import predicted_increase
+from gpprune.prune.update.table import UPDATES
+from gpprune.prune.zeros import recipe_kernel, recipe_zeros
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a shot stands among several: which weights went before it, and how far it goes.
+
+    Attributes:
+        part: the share of the recipe's zeros that are to be there after it, in ``(0, 1]``.
+        held: of each layer by name, bool ``[out, in]``: what went before, which stays out.
+    """
+
+    part: float = 1.0
+    held: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What one shot did.
+
+    Attributes:
+        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone.
+        predicted: what the curvature says that the loss grows by, in nats a token; None where the
+            weight update reads no curvature of the outputs.
+    """
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    predicted: float | None = None
+
+
+def prune_once(
+    model: nn.Module,
+    recipe: Recipe,
+    calibration: Tensor,
+    order: str,
+    progress: Progress,
+    stage: Stage | None = None,
+) -> Outcome:
+    """Prune a model in place, in one shot.
+
+    Args:
+        model: in evaluation mode; its weights as they are now are what is measured and changed.
+        recipe: how to prune.
+        calibration: ``[samples, length]``, int64.
+        order: one of `ORDERS`.
+        progress: called as ``progress(label, done, total)``.
+        stage: where the shot stands among several; by default it is the only one.
+
+    Raises:
+        GppruneError: see `gpprune.prune.prune_model`.
+    """
+    stage = stage or Stage()
+    layers = linear_layers(model)
+    score = recipe_kernel(recipe, layers)
+    measured = zeros = None
+    if recipe.varies:
+        reads = recipe.reads if order == "dense" else recipe.shares_by | _dense_reads(recipe)
+        if reads:
+            measured = calibrate(model, calibration, reads, progress=progress)
+        zeros = recipe_zeros(
+            model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
+        )
+    elif stage.part < 1 and recipe.shape.sparsity is not None:
+        zeros = {name: _partly(recipe, layer, stage.part) for name, layer in layers.items()}
+    job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage)
+    with torch.no_grad():
+        _ORDERS[order](job)
+    return job.outcome
+
+
+def _dense_reads(recipe: Recipe) -> frozenset[str]:
+    """What is the dense model's in every order."""
+    return frozenset(m.name for m in measurers(recipe.reads) if not m.anew)
+
+
+def _partly(recipe: Recipe, layer: LinearLayer, part: float) -> int:
+    """How many weights of a layer go in part of the way to a pattern that fixes their number."""
+    return round(part * uniform_zeros(recipe.shape, recipe.sparsity, layer.weight.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What every order of pruning needs."""
+
+    model: nn.Module
+    layers: Mapping[str, LinearLayer]
+    recipe: Recipe
+    score: ScoreKernel
+    tokens: Tensor
+    progress: Progress
+    measured: Mapping[str, Mapping[str, Tensor]] | None  # of the dense model, for the zeros
+    zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
+    stage: Stage
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
+        recipe, weight = self.recipe, layer.weight
+        curved = {"aaT", "ggT"} <= statistics.keys()
+        before = weight.clone() if curved else weight
+        try:
+            mask = self._mask(layer, statistics)
+            pruned = prune_masked(weight, mask, statistics, recipe.update, weight, recipe.damping)
+        except GppruneError as error:
+            raise type(error)(f"in {layer.name!r}: {error}") from error
+        self.outcome.masks[layer.name] = pruned.mask
+        if curved:
+            own = predicted_increase(before, pruned.weight, statistics["aaT"], statistics["ggT"])
+            self.outcome.predicted = (self.outcome.predicted or 0.0) + own
+
+    def _mask(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> Tensor | Choice:
+        """A layer's mask, or how its update is to choose it."""
+        recipe, held, shape = self.recipe, self.stage.held.get(layer.name), layer.weight.shape
+        score = self.score if held is None else Holding(self.score, held)
+        pattern, target = recipe.shape, recipe.sparsity * self.stage.part
+        if self.zeros is not None:
+            zeros = self.zeros[layer.name]
+        elif pattern.sparsity is not None:
+            zeros = uniform_zeros(pattern, recipe.sparsity, shape)
+        else:
+            zeros = uniform_zeros(pattern, target, shape)
+        if pattern.sparsity is not None and self.stage.part < 1:
+            score, pattern = Within(score, pattern), parse_pattern("layer")
+        choice = Choice(score, statistics, pattern, zeros, score is self.score and self.local)
+        return choice if UPDATES.find(recipe.update).choose else choice.mask(layer.weight)
+
+    @cached_property
+    def local(self) -> bool:
+        return is_local(self.recipe.formula)
+
+    def report(self, done: int, total: int) -> None:
+        self.progress("pruning", done, total)
+
+    @property
+    def reads(self) -> list[str]:
+        """The statistics that scoring and updating a layer take."""
+        return sorted(self.score.terminals - {"W"} | UPDATES.find(self.recipe.update).reads)
+
+    def dense(self, names: Iterable[str]) -> dict[str, Mapping[str, Tensor]]:
+        """These statistics of the dense model, by layer name."""
+        if self.measured is not None:
+            return dict(self.measured)
+        return calibrate(self.model, self.tokens, names, progress=self.progress)
+
+
+def _prune_dense(job: _Job) -> None:
+    """Every layer on the statistics of the dense model."""
+    statistics = job.dense(job.reads)
+    for done, (name, layer) in enumerate(job.layers.items(), start=1):
+        job.prune(layer, statistics.pop(name))
+        job.report(done, len(job.layers))
+
+
+Groups = Callable[[BlockRunner, int, Mapping[str, LinearLayer]], Iterable[Group]]
+
+
+def _whole(runner: BlockRunner, index: int, layers: Mapping[str, LinearLayer]) -> list[Group]:
+    """All layers of a block at once."""
+    return [dict(layers)]
+
+
+def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
+    """Each group of a block's layers on what the already pruned ones before it hand on."""
+    anew = [measurer.name for measurer in measurers(job.reads) if measurer.anew]
+    if not anew:
+        _prune_dense(job)  # nothing that is measured changes as blocks are pruned
+        return
+    dense = job.dense(set(job.reads) - set(anew))
+    runner = BlockRunner(job.model, job.tokens, job.progress)
+    for index in range(len(runner)):
+        block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
+        for group in groups(runner, index, block_layers):
+            measuring = Measuring(group, anew)
+            with measuring.watching(job.model):
+                runner.forward(index, keep=False)
+            measuring.check_reached()
+            for name, layer in group.items():
+                found = measuring.statistics(name, Extent(*job.tokens.shape))
+                job.prune(layer, {**dense.pop(name), **found})
+        if index + 1 < len(runner):
+            runner.forward(index, keep=True)
+        job.report(index + 1, len(runner))
+
+
+_ORDERS: dict[str, Callable[[_Job], None]] = {
+    "sequential": _prune_sequential,
+    "true-sequential": partial(_prune_sequential, groups=input_groups),
+    "dense": _prune_dense,
+}
+ORDERS = tuple(_ORDERS)
+"""On which state of the model statistics may be measured: what `prune_model` takes."""

@@ -1,0 +1,60 @@
+"""Scores of a shot among several: what went before stays out, and a pattern is reached in parts."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from gpprune.prune.select.masks import prune_mask
+from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.scores import ScoreKernel
+
+
+class Holding:
+    """A metric under which weights that went before go before all others.
+
+    Args:
+        score: the metric.
+        held: bool ``[out, in]``, True where a weight went.
+    """
+
+    def __init__(self, score: ScoreKernel, held: Tensor) -> None:
+        self._score = score
+        self._held = held
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The terminals that the metric reads."""
+        return self._score.terminals
+
+    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
+        """The metric's scores ``[out, in]``, and minus infinity for what went before."""
+        scores = self._score(out=out, **terminals)
+        return scores.masked_fill(self._held, -math.inf)
+
+
+class Within:
+    """A metric under which only those weights go that a pattern would take in the end.
+
+    A pattern that fixes its sparsity, such as 2:4, is so reached in parts: of the weights that go
+    in the end those with the lowest scores of the layer go first.
+
+    Args:
+        score: the metric.
+        pattern: it implies its own sparsity.
+    """
+
+    def __init__(self, score: ScoreKernel, pattern: Pattern) -> None:
+        self._score = score
+        self._pattern = pattern
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The terminals that the metric reads."""
+        return self._score.terminals
+
+    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
+        """The metric's scores ``[out, in]``, and infinity for what stays in the end."""
+        scores = self._score(out=out, **terminals)
+        return scores.masked_fill(~prune_mask(scores, None, self._pattern), math.inf)

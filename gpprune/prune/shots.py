@@ -1,0 +1,166 @@
+"""Prune in several shots: measure, prune a part, and measure again on what is left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.files import whole_file
+from gpprune.progress import Progress
+from gpprune.prune.model.digest import parameters_digest
+from gpprune.prune.model.run import next_token_loss
+from gpprune.prune.model.structure import linear_layers
+from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.recipe import Recipe
+from gpprune.prune.report import Shot
+
+RECORD = "shots.json"
+
+
+def prune_in_shots(
+    model: nn.Module,
+    recipe: Recipe,
+    calibration: Tensor,
+    order: str,
+    progress: Progress,
+    keep: Path | None,
+) -> tuple[Shot, ...]:
+    """Prune a model in place in the shots that a recipe has.
+
+    Everything is measured again before each shot, on the weights as they are then. What is pruned
+    stays pruned, so that the zeros only grow, up to the recipe's number exactly.
+
+    Args:
+        model: dense, in evaluation mode.
+        recipe: how to prune.
+        calibration: ``[samples, length]``, int64.
+        order: one of `gpprune.prune.once.ORDERS`.
+        progress: called as ``progress(label, done, total)``.
+        keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
+
+    Returns:
+        What each shot did; nothing for a recipe of one shot.
+
+    Raises:
+        UsageError: `keep` holds another pruning.
+        GppruneError: it holds one that is damaged, or cannot be written to.
+    """
+    if recipe.shots == 1:
+        prune_once(model, recipe, calibration, order, progress)
+        return ()
+    kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
+    shots, held = ([], {}) if kept is None else kept.restore(model)
+    for part in recipe.parts[len(shots) :]:
+        start = time.perf_counter()
+        before = shots[-1].after if shots else mean_loss(model, calibration)
+        progress("shots", len(shots), recipe.shots)
+        done = prune_once(model, recipe, calibration, order, progress, Stage(part, held))
+        held = done.masks
+        zeros, size = (sum(f(mask) for mask in held.values()) for f in (_count, torch.numel))
+        after = mean_loss(model, calibration)
+        seconds = time.perf_counter() - start
+        shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
+        if kept is not None:
+            kept.store(model, held, shots)
+    progress("shots", len(shots), recipe.shots)
+    if kept is not None:
+        kept.remove()
+    return tuple(shots)
+
+
+def _count(mask: Tensor) -> int:
+    return int(mask.sum())
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, tokens: Tensor) -> float:
+    """The mean next-token loss of a model on sequences ``[samples, length]``, in nats a token."""
+    tokens = tokens.to(next(model.parameters()).device)
+    losses = [float(next_token_loss(model(one[None]).logits, one[None])) for one in tokens]
+    return sum(losses) / len(losses)
+
+
+def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str) -> dict[str, Any]:
+    """What tells one pruning from another."""
+    tokens = hashlib.sha256(calibration.cpu().contiguous().numpy().tobytes()).hexdigest()
+    return {
+        "recipe": recipe.model_dump(),
+        "order": order,
+        "calibration": tokens,
+        "model": parameters_digest(model),
+    }
+
+
+class _Kept:
+    """The weights and masks after the last shot that was finished, in a directory.
+
+    The record is written last and names the file of weights, so that a kill leaves the shot
+    before, whole.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._folder = folder
+        self._identity = identity
+
+    def restore(self, model: nn.Module) -> tuple[list[Shot], dict[str, Tensor]]:
+        """Put the weights of the last finished shot into the model.
+
+        Returns:
+            The shots that are done, and the masks of the layers.
+        """
+        record = self._folder / RECORD
+        if not record.exists():
+            return [], {}
+        try:
+            read = json.loads(record.read_text(encoding="utf-8"))
+            if read["identity"] != self._identity:
+                raise UsageError(
+                    f"{str(self._folder)!r} holds the shots of another recipe, model or calibration"
+                    " text: remove it, or name another place"
+                )
+            shots = [Shot(**shot) for shot in read["shots"]]
+            held = load_file(self._folder / self._name(len(shots)))
+            masks = {}
+            for name, layer in linear_layers(model).items():
+                layer.write(held[f"{name} weight"])
+                masks[name] = held[f"{name} mask"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise GppruneError(
+                f"the shots kept in {str(self._folder)!r} are damaged ({error}): remove it"
+            ) from error
+        return shots, masks
+
+    def store(self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot]) -> None:
+        """Keep the model's weights after a shot, and then forget the shot before."""
+        held = {}
+        for name, layer in linear_layers(model).items():
+            held[f"{name} weight"] = layer.weight.detach().cpu().contiguous()
+            held[f"{name} mask"] = masks[name].cpu().contiguous()
+        record = {"identity": self._identity, "shots": [asdict(shot) for shot in shots]}
+        try:
+            whole_file(self._folder / self._name(len(shots)), save(held))
+            whole_file(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
+            (self._folder / self._name(len(shots) - 1)).unlink(missing_ok=True)
+        except OSError as error:
+            raise GppruneError(
+                f"the shots cannot be kept in {str(self._folder)!r} ({error.strerror}): make room"
+            ) from error
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @staticmethod
+    def _name(shots: int) -> str:
+        return f"shot-{shots}.safetensors"

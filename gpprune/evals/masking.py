@@ -96,6 +96,13 @@ class Masking(ABC):
         """What is equal for formulas of equal masks, as far as that is known beforehand."""
         return formula.text
 
+    def metric_of(self, formula: Formula) -> Formula:
+        """The metric that weights are pruned by: an update that chooses for itself asks it again.
+
+        By default the formula.
+        """
+        return formula
+
     def _compiled(self, metric: Formula) -> Kernel:
         score = kernel(metric, elements=self._elements, device=self._device)
         if not score.terminals:
@@ -218,6 +225,10 @@ class AllocationMasking(Masking):
         for layer, ranks, count in zip(self.layers.values(), self._ranks, counts, strict=True):
             yield layer, ranks.mask(count)
 
+    def metric_of(self, formula: Formula) -> Formula:
+        """The one metric of all allocations."""
+        return self.metric.canonical(self.pattern.group)
+
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """As `Masking.masks`, of an allocation."""
         return self.masks_of(self.zeros(formula))
@@ -259,6 +270,10 @@ class JointMasking(Masking):
         """How many weights of each layer the formula prunes, int64 ``[layers]``."""
         metric, allocation = formula.parts
         return self.allocator.zeros(allocation, metric, self.pattern)
+
+    def metric_of(self, formula: Formula) -> Formula:
+        """The metric of the pair."""
+        return formula.parts[0]
 
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """As `Masking.masks`, of a joint formula."""

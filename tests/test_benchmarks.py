@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import evolve, protocol
 from gpprune.errors import UsageError
+from gpprune.prune import MEASURERS
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = (
@@ -28,6 +29,7 @@ BENCHMARKS = (
     "protocol",
     "search",
     "seeds",
+    "updates",
 )
 LAYER = "model.layers.1.mlp.down_proj"
 Ran = Callable[..., str]
@@ -166,6 +168,15 @@ def candidates(said: str, name: str) -> int:
     found = re.search(rf"│ {name} +│ +(\d+) ", said)
     assert found is not None
     return int(found[1])
+
+
+@pytest.mark.skipif("ggT" not in MEASURERS, reason="nothing measures curvature")
+def test_updates_are_held_against_sparsegpts(ran: Ran, tiny_model_dir: Path):
+    said = ran("updates", "--model", tiny_model_dir, "--layers", 3, "--length", 64, "--samples", 4)
+    assert "3 layers" in said
+    assert re.search(r"sparsegpt +│ +\d+\.\d+ │ +1\.00 │ +\d+\.\d+ │ +1\.000", said)
+    for name in ("refit", "least-squares", "surgeon"):
+        assert re.search(rf"{name} +│ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d+ │ +\d", said), name
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from gpprune.evals import (
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, ORDERS, Coverage, Loaded, Recipe
+from gpprune.prune import LEARNED, ORDERS, Coverage, Damping, Loaded, Recipe
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class _Judges:
     bench: Workbench
     tokens: Tensor
     progress: Progress
-    fitness: dict[str, ModelFitness] = field(default_factory=dict)  # by weight update
+    fitness: dict[tuple[str, Damping], ModelFitness] = field(default_factory=dict)  # by update
     ranked: dict[tuple[str, str], AllocationMasking] = field(default_factory=dict)
 
     def pruned(self, recipe: Recipe, order: str) -> Evaluation:
@@ -226,7 +226,9 @@ class _Judges:
 
     def dense(self, recipe: Recipe) -> Evaluation:
         masking, masks = self._masks(recipe)
-        (evaluation,) = self._fitness(recipe, masking).evaluate_masks(masks, self.tokens)
+        metric = recipe.formula.canonical(recipe.shape.group)
+        fitness = self._fitness(recipe, masking)
+        (evaluation,) = fitness.evaluate_masks(masks, self.tokens, metric=metric)
         return evaluation
 
     def _masks(self, recipe: Recipe) -> tuple[Masking, Iterator[Masked]]:
@@ -237,15 +239,17 @@ class _Judges:
         return ranked, ranked.masks_of(self._zeros(ranked, recipe))
 
     def _fitness(self, recipe: Recipe, masking: Masking) -> ModelFitness:
-        if recipe.update not in self.fitness:
-            self.fitness[recipe.update] = ModelFitness(
+        place = (recipe.update, recipe.damping)
+        if place not in self.fitness:
+            self.fitness[place] = ModelFitness(
                 masking,
                 self.tokens,
                 loss=self.bench.loss,
                 update=recipe.update,
+                damping=recipe.damping,
                 dtype=self.bench.dtype,
             )
-        return self.fitness[recipe.update].under(masking)
+        return self.fitness[place].under(masking)
 
     def _uniform(self, recipe: Recipe) -> MetricMasking:
         model, statistics = self.bench.loaded.model, self.bench.statistics(self.progress)

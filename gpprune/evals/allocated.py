@@ -104,6 +104,10 @@ class AllocationMasking(Masking):
         for layer, ranks, count in zip(self.layers.values(), self._ranks, counts, strict=True):
             yield layer, ranks.mask(count)
 
+    def metric_of(self, formula: Formula) -> Formula:
+        """The one metric of all allocations."""
+        return self.metric.canonical(self.pattern.group)
+
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """As `Masking.masks`, of an allocation."""
         return self.masks_of(self.zeros(formula))
@@ -145,6 +149,10 @@ class JointMasking(Masking):
         """How many weights of each layer the formula's allocation prunes, int64 ``[layers]``."""
         metric, allocation = formula.parts
         return self.allocator.zeros(allocation, metric, self.pattern)
+
+    def metric_of(self, formula: Formula) -> Formula:
+        """The metric of the pair."""
+        return formula.parts[0]
 
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """As `Masking.masks`, of a joint formula.

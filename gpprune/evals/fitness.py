@@ -8,12 +8,13 @@ from collections.abc import Callable, Hashable, Iterable
 import torch
 from torch import Tensor, nn
 
+from gpprune.compile import kernel
 from gpprune.errors import GppruneError
 from gpprune.evals.evaluation import Evaluation, check_windows
 from gpprune.evals.losses import NEXT_TOKEN, Loss
 from gpprune.evals.masking import Masked, Masking
 from gpprune.primitives import Formula
-from gpprune.prune import UPDATES, linear_layers, prune_layer
+from gpprune.prune import DAMPING, UPDATES, Choice, Damping, is_local, linear_layers, prune_layer
 
 Trial = Callable[[int, int], list[float]]
 
@@ -37,6 +38,7 @@ class ModelFitness:
         *,
         loss: Loss = NEXT_TOKEN,
         update: str = "none",
+        damping: Damping = DAMPING,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Make the copy that is pruned.
@@ -46,6 +48,7 @@ class ModelFitness:
             windows: `[cases, length]`, int64: what is judged on.
             loss: what is measured.
             update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+            damping: of the curvature that the update inverts.
             dtype: what to judge in, see `gpprune.evals.compute_dtype`; None: as the model.
 
         Raises:
@@ -56,6 +59,7 @@ class ModelFitness:
         self.windows = windows
         self.loss = loss
         self._update = UPDATES.find(update)
+        self._damping = damping
         self._model = copy_as(masking.model, dtype)
         self._pruned = linear_layers(self._model)
         self._measure = loss.on(self._model, masking.model)
@@ -111,14 +115,14 @@ class ModelFitness:
         identity = self.masking.identity(formula)
         written = identity not in self._known
         if written:
-            self._write(self.masking.masks(formula))
+            self._write(self.masking.masks(formula), self.masking.metric_of(formula))
         known = self._known.setdefault(identity, [])
 
         def trial(start: int, stop: int) -> list[float]:
             nonlocal written
             self._check(formula, prepared)
             if stop > len(known) and not written:
-                self._write(self.masking.masks(formula))
+                self._write(self.masking.masks(formula), self.masking.metric_of(formula))
                 written = True
             while stop > len(known):
                 known.append(self._measure(self.windows[len(known)]))
@@ -136,12 +140,22 @@ class ModelFitness:
         Returns:
             One evaluation a text.
         """
-        return self.evaluate_masks(self.masking.masks(formula), *texts)
+        metric = self.masking.metric_of(formula)
+        return self.evaluate_masks(self.masking.masks(formula), *texts, metric=metric)
 
-    def evaluate_masks(self, masks: Iterable[Masked], *texts: Tensor) -> list[Evaluation]:
-        """As `evaluate`, of given masks."""
+    def evaluate_masks(
+        self, masks: Iterable[Masked], *texts: Tensor, metric: Formula | None = None
+    ) -> list[Evaluation]:
+        """As `evaluate`, of given masks.
+
+        Args:
+            masks: every layer with its own.
+            *texts: each `[windows, length]`, int64.
+            metric: by which an update that chooses for itself is to choose as many zeros as each
+                mask has; without it, it takes the masks.
+        """
         self._count()
-        self._write(masks)
+        self._write(masks, metric)
         return [self._evaluated(text) for text in texts]
 
     def dense(self) -> Evaluation:
@@ -159,12 +173,17 @@ class ModelFitness:
         losses = [self._measure(window) for window in windows]
         return Evaluation(torch.tensor(losses, dtype=torch.float64), self.loss)
 
-    def _write(self, masks: Iterable[Masked]) -> None:
+    def _write(self, masks: Iterable[Masked], metric: Formula | None) -> None:
         """Write the dense weights into the copy, pruned and updated."""
         for layer, mask in masks:
             statistics = self.masking.statistics.get(layer.name, {})
+            goes: Tensor | Choice = mask
+            if metric is not None and self._update.choose is not None:
+                score = kernel(metric, device=layer.weight.device)
+                pattern, zeros = self.masking.pattern, int(mask.sum())
+                goes = Choice(score, statistics, pattern, zeros, is_local(metric))
             out = self._pruned[layer.name].weight
-            prune_layer(layer.weight, mask, statistics, self._update, out)
+            prune_layer(layer.weight, goes, statistics, self._update, out, self._damping)
 
     def _count(self) -> int:
         """A new number for the state of the copy's weights, which ends earlier trials."""

@@ -101,6 +101,13 @@ class Masking(ABC):
         """What is equal for formulas of equal masks, as far as that is known beforehand."""
         return formula.text
 
+    def metric_of(self, formula: Formula) -> Formula:
+        """The metric that weights are pruned by: an update that chooses for itself asks it again.
+
+        By default the formula.
+        """
+        return formula
+
     def _compiled(self, metric: Formula) -> Kernel:
         score = kernel(metric, elements=self._elements, device=self._device)
         if not score.terminals:

@@ -53,6 +53,8 @@ from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores
 from .step import prune_layer as prune_layer
 from .update.choice import Choice as Choice
+from .update.choice import is_local as is_local
+from .update.damping import DAMPING as DAMPING
 from .update.damping import Damping as Damping
 from .update.refit import predicted_increase as predicted_increase
 from .update.table import UPDATES as UPDATES

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 import torch
+from curved_layers import curvature_measured
 from tiny_families import tiny
 from torch import Tensor
 
-from gpprune.primitives import STATISTICS, Statistic
 from gpprune.prune import (
-    MEASURERS,
     UPDATES,
-    Measurer,
     Recipe,
     linear_layers,
     prune_model,
 )
-from gpprune.prune.measure.hessians import InputGrams
 
 
 @pytest.fixture(autouse=True)
 def curvature() -> Iterator[None]:
-    """E[a a^T] of inputs, and the identity for the gradients, where nothing measures them."""
-    with ExitStack() as stack:
-        for name in ("aaT", "ggT"):
-            if name not in STATISTICS:
-                stack.enter_context(STATISTICS.including(Statistic(name, None, "")))
-        if "aaT" not in MEASURERS:
-            mean = lambda held, layer, samples: held / samples  # noqa: E731
-            stack.enter_context(MEASURERS.including(Measurer("aaT", InputGrams, "", mean)))
-        if "ggT" not in MEASURERS:
-            eye = lambda held, layer, samples: torch.eye(layer.out_features)  # noqa: E731
-            measurer = Measurer("ggT", InputGrams, "", eye, anew=False, of_weight=True)
-            stack.enter_context(MEASURERS.including(measurer))
+    with curvature_measured():
         yield
 
 

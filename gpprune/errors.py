@@ -17,3 +17,7 @@ class UsageError(GppruneError, ValueError):
 
 class Unfit(GppruneError):
     """A candidate formula that cannot be judged; its message is the recorded reason."""
+
+
+class DampingWarning(UserWarning):
+    """A curvature matrix was damped by more than was asked for, without which it has no inverse."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -82,7 +82,7 @@ class Texts:
 METRIC_TEXTS = Texts(windows=8, window_length=512, calibration_samples=16)
 LAYERED_TEXTS = Texts(windows=6, window_length=1024, calibration_samples=8)
 
-LayerStatistics = dict[str, dict[str, Tensor]]
+LayerStatistics = dict[str, Mapping[str, Tensor]]
 
 
 class Workbench:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
+from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate, check_tokens
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.run import quiet_model
@@ -87,7 +88,7 @@ class _Job:
     score: ScoreKernel
     tokens: Tensor
     progress: Progress
-    measured: Mapping[str, dict[str, Tensor]] | None  # of the dense model, for the zeros
+    measured: Mapping[str, Mapping[str, Tensor]] | None  # of the dense model, for the zeros
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
@@ -108,7 +109,7 @@ class _Job:
         """The statistics that scoring and updating a layer take."""
         return sorted(self.score.terminals - {"W"} | UPDATES.find(self.recipe.update).reads)
 
-    def dense(self, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    def dense(self, names: Iterable[str]) -> dict[str, Mapping[str, Tensor]]:
         """These statistics of the dense model, by layer name."""
         if self.measured is not None:
             return dict(self.measured)
@@ -138,8 +139,8 @@ def _prune_sequential(job: _Job) -> None:
             runner.forward(index, keep=False)
         measuring.check_reached()
         for name, layer in block_layers.items():
-            found = measuring.statistics(name, len(job.tokens))
-            job.prune(layer, dense.pop(name) | found)
+            found = measuring.statistics(name, Extent(*job.tokens.shape))
+            job.prune(layer, {**dense.pop(name), **found})
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
         job.report(index + 1, len(runner))

@@ -260,9 +260,10 @@ def test_a_primitive_that_cannot_work_is_refused_when_it_is_made(
 
 @pytest.mark.parametrize("name", ["", "2x", "a b", "é", "x{}", "lambda", "units.", "W", "X", "log"])
 def test_a_name_that_formula_text_cannot_tell_is_refused(name: str) -> None:
+    before = list(STATISTICS)
     with pytest.raises(UsageError, match=r"cannot be called|already"):
         STATISTICS.add(Statistic(name, None, "of no name"))
-    assert list(STATISTICS) == ["X", "Y", "G", "D"]
+    assert list(STATISTICS) == before
 
 
 # Statistics
@@ -297,7 +298,7 @@ def test_nothing_is_assumed_of_the_size_of_a_statistic_without_a_reach() -> None
 
 def test_a_new_statistic_changes_no_others_probe() -> None:
     other = Statistic(
-        "A", Elements, "signed", probe=lambda layer: layer.normal(*layer.weight.shape)
+        "B", Elements, "signed", probe=lambda layer: layer.normal(*layer.weight.shape)
     )
     before = [behaviour(formula, "layer") for formula in published.values()]
     with STATISTICS.including(RUNNING):
@@ -305,7 +306,7 @@ def test_a_new_statistic_changes_no_others_probe() -> None:
         assert [behaviour(formula, "layer") for formula in published.values()] == before
     with STATISTICS.including(other, RUNNING):
         assert behaviour(parse("mul(abs(W), K)"), "row") == alone
-        assert behaviour(parse("A"), "row") != behaviour(parse("abs(A)"), "row")
+        assert behaviour(parse("B"), "row") != behaviour(parse("abs(B)"), "row")
 
 
 @pytest.mark.parametrize(

@@ -142,4 +142,76 @@ STATISTICS: Vocabulary[Statistic] = Vocabulary(
         lambda layer: layer.factor,
         searched=False,
     ),
+    # Curvature. a is a layer's input at a token, g the gradient of the sequence's summed next-token
+    # loss at the layer's output at that token, E the mean over all calibration tokens.
+    Statistic(
+        "A",
+        Inputs,
+        "mean square of each input feature, E[a^2]: X squared times samples / tokens",
+        Sign.NONNEGATIVE,
+        between(1e-18, 1e10),
+        lambda layer: layer.inputs.square(),
+        searched=False,
+    ),
+    Statistic(
+        "Ai",
+        Inputs,
+        "diagonal of the damped inverse of the inputs' Gram matrix E[a a']",
+        Sign.POSITIVE,
+        between(1e-12, 1e20),
+        lambda layer: (
+            layer.lognormal(0.5 + layer.uneven / 2, layer.in_features) / layer.inputs.square()
+        ),
+    ),
+    Statistic(
+        "Gk",
+        Outputs,
+        "mean square of the loss gradient at each output neuron over tokens, E[g^2]",
+        Sign.NONNEGATIVE,
+        between(1e-30, 1e10),
+        lambda layer: 1e-5 * layer.lognormal(1.0 + layer.uneven, layer.out_features),
+    ),
+    Statistic(
+        "Gi",
+        Outputs,
+        "diagonal of the damped inverse of the gradients' Gram matrix E[g g']",
+        Sign.POSITIVE,
+        between(1e-12, 1e32),
+        lambda layer: 1e5 * layer.lognormal(1.0 + layer.uneven, layer.out_features),
+    ),
+    Statistic(
+        "Ay",
+        Outputs,
+        "mean square of each output neuron without its bias, w' E[a a'] w: as Y squared",
+        Sign.NONNEGATIVE,
+        between(1e-18, 1e12),
+        lambda layer: layer.outputs.square(),
+        searched=False,
+    ),
+    Statistic(
+        "Gx",
+        Inputs,
+        "mean square of the loss gradient handed back to each input feature, w' E[g g'] w",
+        Sign.NONNEGATIVE,
+        between(1e-34, 1e14),
+        lambda layer: (
+            1e-5
+            * layer.lognormal(0.5 + layer.uneven, layer.in_features)
+            * layer.weight.square().sum(0)
+        ),
+    ),
+    Statistic(
+        "F",
+        Elements,
+        "token-level Fisher diagonal of each weight, E[g^2 a^2]",
+        Sign.NONNEGATIVE,
+        between(1e-36, 1e20),
+        lambda layer: (
+            layer.gradients.square()
+            * layer.lognormal(1.0, layer.out_features, 1)
+            * layer.lognormal(1.0, 1, layer.in_features)
+        ),
+    ),
+    Statistic("aaT", None, "Gram matrix of the inputs, E[a a'], [in, in], for weight updates"),
+    Statistic("ggT", None, "Gram matrix of the gradients, E[g g'], [out, out], for weight updates"),
 )

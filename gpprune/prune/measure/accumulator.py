@@ -5,13 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.prune.model.structure import LinearLayer
+
+
+class Extent(NamedTuple):
+    """How much calibration text there is: sequences, and the tokens of each."""
+
+    samples: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return self.samples * self.length
 
 
 class Accumulator(Protocol):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
+from gpprune.primitives import STATISTICS
 from gpprune.progress import Progress, silent
-from gpprune.prune.measure.measuring import Measuring
-from gpprune.prune.model.run import body, next_token_loss, quiet_model
-from gpprune.prune.model.structure import check_weights, linear_layers
+from gpprune.prune.measure.accumulator import Extent
+from gpprune.prune.measure.measuring import Measuring, measurers
+from gpprune.prune.measure.spill import Kept, Library
+from gpprune.prune.measure.sweep import Labels, Visit, sweep, whole
+from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
 
 
 def check_tokens(tokens: Tensor) -> None:
@@ -41,47 +46,103 @@ def calibrate(
     tokens: Tensor,
     names: Iterable[str],
     *,
+    labels: str = "true",
+    seed: int = 0,
     progress: Progress = silent,
-) -> dict[str, dict[str, Tensor]]:
-    """Measure statistics of every linear layer in one pass over the dense model.
+) -> dict[str, Mapping[str, Tensor]]:
+    """Measure statistics of every linear layer of the dense model.
+
+    Without a backward pass and wide statistics (those of no type, which only weight updates read)
+    this is one pass over the model. With them, block after block is measured and finished, so that
+    the memory is one block's, and wide statistics wait in a temporary directory.
 
     Args:
         model: a causal language model; its weights, modes and flags are left as they were.
         tokens: ``[samples, length]``, int64; one sequence goes through at a time.
         names: which statistics, of `gpprune.primitives.STATISTICS`; only these are measured, and
             without any the model does not run. What each costs, `MEASURERS` says.
-        progress: called as ``progress("calibrating", done, samples)``.
+        labels: which next tokens the loss of a backward pass is of: ``"true"``, those of the text
+            (the empirical Fisher), or ``"sampled"``, one a token drawn from the model's own
+            prediction (a Monte-Carlo estimate of the Fisher).
+        seed: of those draws.
+        progress: called as ``progress("calibrating", done, total)``.
 
     Returns:
         Each layer's statistics by name, float32 on the device of its weight, by the layer's name
-        in the model's order. Layers of which the same was measured may share a tensor.
+        in the model's order. Layers of which the same was measured may share a tensor. Wide ones
+        are read from disk when they are asked for; layers that share one and are asked one after
+        another get the same object.
 
     Raises:
-        UsageError: there are no tokens to calibrate on, or a statistic is unknown.
+        UsageError: there are no tokens to calibrate on, a statistic is unknown, or there are no
+            such labels.
         GppruneError: the model has no linear layers in blocks, or a damaged weight; no token
-            reached a layer, or a statistic of it is not finite.
+            reached a layer, or a statistic of it is not finite; the temporary directory is full.
     """
     check_tokens(tokens)
+    chosen = Labels(labels, seed)
     layers = linear_layers(model)
     check_weights(layers)
-    measuring = Measuring(layers, names)
-    if measuring.idle:
-        return {name: {} for name in layers}
+    wanted = measurers(names)
+    back = [m.name for m in wanted if m.backward]
+    ahead = [m.name for m in wanted if not m.backward]
+    found = _Found(model, Extent(*tokens.shape))
     with ExitStack() as stack:
-        stack.enter_context(quiet_model(model))
-        stack.enter_context(measuring.watching(model))
-        stack.enter_context(torch.set_grad_enabled(measuring.backward))
-        for done, sequence in enumerate(tokens, start=1):
-            _run(model, sequence[None], backward=measuring.backward)
-            progress("calibrating", done, len(tokens))
-    measuring.check_reached()
-    return {name: measuring.statistics(name, len(tokens)) for name in layers}
+        stack.callback(found.close)
+        visits = [found.visit(part) if part else None for part in (ahead, back)]
+        if back or any(STATISTICS[name].type is None for name in ahead):
+            sweep(
+                model,
+                layers,
+                tokens,
+                forward=visits[0],
+                backward=visits[1],
+                labels=chosen,
+                progress=progress,
+            )
+        elif visits[0] is not None:
+            with quiet_model(model):
+                whole(model, layers, tokens, [visits[0]], None, progress)
+        stack.pop_all()
+    return {name: found.of(name) for name in layers}
 
 
-def _run(model: nn.Module, sequence: Tensor, *, backward: bool) -> None:
-    """Send one sequence ``[1, length]`` through the model, and its loss back if asked."""
-    sequence = sequence.to(next(model.parameters()).device)
-    if not backward:
-        body(model)(sequence)  # the head's output is not measured
-        return
-    next_token_loss(model(sequence).logits, sequence).backward()  # type: ignore[no-untyped-call]
+class _Found:
+    """What has been measured of the layers so far."""
+
+    def __init__(self, model: nn.Module, extent: Extent) -> None:
+        self._model = model
+        self._extent = extent
+        self._library = Library()
+        self._own: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+        self._numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+    def visit(self, names: Sequence[str]) -> Visit:
+        """What measures these statistics of the layers that it is entered with."""
+
+        @contextmanager
+        def measured(layers: Mapping[str, LinearLayer]) -> Iterator[None]:
+            measuring = Measuring(layers, names)
+            with measuring.watching(self._model):
+                yield
+            measuring.check_reached()
+            shared: dict[int, tuple[int, Tensor]] = {}  # numbers of wide tensors, by identity
+            for name in layers:
+                for statistic, value in measuring.statistics(name, self._extent).items():
+                    if STATISTICS[statistic].type is not None:
+                        self._own[name][statistic] = value
+                        continue
+                    if id(value) not in shared:
+                        shared[id(value)] = (self._library.put(value), value)
+                    self._numbers[name][statistic] = shared[id(value)][0]
+
+        return measured
+
+    def of(self, name: str) -> Mapping[str, Tensor]:
+        """A layer's statistics."""
+        own, numbers = self._own[name], self._numbers[name]
+        return Kept(own, numbers, self._library) if numbers else own
+
+    def close(self) -> None:
+        """Let the wide ones go."""
+        self._library.close()

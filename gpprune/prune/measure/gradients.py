@@ -1,7 +1,8 @@
-"""Sums over the gradients of layers' weights."""
+"""Sums over gradients: of layers' weights, and of what layers write."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gpprune.errors import GppruneError
 from gpprune.prune.model.structure import LinearLayer
 
 
@@ -72,3 +74,131 @@ class SquaredGradients:
     def held(self, name: str) -> Tensor:
         """The sum of a layer, ``[out, in]``; it is handed over, and not kept here."""
         return self._layers[name].oriented(self._sums.pop(name))
+
+
+class Gradients(ABC):
+    """Gathers from the loss gradient at what layers write: the base of such accumulators.
+
+    The gradient is that of a sequence's mean next-token loss: the summed loss's is length - 1
+    times as large. No weight's gradient is made for it.
+
+    A class of one's own says in `of` what one call of a layer adds to its sum.
+    """
+
+    backward: ClassVar[bool] = True
+
+    def __init__(self, layers: Mapping[str, LinearLayer]) -> None:
+        self.layers = dict(layers)
+        self._called: set[str] = set()
+        self._sums: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """What one call of a layer adds, in memory of its own.
+
+        Args:
+            name: the layer's.
+            inputs: ``[tokens, in]`` in the model's dtype.
+            gradients: ``[tokens, out]`` in the model's dtype.
+        """
+
+    def shape(self, layer: LinearLayer) -> tuple[int, ...]:
+        """The shape of what is summed of a layer; by default ``[out, out]``."""
+        return (layer.out_features, layer.out_features)
+
+    def reached(self, name: str) -> bool:
+        """Whether the layer was ever called, which need not have moved the loss."""
+        return name in self._called
+
+    def key(self, name: str) -> Hashable:
+        """Of each layer its own."""
+        return name
+
+    def held(self, name: str) -> Tensor:
+        """The sum of a layer in float64; it is handed over, and not kept here."""
+        layer = self.layers[name]
+        found = self._sums.pop(name, None)
+        if found is None:
+            return torch.zeros(self.shape(layer), dtype=torch.float64, device=layer.weight.device)
+        return found.double()
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Gather from every backward pass through the layers inside this context."""
+        handles: list[RemovableHandle] = []
+        try:
+            for name, layer in self.layers.items():
+                handles.append(layer.module.register_forward_hook(self._hook(name)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            self._called.add(name)
+            if not torch.is_grad_enabled():
+                return None
+            watched = output
+            if not output.requires_grad:
+                # Nothing before the layer takes a gradient, so its output is where one begins. A
+                # clone, for the model may write into it, which it may not do to a leaf.
+                watched = output.detach().requires_grad_().clone()
+            watched.register_hook(self._adder(name, inputs[0].detach()))  # type: ignore[no-untyped-call]
+            return None if watched is output else watched
+
+        return hook
+
+    def _adder(self, name: str, inputs: Tensor) -> Callable[[Tensor], None]:
+        version = inputs._version
+
+        @torch.no_grad()
+        def add(gradient: Tensor) -> None:
+            if inputs._version != version:
+                raise GppruneError(
+                    f"the model writes into the input of {name!r} after the layer has read it, so "
+                    "what its gradients go with is lost: use statistics without a backward pass"
+                )
+            found = self.of(name, inputs.flatten(0, -2), gradient.flatten(0, -2))
+            if name in self._sums:
+                self._sums[name] += found
+            else:
+                self._sums[name] = found
+
+        return add
+
+
+class GradientSquares(Gradients):
+    """Each output neuron's sum of squared gradients over all tokens, float64 ``[out]``."""
+
+    def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """The squares of one call; a sequence is summed in float32."""
+        return gradients.float().square().sum(0).double()
+
+    def shape(self, layer: LinearLayer) -> tuple[int, ...]:
+        """A vector."""
+        return (layer.out_features,)
+
+
+class GradientGrams(Gradients):
+    """Sums over all tokens of the products of output neurons' gradients, float32 ``[out, out]``."""
+
+    def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """The Gram matrix of one call."""
+        g = gradients.float()
+        return g.t() @ g
+
+
+class SquaredProducts(Gradients):
+    """Each weight's sum over all tokens of the square of its token's gradient, ``[out, in]``.
+
+    A token's gradient of a weight is the product of the gradient at its output and of its input.
+    """
+
+    def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """The products of one call's squares, float32."""
+        return gradients.float().square().t() @ inputs.float().square()
+
+    def shape(self, layer: LinearLayer) -> tuple[int, ...]:
+        """A matrix."""
+        return (layer.out_features, layer.in_features)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.primitives import STATISTICS, Sign, Statistic, axes_of
-from gpprune.prune.measure.accumulator import Accumulator, MakeAccumulator
+from gpprune.prune.measure.accumulator import Accumulator, Extent, MakeAccumulator
 from gpprune.prune.measure.table import MEASURERS, Measurer
 from gpprune.prune.model.structure import LinearLayer
 
@@ -86,8 +86,8 @@ class Measuring:
         """The measurers that one accumulator feeds."""
         return [measurer for measurer in self._measurers if measurer.accumulator is make]
 
-    def statistics(self, name: str, samples: int) -> dict[str, Tensor]:
-        """What was measured of a layer over so many sequences; to be asked once for each layer.
+    def statistics(self, name: str, extent: Extent) -> dict[str, Tensor]:
+        """What was measured of a layer over so much text; to be asked once for each layer.
 
         Raises:
             UsageError: a measurer gives it another shape than the statistic's type has.
@@ -96,10 +96,10 @@ class Measuring:
         return {
             statistic: value
             for make in self._accumulators
-            for statistic, value in self._made_of(make, name, samples).items()
+            for statistic, value in self._made_of(make, name, extent).items()
         }
 
-    def _made_of(self, make: MakeAccumulator, name: str, samples: int) -> dict[str, Tensor]:
+    def _made_of(self, make: MakeAccumulator, name: str, extent: Extent) -> dict[str, Tensor]:
         """A layer's statistics of what one accumulator holds."""
         accumulator, fed = self._accumulators[make], self._fed_by(make)
         key = (make, accumulator.key(name))
@@ -109,12 +109,12 @@ class Measuring:
             return self._made[key]
         held, layer = accumulator.held(name), self._layers[name]
         if key not in self._made:
-            self._made[key] = {m.name: _measured(m, held, layer, samples) for m in alike}
-        return self._made[key] | {m.name: _measured(m, held, layer, samples) for m in own}
+            self._made[key] = {m.name: _measured(m, held, layer, extent) for m in alike}
+        return self._made[key] | {m.name: _measured(m, held, layer, extent) for m in own}
 
 
-def _measured(measurer: Measurer, held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
-    return _checked(STATISTICS[measurer.name], measurer.of(held, layer, samples), layer)
+def _measured(measurer: Measurer, held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return _checked(STATISTICS[measurer.name], measurer.of(held, layer, extent), layer)
 
 
 def _checked(statistic: Statistic, value: Tensor, layer: LinearLayer) -> Tensor:

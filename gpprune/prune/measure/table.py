@@ -8,15 +8,26 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gpprune.errors import UsageError
-from gpprune.prune.measure.accumulator import MakeAccumulator
+from gpprune.prune.measure.accumulator import Extent, MakeAccumulator
 from gpprune.prune.measure.activations import InputSquares, OutputSquares
-from gpprune.prune.measure.gradients import SquaredGradients
-from gpprune.prune.measure.hessians import InputGrams, inverse_diagonal
+from gpprune.prune.measure.gradients import (
+    GradientGrams,
+    GradientSquares,
+    SquaredGradients,
+    SquaredProducts,
+)
+from gpprune.prune.measure.hessians import (
+    DAMPING,
+    GRADIENT_DAMPING,
+    InputGrams,
+    diagonal_of_inverse,
+    inverse_diagonal,
+)
 from gpprune.prune.model.structure import LinearLayer
 from gpprune.tables import Table
 
 
-def _as_gathered(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+def _as_gathered(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
     return held
 
 
@@ -29,8 +40,8 @@ class Measurer:
         accumulator: makes what gathers it, of layers by name. Statistics whose measurers name the
             same accumulator share one instance, so what they have in common is gathered once.
         costs: what measuring takes beside a pass over the model, in words: time and memory.
-        of: from what was gathered of a layer (which it only reads), the layer and the number of
-            sequences to the statistic; by default it is what was gathered.
+        of: from what was gathered of a layer (which it only reads), the layer and the extent of
+            the text to the statistic; by default it is what was gathered.
         anew: whether pruning block by block measures it again, on what the pruned blocks before
             a layer hand on; else it is the dense model's. Only one without a backward pass can be.
         of_weight: whether `of` reads the layer's weight too. Then each layer has its own, where
@@ -40,29 +51,70 @@ class Measurer:
     name: str
     accumulator: MakeAccumulator
     costs: str
-    of: Callable[[Tensor, LinearLayer, int], Tensor] = _as_gathered
+    of: Callable[[Tensor, LinearLayer, Extent], Tensor] = _as_gathered
     anew: bool = True
     of_weight: bool = False
 
+    @property
+    def backward(self) -> bool:
+        """Whether it needs a backward pass."""
+        known = getattr(self.accumulator, "backward", None)  # a class says it before it is made
+        return known if isinstance(known, bool) else self.accumulator({}).backward
+
     def __post_init__(self) -> None:
-        if self.anew and getattr(self.accumulator, "backward", False):
+        if self.anew and getattr(self.accumulator, "backward", None) is True:
             raise UsageError(
                 f"the measurer of {self.name!r} needs a backward pass, which no single block has: "
                 "give anew=False"
             )
 
 
-def _root_of_mean(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
-    return (held / samples).sqrt()
+def _root_of_mean(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return (held / extent.samples).sqrt()
 
 
-def _root(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+def _root(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
     return held.sqrt().contiguous()
 
 
-def _diagonal(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
-    return inverse_diagonal(held * (2 / samples), layer.name)
+def _diagonal(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return inverse_diagonal(held * (2 / extent.samples), layer.name)
 
+
+def _mean(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    """The mean over tokens."""
+    return held / extent.tokens
+
+
+def _mean_square(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    """The mean over tokens of a product of two gradients of the summed loss.
+
+    The backward pass is that of the mean loss, over the length - 1 tokens that are predicted.
+    """
+    return held * ((extent.length - 1) ** 2 / extent.tokens)
+
+
+def _inverse_of_inputs(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return diagonal_of_inverse(_mean(held, layer, extent), DAMPING, layer.name)
+
+
+def _inverse_of_gradients(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return diagonal_of_inverse(_mean_square(held, layer, extent), GRADIENT_DAMPING, layer.name)
+
+
+def _outputs(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    weight = layer.weight.double()
+    # The float32 matrix may be a little less than positive.
+    return ((weight @ _mean(held, layer, extent)) * weight).sum(1).clamp_(min=0)
+
+
+def _handed_back(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    weight = layer.weight.double()
+    return ((_mean_square(held, layer, extent) @ weight) * weight).sum(0).clamp_(min=0)
+
+
+_GRAMS = "a float32 matrix [in, in] for each tensor that layers read"
+_BACK = "a pass block by block and back"
 
 MEASURERS: Table[Measurer] = Table(
     "measurer of a statistic",
@@ -79,12 +131,44 @@ MEASURERS: Table[Measurer] = Table(
             _root,
             anew=False,
         ),
+        Measurer("D", InputGrams, f"about as much time again as the pass; {_GRAMS}", _diagonal),
+        # K-FAC's factors, their inverses and costs (LLM Surgeon, van der Ouderaa et al. 2024,
+        # arXiv 2312.17244): A = E[a a'] and Gk = E[g g'] over tokens.
+        Measurer("A", InputSquares, "next to nothing", _mean),
         Measurer(
-            "D",
-            InputGrams,
-            "about as much time again as the pass; a float32 matrix [in, in] for each tensor that "
-            "layers read",
-            _diagonal,
+            "Ai", InputGrams, f"as D, and an inverse of each matrix; {_GRAMS}", _inverse_of_inputs
+        ),
+        Measurer("Ay", InputGrams, f"as D; {_GRAMS}", _outputs, of_weight=True),
+        Measurer("aaT", InputGrams, f"as D; {_GRAMS}, kept on disk", _mean),
+        Measurer("Gk", GradientSquares, _BACK, _mean_square, anew=False),
+        Measurer(
+            "Gi",
+            GradientGrams,
+            f"{_BACK}; a float32 matrix [out, out] a layer",
+            _inverse_of_gradients,
+            anew=False,
+        ),
+        Measurer(
+            "Gx",
+            GradientGrams,
+            f"{_BACK}; a float32 matrix [out, out] a layer",
+            _handed_back,
+            anew=False,
+            of_weight=True,
+        ),
+        Measurer(
+            "ggT",
+            GradientGrams,
+            f"{_BACK}; a float32 matrix [out, out] a layer, on disk",
+            _mean_square,
+            anew=False,
+        ),
+        Measurer(
+            "F",
+            SquaredProducts,
+            f"{_BACK}; a float32 matrix [out, in] a layer",
+            _mean_square,
+            anew=False,
         ),
     ),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,6 +43,36 @@ def body(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter take a gradient inside this context."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
+
+
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     """Mean next-token loss in nats of ``logits`` ``[1, length, vocabulary]`` on ``[1, length]``."""
     return nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:])
+
+
+@torch.no_grad()
+def sampled_tokens(logits: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """The tokens with each next one drawn from the model's own prediction.
+
+    Args:
+        logits: ``[1, length, vocabulary]`` of the true tokens.
+        tokens: ``[1, length]``.
+        generator: what is drawn from, on the CPU.
+
+    Returns:
+        ``[1, length]``, int64: labels for :func:`next_token_loss`.
+    """
+    shares = logits[0, :-1].float().softmax(dim=1).cpu()
+    drawn = torch.multinomial(shares, 1, generator=generator)[:, 0]
+    return torch.cat([tokens[:, :1], drawn[None].to(tokens.device)], dim=1)

@@ -25,6 +25,7 @@ from gpprune.prune import (
     load_model,
     prune_model,
 )
+from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.gradients import SquaredGradients
 from gpprune.prune.measure.hessians import InputGrams
 
@@ -142,7 +143,7 @@ def unbroken(weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor]) -> 
 def test_a_matrix_is_measured_for_an_update_alone(model: nn.Module, sequences: Tensor) -> None:
     """No formula reads it, and layers that read one tensor share it."""
     gram = Statistic("Gram", None, "inputs' products")
-    measurer = Measurer("Gram", InputGrams, "", lambda held, layer, samples: held / samples)
+    measurer = Measurer("Gram", InputGrams, "", lambda held, layer, extent: held / extent.samples)
     update = Update("scaled", "", unbroken, frozenset({"Gram"}))
     with (
         STATISTICS.including(gram),
@@ -174,9 +175,9 @@ def test_what_is_made_of_the_weight_too_is_each_layers_own(
         "Q", Outputs, "w' A w", Sign.NONNEGATIVE, probe=lambda layer: layer.outputs.square()
     )
 
-    def of(held: Tensor, layer: LinearLayer, samples: int) -> Tensor:
+    def of(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
         weight = layer.weight.double()
-        return ((weight @ held) * weight).sum(1) / samples
+        return ((weight @ held) * weight).sum(1) / extent.samples
 
     measurer = Measurer("Q", InputGrams, "", of, of_weight=True)
     with STATISTICS.including(cost), MEASURERS.including(measurer):
@@ -193,7 +194,7 @@ def test_statistics_of_one_accumulator_share_it(model: nn.Module, sequences: Ten
             super().__init__(layers)
             made.append(len(layers))
 
-    twice = Measurer("M2", Counted, "", lambda held, layer, samples: 2 * held)
+    twice = Measurer("M2", Counted, "", lambda held, layer, extent: 2 * held)
     other = Statistic("M2", Inputs, "", Sign.NONNEGATIVE, probe=lambda layer: layer.inputs)
     with (
         STATISTICS.including(PEAK, other),
@@ -246,8 +247,8 @@ def test_a_backward_pass_is_not_promised_block_by_block() -> None:
 @pytest.mark.parametrize(
     ("of", "says"),
     [
-        (lambda held, layer, samples: held[:3], r"shape \[3\]: Inputs of that layer have \[64\]"),
-        (lambda held, layer, samples: -held - 1, "NONNEGATIVE"),
+        (lambda held, layer, extent: held[:3], r"shape \[3\]: Inputs of that layer have \[64\]"),
+        (lambda held, layer, extent: -held - 1, "NONNEGATIVE"),
     ],
 )
 def test_a_measurer_that_is_wrong_is_named(

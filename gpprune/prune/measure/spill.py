@@ -1,0 +1,144 @@
+"""Tensors kept on disk while nobody reads them."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpprune.errors import GppruneError
+
+
+class Shelf:
+    """Tensors by key, in memory up to a number of bytes and in a temporary directory beyond it.
+
+    The directory goes with :meth:`close`, with the object, and at the end of the process.
+
+    Args:
+        limit: how many bytes stay in memory.
+
+    Raises:
+        GppruneError: from `put`, when the temporary directory cannot be written.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
+        self._held: dict[Hashable, Tensor] = {}
+        self._filed: dict[Hashable, tuple[Path, torch.device]] = {}
+        self._folder: Path | None = None
+        self._written = 0
+
+    def put(self, key: Hashable, tensor: Tensor) -> None:
+        """Keep a tensor, which is not to be written into from then on."""
+        if sum(t.nbytes for t in self._held.values()) + tensor.nbytes <= self._limit:
+            self._held[key] = tensor
+            return
+        try:
+            if self._folder is None:
+                self._folder = Path(mkdtemp(prefix="gpprune-"))
+                # Also where nobody calls `close`, and at the end of the process.
+                self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
+            path = self._folder / f"{self._written}.safetensors"
+            self._written += 1
+            save_file({"tensor": tensor.detach().cpu().contiguous()}, path)
+        except OSError as error:
+            raise _unwritten(error) from error
+        self._filed[key] = (path, tensor.device)
+
+    def get(self, key: Hashable) -> Tensor:
+        """The tensor of a key, on the device that it was on."""
+        if key in self._held:
+            return self._held[key]
+        path, device = self._filed[key]
+        found: Tensor = load_file(path)["tensor"]
+        return found.to(device)
+
+    def take(self, key: Hashable) -> Tensor:
+        """The tensor of a key, which is not kept any longer."""
+        found = self.get(key)
+        if self._held.pop(key, None) is None:
+            path, _ = self._filed.pop(key)
+            if found.device.type == "cpu":
+                found = found.clone()  # it may be the file itself, mapped into memory
+            path.unlink()
+        return found
+
+    def close(self) -> None:
+        """Let everything go."""
+        self._held.clear()
+        self._filed.clear()
+        if self._folder is not None:
+            self._remove()
+            self._folder = None
+
+    def __enter__(self) -> Shelf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _unwritten(error: OSError) -> GppruneError:
+    return GppruneError(
+        f"the temporary directory {gettempdir()} cannot hold what calibration puts aside "
+        f"({error.strerror or error}): make room there, or set TMPDIR to a directory that has it"
+    )
+
+
+class Library:
+    """Wide statistics of all layers on disk; of each statistic the one read last is in memory.
+
+    So layers that share a tensor are handed the same object when they are asked one after another.
+    """
+
+    def __init__(self) -> None:
+        self._shelf = Shelf()
+        self._kept = 0
+        self._last: dict[str, tuple[int, Tensor]] = {}
+
+    def put(self, tensor: Tensor) -> int:
+        """Keep a tensor, and return its number."""
+        self._shelf.put(self._kept, tensor)
+        self._kept += 1
+        return self._kept - 1
+
+    def read(self, statistic: str, number: int) -> Tensor:
+        """The tensor of a number, of a statistic."""
+        last = self._last.get(statistic)
+        if last is None or last[0] != number:
+            self._last.pop(statistic, None)  # before the next is read, so that one is in memory
+            last = self._last[statistic] = (number, self._shelf.get(number))
+        return last[1]
+
+    def close(self) -> None:
+        """Let everything go."""
+        self._last.clear()
+        self._shelf.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Kept(Mapping[str, Tensor]):
+    """A layer's statistics by name, of which the wide ones are read when they are asked for."""
+
+    own: Mapping[str, Tensor]
+    numbers: Mapping[str, int]
+    library: Library
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.numbers:
+            return self.library.read(name, self.numbers[name])
+        return self.own[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from self.numbers
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.numbers)

@@ -62,4 +62,11 @@ def layer(
         "Y": normal(out_features).exp() * activations,
         "G": normal(out_features, in_features).exp() * 1e-2,
         "D": normal(in_features).exp() * 0.3,
+        "A": normal(in_features).exp() * activations**2,
+        "Ai": normal(in_features).exp() * 0.1,
+        "Gk": normal(out_features).exp() * 1e-4,
+        "Gi": normal(out_features).exp() * 1e3,
+        "Ay": normal(out_features).exp() * activations**2,
+        "Gx": normal(in_features).exp() * 1e-4,
+        "F": normal(out_features, in_features).exp() * 1e-4,
     }

@@ -67,11 +67,15 @@ SplitOption = Annotated[
 Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
 PatternOption = Annotated[
     str,
-    typer.Option("--pattern", help="Weights compete within row, rows:N, layer, model, N:M or N:8."),
+    typer.Option(
+        "--pattern", help="Weights compete within row, rows:N, cols:N, layer, model, N:M, N:8."
+    ),
 ]
 OwnPattern = Annotated[
     str | None,
-    typer.Option("--pattern", help="row, rows:N, layer, model, N:M, N:8; else the metric's own."),
+    typer.Option(
+        "--pattern", help="row, rows:N, cols:N, layer, model, N:M, N:8; else the metric's."
+    ),
 ]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Pruned by: a published metric or formula text.")

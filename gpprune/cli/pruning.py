@@ -44,7 +44,7 @@ def prune(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option("--pattern", help="row, rows:N, layer, model, N:M (2:4) or N:8; else row."),
+        typer.Option("--pattern", help="row, rows:N, cols:N, layer, model, N:M or N:8; else row."),
     ] = None,
     allocation: Annotated[
         str | None,

@@ -134,7 +134,8 @@ def zeros_under(
 
     Args:
         layers: in the model's order; asked twice.
-        scores: of a layer, ``[out, in]``; called twice for each, so that no two are held at once.
+        scores: of a layer, ``[out, in]``; called twice for each, so that no two are held at once,
+            and the same both times.
         sparsity: the share of all weights to prune.
         pattern: a pattern across the model.
         most: of each layer, how many weights it gives up at most, where that is less.

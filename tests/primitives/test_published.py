@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+from numpy_reference import evaluate
+from random_formulas import layer
 
 from gpprune.primitives import (
     METRIC,
@@ -28,19 +31,45 @@ KEYS = {
 }
 
 
+CURVATURE = ["l-obd", "kron-obd", "fisher", "sequence-fisher", "surgeon", "obs"]
+
+
+@pytest.mark.parametrize("name", CURVATURE)
+def test_the_costs_of_one_weight_compete_over_the_model(name: str) -> None:
+    assert METRICS[name].pattern == "model"
+    layers = [layer(1), layer(2, 4, 5)]
+    terms = [{n: value.double() for n, value in one.items()} for one in layers]
+    wanted = {
+        "l-obd": lambda W, X, **_: W**2 * X**2,
+        "kron-obd": lambda W, X, Gk, **_: W**2 * Gk[:, None] * X**2,
+        "fisher": lambda W, F, **_: W**2 * F,
+        "sequence-fisher": lambda W, G, **_: W**2 * G**2,
+        "surgeon": lambda W, Gi, Ai, **_: W**2 / (Gi[:, None] * Ai),
+        "obs": lambda W, Ai, **_: W**2 / Ai,
+    }[name]
+    ours = torch.cat(
+        [
+            torch.tensor(evaluate(published[name].canonical("model"), own)).reshape(-1)
+            for own in layers
+        ]
+    )
+    theirs = torch.cat([wanted(**own).reshape(-1) for own in terms])
+    assert torch.equal(ours.argsort(), theirs.argsort())
+
+
 def test_old_formulas_keep_their_keys() -> None:
     """Archives of earlier searches know formulas by these."""
     assert {name: formula.key for name, formula in published.items() if name in KEYS} == KEYS
 
 
-def test_a_search_draws_the_terminals_that_it_always_drew() -> None:
+def test_a_search_draws_what_is_searched() -> None:
     terminals = {node.name for nodes in METRIC.pset.terminals.values() for node in nodes}
-    assert terminals == {"W", "X", "Y", "G", "constant"}
-    assert METRIC.pset.terms_count == 5
+    assert terminals == {"W", "X", "Y", "G", "Ai", "Gk", "Gi", "Gx", "F", "constant"}
+    assert METRIC.pset.terms_count == 10
 
 
 def test_a_search_starts_from_what_it_measures() -> None:
-    assert list(seeds) == list(KEYS)
+    assert list(seeds) == [*KEYS, *CURVATURE]
     assert all(seeds[name] == published[name] for name in seeds)
     assert published.keys() - seeds.keys() == {"sparsegpt"}
 

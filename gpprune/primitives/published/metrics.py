@@ -46,6 +46,8 @@ class Published:
 
 _RELATIVE = "add(div(abs(W), colsum(abs(W))), div(abs(W), rowsum(abs(W))))"
 
+_SURGEON = "van der Ouderaa et al. 2024 (LLM Surgeon), arXiv 2312.17244"
+
 METRICS: Table[Published] = Table(
     "published metric",
     (
@@ -77,6 +79,34 @@ METRICS: Table[Published] = Table(
             "Frantar and Alistarh 2023, arXiv 2301.00774, eq. 3, its score alone",
             "layer",
         ),
+        # Optimal brain damage and surgeon, by what each takes for the curvature. LLM Surgeon's code
+        # puts one threshold over all layers.
+        Published(
+            "l-obd",
+            "mul(sqr(W), sqr(X))",
+            f"{_SURGEON}: its L-OBD, which takes activations alone",
+            "model",
+        ),
+        Published(
+            "kron-obd",
+            "mul(mul(sqr(W), Gk), sqr(X))",
+            f"{_SURGEON}: its K-OBD, which zeroes without an update",
+            "model",
+        ),
+        Published("fisher", "mul(sqr(W), F)", f"{_SURGEON}: its diagonal Fisher", "model"),
+        Published(
+            "sequence-fisher",
+            "mul(sqr(W), sqr(G))",
+            "LeCun et al. 1989 (OBD), with the Fisher diagonal of whole sequences",
+            "model",
+        ),
+        Published(
+            "surgeon",
+            "div(sqr(W), mul(Gi, Ai))",
+            f"{_SURGEON}: its cost of a weight, after an update",
+            "model",
+        ),
+        Published("obs", "div(sqr(W), Ai)", f"{_SURGEON}: its cost without gradients", "model"),
     ),
 )
 

@@ -47,8 +47,9 @@ def zeros_across(
     `gpprune.prune.exact_mask`, which makes the masks of these numbers.
 
     Args:
-        scores: called twice; each layer's scores in the same order, of any shape, without NaN.
-            They are compared as float32. Each is read before the next is asked for.
+        scores: called twice, and gives the same both times: each layer's scores in order, of any
+            shape, without NaN. They are compared as float32. Each is read before the next is asked
+            for.
         zeros: how many weights go; no more than the bounds allow do.
         bounds: of each layer.
 

@@ -13,11 +13,17 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import UsageError
+from gpprune.prune.select.arrangements import (
+    Misfit,
+    column_bands,
+    each_row,
+    from_column_bands,
+    groups_of,
+    reshaped,
+    row_bands,
+    whole,
+)
 from gpprune.tables import Table
-
-
-class Misfit(UsageError):
-    """A layer's shape that a pattern cannot arrange; its message says what is wrong with it."""
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -36,10 +42,6 @@ def pruned_count(sparsity: float, size: int) -> int:
     In binary ``0.29 * 100`` is 28.999...; whoever asks for 29 % of 100 weights means 29.
     """
     return math.floor(Decimal(repr(float(sparsity))) * size)
-
-
-def _reshaped(chosen: Tensor, shape: Sequence[int]) -> Tensor:
-    return chosen.reshape(tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Pattern:
     text: str
     group: str | None
     arrange: Callable[[Tensor], Tensor]
-    restore: Callable[[Tensor, Sequence[int]], Tensor] = _reshaped
+    restore: Callable[[Tensor, Sequence[int]], Tensor] = reshaped
     sparsity: float | None = None
     even: bool = False
     across: bool = False
@@ -134,58 +136,40 @@ def _arranged(pattern: Pattern, shape: tuple[int, ...]) -> tuple[int, int]:
     return groups, width
 
 
-def check_divisible(count: int, by: int, what: str) -> None:
-    """See that so many input features or output neurons fall into groups.
-
-    Raises:
-        Misfit: they do not.
-    """
-    if count % by:
-        raise Misfit(f"its {count} {what} are not divisible by {by}")
-
-
-def _rows(scores: Tensor) -> Tensor:
-    return scores
-
-
-def _whole(scores: Tensor) -> Tensor:
-    return scores.reshape(1, -1)
-
-
-def _bands(rows: int, scores: Tensor) -> Tensor:
-    check_divisible(scores.shape[0], rows, "output neurons")
-    return scores.reshape(-1, rows * scores.shape[1])
-
-
-def _groups(size: int, scores: Tensor) -> Tensor:
-    check_divisible(scores.shape[1], size, "input features")
-    return scores.reshape(-1, size)
-
-
 def _row_pattern(match: re.Match[str]) -> Pattern:
-    return Pattern("row", "row", _rows)
+    return Pattern("row", "row", each_row)
 
 
 def _layer_pattern(match: re.Match[str]) -> Pattern:
-    return Pattern("layer", "layer", _whole)
+    return Pattern("layer", "layer", whole)
 
 
 def _model_pattern(match: re.Match[str]) -> Pattern:
-    return Pattern("model", "model", _whole, across=True)
+    return Pattern("model", "model", whole, across=True)
 
 
 def _band_pattern(match: re.Match[str]) -> Pattern:
     rows = int(match[1])
     if rows < 1:
         raise UsageError(f"the pattern {match[0]!r} compares no rows: write rows:N with N from 1")
-    return Pattern(f"rows:{rows}", "layer", partial(_bands, rows))
+    return Pattern(f"rows:{rows}", "layer", partial(row_bands, rows))
+
+
+def _column_band_pattern(match: re.Match[str]) -> Pattern:
+    columns = int(match[1])
+    if columns < 1:
+        raise UsageError(
+            f"the pattern {match[0]!r} compares no columns: write cols:N with N from 1"
+        )
+    arrange, restore = partial(column_bands, columns), partial(from_column_bands, columns)
+    return Pattern(f"cols:{columns}", "layer", arrange, restore)
 
 
 def _mixed_pattern(match: re.Match[str]) -> Pattern:
     size = int(match[1])
     if size < 2:
         raise UsageError(f"the pattern {match[0]!r} has groups of {size}: write N:M with M from 2")
-    return Pattern(f"N:{size}", "row", partial(_groups, size), even=True)
+    return Pattern(f"N:{size}", "row", partial(groups_of, size), even=True)
 
 
 def _group_pattern(match: re.Match[str]) -> Pattern:
@@ -194,7 +178,7 @@ def _group_pattern(match: re.Match[str]) -> Pattern:
         raise UsageError(
             f"the pattern {match[0]!r} would keep {kept} of {size}: write N:M with N from 1 to M"
         )
-    arrange, sparsity = partial(_groups, size), 1 - kept / size
+    arrange, sparsity = partial(groups_of, size), 1 - kept / size
     return Pattern(f"{kept}:{size}", "row", arrange, sparsity=sparsity, even=True)
 
 
@@ -233,6 +217,13 @@ PATTERNS: Table[PatternForm] = Table(
             "N consecutive output neurons' weights compete",
             r"rows:([0-9]{1,6})",
             _band_pattern,
+        ),
+        PatternForm(
+            "cols:N",
+            "cols:N such as cols:64",
+            "a layer's weights within N consecutive input features compete",  # SparseGPT's, of 128
+            r"cols:([0-9]{1,6})",
+            _column_band_pattern,
         ),
         PatternForm("layer", "layer", "a layer's weights compete", r"layer", _layer_pattern),
         PatternForm(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gpprune.compile.program import Reduce, lower
 from gpprune.primitives import STATISTICS, Formula, axes_of
+from gpprune.prune.select.arrangements import Misfit
 from gpprune.prune.select.masks import arranged, exact_mask, shares
-from gpprune.prune.select.patterns import Misfit, Pattern
+from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
 from gpprune.prune.select.selection import lowest
 

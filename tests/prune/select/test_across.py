@@ -188,7 +188,8 @@ def test_no_layer_loses_everything(tiny_model_dir: Path) -> None:
 
     def scores(layer: object) -> Tensor:  # the first layers' are all lower than the others'
         at = next(at for at, other in enumerate(layers) if other is layer)
-        return torch.rand(layers[at].weight.shape) + at
+        generator = torch.Generator().manual_seed(at)
+        return torch.rand(layers[at].weight.shape, generator=generator) + at
 
     zeros = zeros_under(layers, scores, 0.5, MODEL)
     assert sum(zeros) == round(0.5 * sum(sizes))

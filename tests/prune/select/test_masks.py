@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpprune.compile.cpp import native
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import exact_mask, parse_pattern, prune_mask, pruned_count
+from gpprune.prune import exact_mask, parse_pattern, prune_mask, pruned_count, rank_scores
 from gpprune.prune.select.bisection import WIDEST, lowest_by_bisection
 from gpprune.prune.select.histogram import lowest_by_histogram
 
@@ -107,6 +107,24 @@ def test_a_band_of_rows_is_a_stable_sort_of_them_together(
     assert torch.equal(prune_mask(whole, sparsity, f"rows:{rows}"), wanted.view(whole.shape))
 
 
+@given(matrices(multiple=3), shares)
+def test_a_band_of_columns_is_a_stable_sort_of_its_weights(scores: Tensor, sparsity: float) -> None:
+    wanted = torch.cat(
+        [
+            by_sorting(band.reshape(1, -1), pruned_count(sparsity, band.numel())).view(band.shape)
+            for band in scores.split(3, dim=1)
+        ],
+        dim=1,
+    )
+    assert torch.equal(prune_mask(scores, sparsity, "cols:3"), wanted)
+    pattern = parse_pattern("cols:3")
+    exact = exact_mask(scores, scores.numel() // 2, pattern)
+    assert int(exact.sum()) == scores.numel() // 2
+    each = [int(band.sum()) for band in exact.split(3, dim=1)]
+    assert max(each) - min(each) <= 1
+    assert torch.equal(rank_scores(scores, pattern).mask(scores.numel() // 2), exact)
+
+
 def test_a_band_of_rows_has_its_share_of_exact_zeros() -> None:
     pattern = parse_pattern("rows:2")
     mask = exact_mask(torch.randn(6, 5), 16, pattern)
@@ -115,7 +133,12 @@ def test_a_band_of_rows_has_its_share_of_exact_zeros() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("rows:4", "6 output neurons are not divisible by 4"), ("rows:0", "rows:N with N from 1")],
+    [
+        ("rows:4", "6 output neurons are not divisible by 4"),
+        ("rows:0", "rows:N with N from 1"),
+        ("cols:2", "5 input features are not divisible by 2"),
+        ("cols:0", "cols:N with N from 1"),
+    ],
 )
 def test_a_band_that_does_not_fit_is_named(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
@@ -266,4 +289,5 @@ def test_nan_scores_are_refused(pattern: str) -> None:
 
 
 def test_groups_say_what_scores_compete_with() -> None:
-    assert [parse_pattern(p).group for p in ("row", "layer", "2:4")] == ["row", "layer", "row"]
+    groups = {"row": "row", "cols:4": "layer", "layer": "layer", "model": "model", "2:4": "row"}
+    assert {text: parse_pattern(text).group for text in groups} == groups

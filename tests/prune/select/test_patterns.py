@@ -27,7 +27,7 @@ from gpprune.prune import (
     rank_scores,
 )
 
-TEXTS = ["row", "rows:2", "layer", "2:4", "1:8", "N:8"]
+TEXTS = ["row", "rows:2", "cols:4", "layer", "model", "2:4", "1:8", "N:8"]
 
 
 @pytest.fixture
@@ -48,7 +48,15 @@ def test_what_is_arranged_is_restored(text: str, rows: int, columns: int) -> Non
 
 @pytest.mark.parametrize(
     ("text", "groups", "grain"),
-    [("row", 6, 1), ("rows:3", 2, 1), ("layer", 1, 1), ("2:4", 12, 12), ("N:8", 6, 6)],
+    [
+        ("row", 6, 1),
+        ("rows:3", 2, 1),
+        ("cols:2", 4, 1),
+        ("layer", 1, 1),
+        ("model", 1, 1),
+        ("2:4", 12, 12),
+        ("N:8", 6, 6),
+    ],
 )
 def test_groups_and_grains_are_counted(text: str, groups: int, grain: int) -> None:
     pattern = parse_pattern(text)

@@ -112,6 +112,7 @@ def _updated(
             f"the mask is {chosen.dtype} of shape {list(chosen.shape)}: give bool "
             f"{list(weight.shape)}, the shape of the weight"
         )
+    chosen = chosen.to(weight.device)
     return update.apply(weight, chosen, statistics, damping), chosen
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gpprune.evals import LOSSES
-from gpprune.prune import UPDATES
+from gpprune.prune import SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
 SEARCH = "Search"
@@ -119,6 +119,23 @@ GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[
     str,
     typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),
+]
+DampInputs = Annotated[
+    float | None,
+    typer.Option("--damp-inputs", help="Of the inputs' curvature, a share of its mean diagonal."),
+]
+DampOutputs = Annotated[
+    float | None,
+    typer.Option("--damp-outputs", help="The same of the output gradients' curvature."),
+]
+Shots = Annotated[
+    int | None, typer.Option("--shots", help="Prune in so many shots, measured again before each.")
+]
+ScheduleOption = Annotated[
+    str | None, typer.Option("--schedule", help=f"How far each shot goes: {', '.join(SCHEDULES)}.")
+]
+Cap = Annotated[
+    float | None, typer.Option("--cap", help="The most that one shot takes of a layer, (0, 1].")
 ]
 Allocations = Annotated[
     list[str] | None,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
+from gpprune.cli.console import print_json, print_table, progress, tell, tell_left_alone
 from gpprune.cli.options import (
     CalibrationSpec,
+    Cap,
+    DampInputs,
+    DampOutputs,
     GivenUpdate,
     Json,
     ModelSpec,
@@ -17,13 +22,16 @@ from gpprune.cli.options import (
     OrderOption,
     Out,
     Samples,
+    ScheduleOption,
     Seed,
+    Shots,
     Unit,
     WindowLength,
 )
 from gpprune.discover import Texts, prune_to
+from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
-from gpprune.errors import UsageError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.files import expanded
 from gpprune.prune import PruneReport, Recipe, parse_pattern
 
@@ -58,6 +66,11 @@ def prune(
         typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
     ] = None,
     update: GivenUpdate = None,
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
+    shots: Shots = None,
+    schedule: ScheduleOption = None,
+    cap: Cap = None,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
@@ -77,6 +90,11 @@ def prune(
         "allocation": allocation,
         "unit": unit,
         "update": update,
+        "damp_inputs": damp_inputs,
+        "damp_outputs": damp_outputs,
+        "shots": shots,
+        "schedule": schedule,
+        "cap": cap,
     }
     chosen = _recipe(recipe, given)
     texts = Texts(
@@ -85,13 +103,45 @@ def prune(
         window_length=window_length,
         seed=seed,
     )
-    with progress() as report:
+    with progress() as report, _kept(expanded(out)):
         outcome = prune_to(out, chosen, model=model, texts=texts, order=order, progress=report)
     tell_left_alone(outcome.coverage)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
     else:
+        if outcome.shots:
+            _print_shots(outcome)
         _print_layers(outcome, f"{chosen.metric} -> {out}")
+
+
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """Say how to go on, if pruning is broken off between two shots."""
+    try:
+        yield
+    except GppruneError:
+        raise
+    except BaseException:
+        if shots_beside(out).is_dir():
+            tell(f"finished shots are kept in {shots_beside(out)}: the same command goes on")
+        raise
+
+
+def _print_shots(outcome: PruneReport) -> None:
+    rows = [
+        [
+            str(number),
+            f"{shot.sparsity:.4f}",
+            f"{shot.before:.4f}",
+            f"{shot.after:.4f}",
+            f"{shot.after - shot.before:+.4f}",
+            "" if shot.predicted is None else f"{shot.predicted:+.4f}",
+            f"{shot.seconds:.0f}",
+        ]
+        for number, shot in enumerate(outcome.shots, start=1)
+    ]
+    columns = ["shot", "sparsity", "loss before", "after", "change", "predicted", "seconds"]
+    print_table(columns, rows, title="shots, nats a token of calibration text", numbers=columns)
 
 
 def _print_layers(outcome: PruneReport, title: str) -> None:
@@ -117,7 +167,8 @@ def _recipe(recipe: Path | None, given: dict[str, object]) -> Recipe:
         return Recipe.make(**{**given, "pattern": pattern})
     for name, value in given.items():
         if value is not None:
+            flag = name.replace("_", "-")
             raise UsageError(
-                f"--{name} {value} and --recipe {recipe} exclude one another: give one"
+                f"--{flag} {value} and --recipe {recipe} exclude one another: give one"
             )
     return Recipe.read(expanded(recipe))

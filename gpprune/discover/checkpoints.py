@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -22,6 +23,9 @@ def prune_to(
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model by a recipe and write it as a Hugging Face checkpoint with its recipe.
+
+    The weights after each shot of a recipe of several are kept in a directory beside `out`, see
+    `shots_beside`, until the checkpoint is written: the same call goes on from there.
 
     Args:
         out: the directory to make; it appears when it is complete.
@@ -47,11 +51,18 @@ def prune_to(
         reads=[(texts.calibration_text, "calibration")],
         progress=progress,
     )
+    keep = shots_beside(path)
     report = prune_model(
-        bench.loaded.model, recipe, bench.calibration(), order=order, progress=progress
+        bench.loaded.model, recipe, bench.calibration(), order=order, keep=keep, progress=progress
     )
     save_pruned(bench.loaded, recipe, report, path)
+    shutil.rmtree(keep, ignore_errors=True)
     return report
+
+
+def shots_beside(out: Path) -> Path:
+    """Where the weights after each shot are kept while a checkpoint is made."""
+    return out.with_name(f"{out.name}.shots")
 
 
 def evaluate_model(

@@ -44,8 +44,8 @@ def prune_model(
             of that name. ``"dense"``: all of it on the dense model in one pass. G is the dense
             model's in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
         keep: a directory that holds the weights after each shot of a recipe of several, so that
-            the same call goes on after the last one that was finished; it is made, and removed
-            when all are done. None: nothing is kept.
+            the same call goes on after the last one that was finished. It is made, and is the
+            caller's to remove. None: nothing is kept.
         progress: called as ``progress(label, done, total)``.
 
     Returns:

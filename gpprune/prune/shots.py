@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -74,8 +73,6 @@ def prune_in_shots(
         if kept is not None:
             kept.store(model, held, shots)
     progress("shots", len(shots), recipe.shots)
-    if kept is not None:
-        kept.remove()
     return tuple(shots)
 
 
@@ -156,10 +153,6 @@ class _Kept:
             raise GppruneError(
                 f"the shots cannot be kept in {str(self._folder)!r} ({error.strerror}): make room"
             ) from error
-
-    def remove(self) -> None:
-        """Remove the directory."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @staticmethod
     def _name(shots: int) -> str:

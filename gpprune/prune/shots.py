@@ -121,22 +121,29 @@ class _Kept:
             return [], {}
         try:
             read = json.loads(record.read_text(encoding="utf-8"))
-            if read["identity"] != self._identity:
-                raise UsageError(
-                    f"{str(self._folder)!r} holds the shots of another recipe, model or calibration"
-                    " text: remove it, or name another place"
-                )
-            shots = [Shot(**shot) for shot in read["shots"]]
-            held = load_file(self._folder / self._name(len(shots)))
-            masks = {}
-            for name, layer in linear_layers(model).items():
-                layer.write(held[f"{name} weight"])
-                masks[name] = held[f"{name} mask"]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise GppruneError(
-                f"the shots kept in {str(self._folder)!r} are damaged ({error}): remove it"
-            ) from error
-        return shots, masks
+            identity, done = read["identity"], [Shot(**shot) for shot in read["shots"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        if identity != self._identity:
+            raise UsageError(
+                f"{str(self._folder)!r} holds the shots of another recipe, model or calibration "
+                "text: remove it, or name another place"
+            )
+        try:
+            held = load_file(self._folder / self._name(len(done)))
+            layers = linear_layers(model)
+            weights = {name: held[f"{name} weight"] for name in layers}
+            masks = {name: held[f"{name} mask"] for name in layers}
+        except (OSError, KeyError, SafetensorError) as error:
+            raise self._damaged(error) from error
+        for name, layer in layers.items():
+            layer.write(weights[name])
+        return done, masks
+
+    def _damaged(self, error: Exception) -> GppruneError:
+        return GppruneError(
+            f"the shots kept in {str(self._folder)!r} are damaged ({error}): remove it"
+        )
 
     def store(self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot]) -> None:
         """Keep the model's weights after a shot, and then forget the shot before."""

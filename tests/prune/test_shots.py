@@ -1,0 +1,193 @@
+"""Pruning in several shots: growth, budgets, caps, records, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_families import tiny
+from torch import Tensor, nn
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune import SCHEDULES, Recipe, linear_layers, prune_model
+from gpprune.prune.allocate.budget import total_zeros
+from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.zeros import clipped
+
+
+@pytest.fixture
+def sequences() -> Tensor:
+    return torch.randint(1, 64, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: layer.weight.clone() for name, layer in linear_layers(model).items()}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "allocation"),
+    [
+        ("row", 0.5, "uniform"),
+        ("layer", 0.6, "atp(0.3)"),
+        ("layer", 0.6, "global"),
+        ("model", 0.6, "uniform"),
+        ("2:4", None, "uniform"),
+        ("N:8", 0.5, "atp(0.2)"),
+    ],
+)
+@pytest.mark.parametrize("update", ["none", "least-squares", "refit", "sparsegpt-blocks"])
+@pytest.mark.parametrize("order", ["dense", "sequential"])
+def test_zeros_only_grow_to_the_recipe_s_number(
+    sequences: Tensor,
+    pattern: str,
+    sparsity: float | None,
+    allocation: str,
+    update: str,
+    order: str,
+) -> None:
+    recipe = Recipe.make(
+        metric="wanda", pattern=pattern, sparsity=sparsity, allocation=allocation, update=update
+    )
+    model, held, counts = tiny("llama"), {}, []
+    for part in recipe.model_copy(update={"shots": 3}).parts:
+        before = held
+        held = prune_once(
+            model.eval(), recipe, sequences, order, lambda *_: None, Stage(part, before)
+        ).masks
+        for name, layer in linear_layers(model).items():
+            assert torch.equal(held[name], layer.weight == 0)
+            if before:
+                assert bool((held[name] | ~before[name]).all()), name
+        counts.append(sum(int(mask.sum()) for mask in held.values()))
+    assert counts == sorted(counts) and counts[0] < counts[1] < counts[2]
+    plain = tiny("llama")
+    report = prune_model(
+        plain, recipe.model_copy(update={"update": "none"}), sequences, order="dense"
+    )
+    assert counts[-1] == report.zeros
+    if pattern == "2:4":
+        for mask in held.values():
+            assert (mask.reshape(-1, 4).sum(1) == 2).all()
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_every_shot_meets_its_part_across_the_model(sequences: Tensor, schedule: str) -> None:
+    recipe = Recipe(
+        metric="kron-obd", pattern="model", sparsity=0.6, update="refit", shots=3, schedule=schedule
+    )
+    report = prune_model(tiny("llama"), recipe, sequences, order="dense")
+    weights = report.size
+    wanted = [total_zeros(0.6 * part, weights) for part in recipe.parts]
+    assert [shot.zeros for shot in report.shots] == wanted
+    assert report.zeros == wanted[-1] == total_zeros(0.6, weights)
+    for before, after in zip(report.shots, report.shots[1:], strict=False):
+        assert after.before == before.after
+    assert all(shot.predicted is not None and shot.predicted > 0 for shot in report.shots)
+    assert json.loads(json.dumps(report.as_dict()))["shots"][0]["zeros"] == wanted[0]
+
+
+def test_a_cap_holds_layers_back(sequences: Tensor) -> None:
+    recipe = Recipe(metric="magnitude", pattern="model", sparsity=0.6, shots=3, cap=0.25)
+    model, held = tiny("llama"), {}
+    # one layer would go first, and whole
+    first = next(iter(linear_layers(model).values()))
+    first.write(first.weight * 1e-6)
+    for part in recipe.parts:
+        before = held
+        held = prune_once(
+            model.eval(), recipe, sequences, "dense", lambda *_: None, Stage(part, before)
+        ).masks
+        for name, mask in held.items():
+            gone = int(before[name].sum()) if before else 0
+            assert int(mask.sum()) - gone <= 0.25 * mask.numel()
+    zeros = sum(int(mask.sum()) for mask in held.values())
+    assert zeros == total_zeros(0.6, sum(mask.numel() for mask in held.values()))
+    with pytest.raises(UsageError, match=r"the cap 0\.1 is less"):
+        Recipe(metric="magnitude", pattern="model", sparsity=0.6, shots=3, cap=0.1)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("shot", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    sequences: Tensor, tmp_path: Path, shot: int
+) -> None:
+    recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.6, update="refit", shots=3)
+    unbroken = tiny("llama")
+    wanted = prune_model(unbroken, recipe, sequences, keep=tmp_path / "unbroken")
+
+    def kill(label: str, done: int, total: int) -> None:
+        if label == "pruning" and (tmp_path / "kept" / f"shot-{shot}.safetensors").exists():
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        prune_model(tiny("llama"), recipe, sequences, keep=tmp_path / "kept", progress=kill)
+    resumed, seen = tiny("llama"), []
+    found = prune_model(
+        resumed,
+        recipe,
+        sequences,
+        keep=tmp_path / "kept",
+        progress=lambda label, done, _: seen.append(done) if label == "shots" else None,
+    )
+    assert seen[0] == shot
+    assert [(s.zeros, s.before, s.after, s.predicted) for s in found.shots] == [
+        (s.zeros, s.before, s.after, s.predicted) for s in wanted.shots
+    ]
+    for name, weight in _weights(unbroken).items():
+        assert torch.equal(weight, _weights(resumed)[name]), name
+
+
+def test_what_is_kept_of_another_pruning_is_refused(sequences: Tensor, tmp_path: Path) -> None:
+    recipe = Recipe(metric="wanda", sparsity=0.5, shots=2)
+    prune_model(tiny("llama"), recipe, sequences, keep=tmp_path)
+    other = tiny("llama")
+    before = _weights(other)
+    for change in ({"sparsity": 0.6}, {"update": "least-squares"}):
+        with pytest.raises(UsageError, match="another recipe, model or calibration"):
+            prune_model(other, recipe.model_copy(update=change), sequences, keep=tmp_path)
+    with pytest.raises(UsageError, match="another recipe, model or calibration"):
+        prune_model(other, recipe, sequences.flip(1), keep=tmp_path)
+    (tmp_path / "shot-2.safetensors").write_bytes(b"cut off")
+    with pytest.raises(GppruneError, match="are damaged"):
+        prune_model(other, recipe, sequences, keep=tmp_path)
+    assert all(torch.equal(before[name], weight) for name, weight in _weights(other).items())
+
+
+def test_a_recipe_says_its_shots_only_where_there_are_several() -> None:
+    assert "shots" not in Recipe(sparsity=0.5).model_dump()
+    several = Recipe(sparsity=0.5, shots=4, schedule="cosine", cap=0.5)
+    assert Recipe(**several.model_dump()) == several
+    assert several.parts == sorted(several.parts) and several.parts[-1] == 1.0
+    with pytest.raises(UsageError, match="schedule"):
+        Recipe(sparsity=0.5, shots=4, schedule="steep")
+    with pytest.raises(UsageError, match="shots"):
+        Recipe(sparsity=0.5, shots=0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 3)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_counts_are_brought_between_bounds(layers: list[tuple[int, int, int, int]]) -> None:
+    zeros = [count * grain for count, _, _, grain in layers]
+    least = [min(low, high) * grain for _, low, high, grain in layers]
+    most = [max(low, high) * grain for _, low, high, grain in layers]
+    grains = [grain for *_, grain in layers]
+    found = clipped(zeros, least, most, grains)
+    for count, low, high, grain in zip(found, least, most, grains, strict=True):
+        assert low <= count <= high and count % grain == 0
+    if set(grains) == {1} and sum(least) <= sum(zeros) <= sum(most):
+        assert sum(found) == sum(zeros)
+    if zeros == found:
+        return
+    assert sum(found) <= max(sum(zeros), sum(least))

@@ -62,4 +62,11 @@ def layer(
         "Y": normal(out_features).exp() * activations,
         "G": normal(out_features, in_features).exp() * 1e-2,
         "D": normal(in_features).exp() * 0.3,
+        "A": normal(in_features).exp() * activations,
+        "Ai": normal(in_features).exp() / activations,
+        "Gk": normal(out_features).exp() * 1e-4,
+        "Gi": normal(out_features).exp() * 1e4,
+        "Ay": normal(out_features).exp() * activations,
+        "Gx": normal(in_features).exp() * 1e-5,
+        "F": normal(out_features, in_features).exp() * 1e-4,
     }

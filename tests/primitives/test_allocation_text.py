@@ -365,17 +365,17 @@ def test_every_published_allocation_is_in_a_form() -> None:
         assert entry.formula.expr is not None
 
 
-def test_the_metric_language_is_what_it_was() -> None:
+def test_the_metric_language_draws_weights_statistics_and_arithmetic() -> None:
     pset = METRIC.pset
     terminals = {node.name for nodes in pset.terminals.values() for node in nodes}
     drawn = {node.name for nodes in pset.primitives.values() for node in nodes}
-    assert terminals == {"W", "X", "Y", "G", "constant"}
+    assert terminals == {"W", "X", "Y", "G", "Ai", "Gk", "Gi", "Gx", "F", "constant"}
     assert drawn == {name for name, entry in PRIMITIVES.items() if entry.searched}
     assert drawn == set(
         "add sub mul div neg abs sqr sqrt log exp tanh sigmoid pow max min minmax zscore rowsum "  # noqa: SIM905
         "colsum rowmean colmean rownorm colnorm".split()
     )
-    assert (pset.terms_count, pset.prims_count) == (5, 23)
+    assert (pset.terms_count, pset.prims_count) == (10, 23)
     assert pset.ret is Elements
     assert not any(word in METRIC.words for word in ("S", "depth", "spread", "joint"))
 

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "evolve",
     "kernels",
     "masks",
+    "memory",
     "protocol",
     "search",
     "seeds",
@@ -99,6 +100,11 @@ def test_masks_are_held_against_sorts_and_equal_theirs(ran: Ran):
     said = ran("masks", "--rows", 64, "--columns", 128, "--cases", 20)
     assert len(re.findall(r"\d+\.\d\d times as long as gpprune", said)) == 6
     assert said.count("20 of 20 masks with ties, constants and infinities equal") == 3
+
+
+def test_memory_is_held_against_that_of_fewer_blocks(ran: Ran):
+    found = ran("memory", "--hidden", 64, "--blocks", 1, "--times", 2, "--length", 16)
+    assert re.search(r"1 blocks: +[-.0-9]+ MiB.*\n +2 blocks: .*\n2 times .* times the m", found)
 
 
 def test_bandwidth_is_held_against_a_copy(ran: Ran):

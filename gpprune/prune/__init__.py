@@ -14,6 +14,9 @@ from .measure.accumulator import Accumulator as Accumulator
 from .measure.accumulator import Activations as Activations
 from .measure.activations import InputSums as InputSums
 from .measure.calibrate import calibrate as calibrate
+from .measure.kronecker import nearest_kronecker as nearest_kronecker
+from .measure.kronecker import read_statistics as read_statistics
+from .measure.kronecker import write_statistics as write_statistics
 from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
 from .model.coverage import Coverage as Coverage

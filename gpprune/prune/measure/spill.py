@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Shelf:
             path = self._folder / f"{self._written}.safetensors"
             self._written += 1
             save_file({"tensor": tensor.detach().cpu().contiguous()}, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise _unwritten(error) from error
         self._filed[key] = (path, tensor.device)
 
@@ -63,12 +64,15 @@ class Shelf:
     def take(self, key: Hashable) -> Tensor:
         """The tensor of a key, which is not kept any longer."""
         found = self.get(key)
-        if self._held.pop(key, None) is None:
-            path, _ = self._filed.pop(key)
-            if found.device.type == "cpu":
-                found = found.clone()  # it may be the file itself, mapped into memory
-            path.unlink()
+        if key in self._filed and found.device.type == "cpu":
+            found = found.clone()  # it may be the file itself, mapped into memory
+        self.drop(key)
         return found
+
+    def drop(self, key: Hashable) -> None:
+        """Keep the tensor of a key no longer."""
+        if self._held.pop(key, None) is None:
+            self._filed.pop(key)[0].unlink()
 
     def close(self) -> None:
         """Let everything go."""
@@ -85,10 +89,10 @@ class Shelf:
         self.close()
 
 
-def _unwritten(error: OSError) -> GppruneError:
+def _unwritten(error: Exception) -> GppruneError:
     return GppruneError(
         f"the temporary directory {gettempdir()} cannot hold what calibration puts aside "
-        f"({error.strerror or error}): make room there, or set TMPDIR to a directory that has it"
+        f"({error}): make room there, or set TMPDIR to a directory that has it"
     )
 
 

@@ -188,11 +188,18 @@ class _Way:
         for index in reversed(range(len(self._by_block))):
             with visit(self._by_block[index]):
                 for place, gradient in enumerate(gradients):
-                    state = states.take((index, place)).detach().requires_grad_()
-                    output = self._runner.output(index, place, state=state)
-                    torch.autograd.backward(output, gradient)
-                    gradients[place] = _gradient(state)
+                    state = states.take((index, place))
+                    gradients[place] = self._through(index, place, state, gradient)
                     self._step()
+
+    def _through(self, index: int, place: int, state: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient at a block's input of the one at its output; the graph ends with the call.
+
+        The graph holds what listens to it: left over, it would keep a finished block's sums.
+        """
+        state = state.detach().requires_grad_()
+        torch.autograd.backward(self._runner.output(index, place, state=state), gradient)
+        return _gradient(state)
 
     def _at_the_end(self, place: int, labels: Labels) -> Tensor:
         """The gradient of a sequence's loss at the last block's output."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpprune.primitives import Formula, Inputs, Outputs, fold
+from gpprune.primitives import METRIC, Formula, Inputs, Outputs, fold
 
 LARGEST = float(np.finfo(np.float32).max)
 TINY = float(np.finfo(np.float32).tiny)
@@ -107,8 +107,9 @@ def evaluate(
             return np.array([[node.value]])
         else:
             value = np.asarray(terminals[node.value], dtype=np.float64)
-            value = value[None, :] if node.ret is Inputs else value
-            return value[:, None] if node.ret is Outputs else value
+            type_ = METRIC.terminals[node.value].type
+            value = value[None, :] if type_ is Inputs else value
+            return value[:, None] if type_ is Outputs else value
         if rng is None:
             return value
         if node.arity and node.name in ("zscore", "pz_zsn"):

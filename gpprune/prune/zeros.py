@@ -16,7 +16,7 @@ from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.across import Bound, zeros_across
-from gpprune.prune.select.masks import arranged
+from gpprune.prune.select.masks import check_scores
 from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
 from gpprune.prune.select.staged import Holding
@@ -156,13 +156,18 @@ def zeros_under(
             Bound(min(bound.most, limit // bound.member * bound.member), bound.member)
             for bound, limit in zip(bounds, most, strict=True)
         ]
+    checked: set[str] = set()
 
     def competing() -> Iterator[Tensor]:
         for layer in layers:
-            try:
-                yield arranged(scores(layer), pattern)
-            except GppruneError as error:
-                raise type(error)(f"in {layer.name!r}: {error}") from error
+            found = pattern.arrange(scores(layer))
+            if layer.name not in checked:
+                try:
+                    check_scores(found)
+                except GppruneError as error:
+                    raise type(error)(f"in {layer.name!r}: {error}") from error
+                checked.add(layer.name)
+            yield found
 
     zeros = total_zeros(sparsity, sum(shape.numel() for shape in shapes))
     return zeros_across(competing, zeros, bounds)

@@ -14,7 +14,16 @@ from random_formulas import COMPILED, formulas, layer
 
 from gpprune.compile import choose, kernel, lower
 from gpprune.errors import UsageError
-from gpprune.primitives import PRIMITIVES, Formula, parse, published
+from gpprune.primitives import (
+    PRIMITIVES,
+    Elements,
+    Formula,
+    Inputs,
+    Outputs,
+    parse,
+    published,
+    terminal_types,
+)
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9))
 
@@ -101,13 +110,9 @@ EXTREMES = st.sampled_from(
 @given(formulas(depth=3), st.lists(EXTREMES, min_size=12, max_size=12))
 def test_finite_inputs_give_finite_scores(formula: Formula, values: list[float]) -> None:
     grid = torch.tensor(values).reshape(3, 4)
-    terminals = {
-        "W": grid,
-        "X": grid[0].abs(),
-        "Y": grid[:, 0].abs(),
-        "G": grid.abs(),
-        "D": grid[1].abs(),
-    }
+    by_type = {Inputs: grid[0].abs(), Outputs: grid[:, 0].abs(), Elements: grid.abs()}
+    terminals = {name: by_type[type_] for name, type_ in terminal_types().items()}
+    terminals |= {"W": grid, "D": grid[1].abs()}
     for backend in ("blocked", "machine", "reference"):
         assert torch.isfinite(kernel(formula, backend)(**terminals)).all()
 

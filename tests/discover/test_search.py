@@ -24,7 +24,7 @@ from gpprune.evals import LOSSES, NEXT_TOKEN
 from gpprune.primitives import METRICS, Published
 from gpprune.prune import linear_layers
 
-FEW = gpprune.SearchSettings(population=10, offspring=8, generations=1)
+FEW = gpprune.SearchSettings(population=16, offspring=8, generations=1)
 
 
 @pytest.fixture

@@ -365,7 +365,7 @@ def test_every_published_allocation_is_in_a_form() -> None:
         assert entry.formula.expr is not None
 
 
-def test_the_metric_language_has_no_words_of_the_others() -> None:
+def test_the_metric_language_draws_weights_statistics_and_arithmetic() -> None:
     pset = METRIC.pset
     terminals = {node.name for nodes in pset.terminals.values() for node in nodes}
     drawn = {node.name for nodes in pset.primitives.values() for node in nodes}

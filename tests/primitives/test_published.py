@@ -62,7 +62,7 @@ def test_old_formulas_keep_their_keys() -> None:
     assert {name: formula.key for name, formula in published.items() if name in KEYS} == KEYS
 
 
-def test_a_search_draws_what_is_searched() -> None:
+def test_a_search_draws_the_terminals_that_no_others_are_the_roots_of() -> None:
     terminals = {node.name for nodes in METRIC.pset.terminals.values() for node in nodes}
     assert terminals == {"W", "X", "Y", "G", "Ai", "Gk", "Gi", "Gx", "F", "constant"}
     assert METRIC.pset.terms_count == 10

@@ -84,9 +84,9 @@ def measure(
         for name in names
     ]
     print_table(
-        ["update", "seconds", f"of {RIVAL}'s", "cost", f"of {RIVAL}'s"],
+        ["update", "seconds", "ratio", "cost", "ratio"],
         rows,
-        title=f"{len(chosen)} layers of {model}, half of each row pruned by Wanda",
+        title=f"{len(chosen)} layers of {model}, half pruned by Wanda, ratios to {RIVAL}",
     )
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.primitives import STATISTICS, Statistic
-from gpprune.prune import MEASURERS, Damping, Measurer
-from gpprune.prune.measure.hessians import InputGrams
+from gpprune.prune import Damping
 
 
 @dataclass
@@ -85,20 +81,3 @@ def optimum(of: Layer, A: Tensor, G: Tensor) -> Tensor:
     right = -(curvature @ change)[kept]
     change[kept] = torch.linalg.solve(curvature[kept][:, kept], right)
     return (of.weight + change.view(of.weight.shape)).masked_fill(of.mask, 0)
-
-
-@contextmanager
-def curvature_measured() -> Iterator[None]:
-    """With E[a a^T] of inputs, and the identity for the gradients, if nothing measures them."""
-    with ExitStack() as stack:
-        for name in ("aaT", "ggT"):
-            if name not in STATISTICS:
-                stack.enter_context(STATISTICS.including(Statistic(name, None, "")))
-        if "aaT" not in MEASURERS:
-            mean = lambda held, layer, samples: held / samples  # noqa: E731
-            stack.enter_context(MEASURERS.including(Measurer("aaT", InputGrams, "", mean)))
-        if "ggT" not in MEASURERS:
-            eye = lambda held, layer, samples: torch.eye(layer.out_features)  # noqa: E731
-            measurer = Measurer("ggT", InputGrams, "", eye, anew=False, of_weight=True)
-            stack.enter_context(MEASURERS.including(measurer))
-        yield

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from curved_layers import curvature_measured
 from tiny_families import tiny
 from torch import Tensor
 
 from gpprune.evals import AllocationMasking, JointMasking, MetricMasking, ModelFitness
 from gpprune.primitives import LANGUAGES, allocation, metric, parse
 from gpprune.prune import UPDATES, Damping, Recipe, calibrate, linear_layers, prune_model
-
-
-@pytest.fixture(autouse=True)
-def curvature() -> Iterator[None]:
-    with curvature_measured():
-        yield
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from curved_layers import curvature_measured
 from tiny_families import tiny
 from torch import Tensor
 
@@ -16,12 +13,6 @@ from gpprune.prune import (
     linear_layers,
     prune_model,
 )
-
-
-@pytest.fixture(autouse=True)
-def curvature() -> Iterator[None]:
-    with curvature_measured():
-        yield
 
 
 @pytest.fixture

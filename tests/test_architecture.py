@@ -82,11 +82,12 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "variation": (),
         "breeding": ("outcome", "settings", "variation"),
         "engine": ("archive", "breeding", "outcome", "settings", "state", "variation"),
-        "fidelity": ("fitness", "outcome", "settings"),
+        "screen": ("outcome",),
+        "fidelity": ("fitness", "outcome", "screen", "settings"),
         "rundir": ("outcome", "settings", "state"),
         "search": (
-            *("archive", "engine", "fidelity", "fitness", "outcome", "rundir", "settings"),
-            "state",
+            *("archive", "engine", "fidelity", "fitness", "outcome", "rundir", "screen"),
+            *("settings", "state"),
         ),
     },
     "discover": {

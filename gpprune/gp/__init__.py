@@ -7,10 +7,13 @@ protocol.
 from .archive import Archive as Archive
 from .fitness import Fitness as Fitness
 from .fitness import FunctionFitness as FunctionFitness
+from .fitness import Screened as Screened
 from .fitness import Trial as Trial
 from .fitness import Unfit as Unfit
 from .outcome import Outcome as Outcome
 from .rundir import RunDirectory as RunDirectory
+from .screen import kendall_tau as kendall_tau
+from .screen import pairs as pairs
 from .search import SearchEvent as SearchEvent
 from .search import SearchResult as SearchResult
 from .search import evolve as evolve

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from gpprune.errors import Unfit, UsageError
-from gpprune.gp.fitness import Fitness
+from gpprune.gp.fitness import Fitness, Screened
 from gpprune.gp.outcome import Verdict
+from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
 from gpprune.memory import out_of_memory
 from gpprune.primitives import Formula
@@ -26,6 +27,7 @@ def race(
     formula: Formula,
     settings: SearchSettings,
     reference: Sequence[float] | None = None,
+    screen: Screen | None = None,
 ) -> Verdict:
     """Evaluate a formula at rising fidelities.
 
@@ -34,6 +36,8 @@ def race(
         formula: what is judged.
         settings: `first_rung`, `race_z` and `candidate_time_limit` of it.
         reference: the loss of each case of the formula to keep up with; None judges on all cases.
+        screen: what the estimates of a fitness that has some foretell; a formula whose estimate
+            puts it behind the reference by more than `race_z` deviations is judged on no case.
 
     Raises:
         UsageError: a trial returns another number of losses than it was asked for.
@@ -42,9 +46,13 @@ def race(
     """
     started = time.perf_counter()
     losses: list[float] = []
-    reason = None
+    reason = estimate = foretold = None
     try:
-        _climb(fitness, formula, settings, reference, losses, started)
+        if isinstance(fitness, Screened):
+            estimate = fitness.estimate(formula)
+        foretold = _foretold_behind(estimate, screen, reference, settings.race_z)
+        if foretold is None:
+            _climb(fitness, formula, settings, reference, losses, started)
     except _ProtocolError:
         raise
     except Unfit as error:
@@ -55,8 +63,30 @@ def race(
         reason = _clipped(f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - started
     full = reason is None and len(losses) == fitness.cases
-    value = math.inf if reason is not None else _estimate(losses, None if full else reference)
-    return Verdict(fitness=value, losses=tuple(losses), full=full, reason=reason, seconds=seconds)
+    value = math.inf
+    if reason is None:
+        value = _estimate(losses, None if full else reference) if foretold is None else foretold
+    return Verdict(
+        fitness=value,
+        losses=tuple(losses),
+        full=full,
+        reason=reason,
+        seconds=seconds,
+        estimate=estimate,
+    )
+
+
+def _foretold_behind(
+    estimate: float | None, screen: Screen | None, reference: Sequence[float] | None, z: float
+) -> float | None:
+    """The loss to expect of a formula that needs no judging; None if it is to be judged."""
+    if estimate is None or screen is None or reference is None or math.isinf(z):
+        return None
+    found = screen.foretold(estimate)
+    if found is None:
+        return None
+    expected, deviation = found
+    return expected if expected - z * deviation > mean(reference) else None
 
 
 def _estimate(losses: Sequence[float], reference: Sequence[float] | None) -> float:

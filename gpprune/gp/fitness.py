@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gpprune.errors import Unfit
 from gpprune.primitives import Formula
 
-__all__ = ["Fitness", "FunctionFitness", "Trial", "Unfit"]
+__all__ = ["Fitness", "FunctionFitness", "Screened", "Trial", "Unfit"]
 
 
 class Trial(Protocol):
@@ -35,6 +35,23 @@ class Fitness(Protocol):
 
     def prepare(self, formula: Formula) -> Trial:
         """Do once what all cases of one formula share, such as pruning the model by it."""
+        ...
+
+
+@runtime_checkable
+class Screened(Protocol):
+    """A fitness that can also estimate, far more cheaply than it judges a case, how a formula does.
+
+    The estimate is positive and lower is better; it need not be on the scale of the loss. A search
+    learns what it is worth from the candidates that were judged on all cases.
+    """
+
+    def estimate(self, formula: Formula) -> float | None:
+        """The estimate of a formula; None where there is none.
+
+        Raises:
+            Unfit: the formula cannot be judged.
+        """
         ...
 
 

@@ -70,6 +70,7 @@ class Verdict:
         full: whether it was judged on all cases.
         reason: why it failed, None if it did not.
         seconds: how long that took.
+        estimate: what the fitness's screen said of it before any case, if there is one.
     """
 
     fitness: float
@@ -77,6 +78,7 @@ class Verdict:
     full: bool
     reason: str | None
     seconds: float
+    estimate: float | None = None
 
     @property
     def cases(self) -> int:

@@ -14,6 +14,7 @@ from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.outcome import Candidate, Outcome
 from gpprune.gp.rundir import RunDirectory
+from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
 from gpprune.primitives import Formula, Language
@@ -180,7 +181,8 @@ class _Search:
 
     def _evaluate(self, candidate: Candidate, reference: tuple[float, ...] | None) -> Outcome:
         formula = candidate.parsed(self.engine.language)
-        verdict = race(self.fitness, formula, self.engine.settings, reference)
+        screen = Screen(self.engine.archive.outcomes)
+        verdict = race(self.fitness, formula, self.engine.settings, reference, screen)
         outcome = Outcome.of(candidate, verdict)
         if self.directory is not None:
             self.directory.record(outcome)

@@ -28,6 +28,7 @@ CREATE TABLE candidates (
     complete INTEGER NOT NULL,
     reason TEXT,
     seconds REAL NOT NULL,
+    estimate REAL,          -- of the fitness's screen, if it has one
     origin TEXT NOT NULL,
     parents TEXT NOT NULL,  -- JSON array of keys
     generation INTEGER NOT NULL,

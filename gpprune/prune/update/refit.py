@@ -171,9 +171,12 @@ def predicted_increase(weight: Tensor, new: Tensor, A: Tensor, G: Tensor) -> flo
         weight: dense, ``[out, in]``.
         new: ``[out, in]``.
         A: E[a a^T] of the layer's inputs, ``[in, in]``.
-        G: E[g g^T] of the gradients of the summed loss at its outputs, ``[out, out]``.
+        G: E[g g^T] of the gradients of the summed loss at its outputs, ``[out, out]``; or its
+            diagonal, ``[out]``.
     """
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     change = new.to(weight.device, dtype) - weight.to(dtype)
     A, G = A.to(change), G.to(change)
-    return 0.5 * float((G @ change @ A).mul_(change).sum(dtype=torch.float64))
+    bent = change @ A
+    bent = G @ bent if G.ndim == 2 else bent.mul_(G[:, None])
+    return 0.5 * float(bent.mul_(change).sum(dtype=torch.float64))

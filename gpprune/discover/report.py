@@ -8,6 +8,7 @@ from typing import Any
 
 from gpprune.errors import GppruneError
 from gpprune.files import whole_file
+from gpprune.gp import Screening
 from gpprune.prune import Recipe
 
 REPORT_FILE = "report.json"
@@ -38,6 +39,17 @@ def _write(path: Path, text: str) -> None:
             f"cannot write {path}: {error.strerror or error}; make room, then make the report anew "
             f"with `gpprune resume {path.parent}`"
         ) from error
+
+
+def screening_line(screening: Screening) -> str:
+    """What the estimates of a search were worth, in a sentence."""
+    spared = f"spared {screening.spared} of {screening.estimated} candidates their judging"
+    if screening.kendall_tau is None:
+        return f"the curvature's estimate {spared}"
+    return (
+        "the curvature's estimate ranks candidates as the loss does: Kendall's tau "
+        f"{screening.kendall_tau:.2f} over {screening.judged}; it {spared}"
+    )
 
 
 def tested_figure(run: Path, text: str | None, figure: str) -> float | None:

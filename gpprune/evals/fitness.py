@@ -130,14 +130,14 @@ class ModelFitness:
         identity = self.masking.identity(formula)
         written = identity not in self._known
         if written:
-            self._write(self._masked(formula), self.masking.metric_of(formula))
+            self._write(self._masks(formula), self.masking.metric_of(formula))
         known = self._known.setdefault(identity, [])
 
         def trial(start: int, stop: int) -> list[float]:
             nonlocal written
             self._check(formula, prepared)
             if stop > len(known) and not written:
-                self._write(self._masked(formula), self.masking.metric_of(formula))
+                self._write(self._masks(formula), self.masking.metric_of(formula))
                 written = True
             while stop > len(known):
                 known.append(self._measure(self.windows[len(known)]))
@@ -150,33 +150,36 @@ class ModelFitness:
 
         The predicted increase (`gpprune.prune.predicted_increase`) of the layers of a few decoder
         blocks, pruned and updated: a sixth of the work of pruning the model, and no forward pass.
-        None where the weight update is none, whose masks cost less than the estimate, and where
-        no curvature was measured.
+        None where the weight update reads no curvature, as `none`, whose masks cost less than the
+        estimate, and where it was not measured. It follows from the formula alone, not from what
+        was judged before, so that a search that is resumed finds it again.
 
         Raises:
             Unfit, UsageError: as `Masking.masks`.
         """
-        metric, total = self.masking.metric_of(formula), 0.0
-        if not self._update.reads or self.masking.identity(formula) in self._known:
+        factors, held = self._update.foretold_by, self.masking.statistics
+        layers = [layer for layer in self.masking.layers.values() if layer.block in self._sampled]
+        if factors is None or not all(
+            held.get(layer.name, {}).keys() >= set(factors) for layer in layers
+        ):
             return None
-        for layer, mask in self._masked(formula):
-            if layer.block not in self._sampled:
-                continue
-            statistics = self.masking.statistics.get(layer.name, {})
-            if "aaT" not in statistics or not statistics.keys() & {"ggT", "Gk"}:
-                return None
-            G = statistics["ggT"] if "ggT" in statistics else statistics["Gk"]
-            new = self._prune(layer, mask, metric, torch.empty_like(layer.weight))
-            total += predicted_increase(layer.weight, new, statistics["aaT"], G)
+        self._drawn = None  # the last masks go before these are made
+        drawn = list(self.masking.masks(formula))
+        self._drawn = self.masking.identity(formula), drawn
+        metric, total = self.masking.metric_of(formula), 0.0
+        for layer, mask in drawn:
+            if layer.block in self._sampled:
+                new = self._prune(layer, mask, metric, torch.empty_like(layer.weight))
+                A, G = (held[layer.name][name] for name in factors)
+                total += predicted_increase(layer.weight, new, A, G)
         return total
 
-    def _masked(self, formula: Formula) -> list[Masked]:
-        """The masks of a formula, which are asked for twice if it is estimated first."""
-        identity = self.masking.identity(formula)
-        if self._drawn is None or self._drawn[0] != identity:
-            self._drawn = None  # the last ones go before these are made
-            self._drawn = (identity, list(self.masking.masks(formula)))
-        return self._drawn[1]
+    def _masks(self, formula: Formula) -> Iterable[Masked]:
+        """The masks of a formula; those that its estimate asked for are kept until now."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is not None and drawn[0] == self.masking.identity(formula):
+            return drawn[1]
+        return self.masking.masks(formula)
 
     def evaluate(self, formula: Formula, *texts: Tensor) -> list[Evaluation]:
         """Prune the copy once and judge it on windows that need not be those of the fitness.

@@ -12,8 +12,8 @@ from .fitness import Trial as Trial
 from .fitness import Unfit as Unfit
 from .outcome import Outcome as Outcome
 from .rundir import RunDirectory as RunDirectory
+from .screen import Screening as Screening
 from .screen import kendall_tau as kendall_tau
-from .screen import pairs as pairs
 from .search import SearchEvent as SearchEvent
 from .search import SearchResult as SearchResult
 from .search import evolve as evolve

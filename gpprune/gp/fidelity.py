@@ -49,7 +49,7 @@ def race(
     reason = estimate = foretold = None
     try:
         if isinstance(fitness, Screened):
-            estimate = fitness.estimate(formula)
+            estimate = _usable(fitness.estimate(formula))
         foretold = _foretold_behind(estimate, screen, reference, settings.race_z)
         if foretold is None:
             _climb(fitness, formula, settings, reference, losses, started)
@@ -74,6 +74,13 @@ def race(
         seconds=seconds,
         estimate=estimate,
     )
+
+
+def _usable(estimate: float | None) -> float | None:
+    """An estimate as a number of its own; None for one that says nothing."""
+    if estimate is None or not 0 < float(estimate) < math.inf:
+        return None
+    return float(estimate)
 
 
 def _foretold_behind(

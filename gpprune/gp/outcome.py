@@ -64,13 +64,13 @@ class Verdict:
     """What judging a candidate found.
 
     Attributes:
-        fitness: the mean loss over all cases; an estimate of it where the candidate was dropped
-            after some of them, and infinite where it failed.
+        fitness: the mean loss over all cases; what is expected of it where the candidate was
+            dropped after some of them or before any, and infinite where it failed.
         losses: the loss of each case that was judged, in order.
         full: whether it was judged on all cases.
         reason: why it failed, None if it did not.
         seconds: how long that took.
-        estimate: what the fitness's screen said of it before any case, if there is one.
+        estimate: what the fitness estimated before any case, see `Screened`; positive and finite.
     """
 
     fitness: float
@@ -89,6 +89,11 @@ class Verdict:
     def dropped(self) -> bool:
         """Whether it lost the race before all cases were judged."""
         return self.reason is None and not self.full
+
+    @property
+    def spared(self) -> bool:
+        """Whether its estimate alone dropped it, so that it was judged on no case."""
+        return self.dropped and not self.losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from gpprune.gp.outcome import Outcome
 
@@ -52,7 +54,7 @@ def pairs(outcomes: Iterable[Outcome]) -> list[tuple[float, float]]:
     return [
         (outcome.estimate, outcome.fitness)
         for outcome in outcomes
-        if outcome.full and outcome.estimate is not None and 0 < outcome.estimate < math.inf
+        if outcome.full and outcome.estimate is not None
     ]
 
 
@@ -69,6 +71,35 @@ def kendall_tau(points: Sequence[tuple[float, float]]) -> float | None:
         for other_x, other_y in points[:at]:
             agreed += _sign(x - other_x) * _sign(y - other_y)
     return agreed / (count * (count - 1) / 2)
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What the estimates of a search were worth.
+
+    Attributes:
+        kendall_tau: the rank correlation of estimate and loss; None of fewer than two candidates.
+        judged: over how many candidates that is: those that were judged on all cases.
+        spared: how many were dropped by their estimate alone.
+        estimated: how many candidates had an estimate.
+    """
+
+    kendall_tau: float | None
+    judged: int
+    spared: int
+    estimated: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Screening | None:
+        """Of all candidates of a search; None where none had an estimate."""
+        estimated = [outcome for outcome in outcomes if outcome.estimate is not None]
+        known = pairs(estimated)
+        spared = sum(outcome.spared for outcome in estimated)
+        return cls(kendall_tau(known), len(known), spared, len(estimated)) if estimated else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
 
 def _sign(value: float) -> int:

@@ -28,7 +28,7 @@ CREATE TABLE candidates (
     complete INTEGER NOT NULL,
     reason TEXT,
     seconds REAL NOT NULL,
-    estimate REAL,          -- of the fitness's screen, if it has one
+    estimate REAL,          -- the fitness's, before any case; NULL if there is none
     origin TEXT NOT NULL,
     parents TEXT NOT NULL,  -- JSON array of keys
     generation INTEGER NOT NULL,

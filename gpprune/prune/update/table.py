@@ -45,6 +45,16 @@ class Update:
     reads: frozenset[str] = frozenset()
     choose: Callable[[Tensor, Choice, Statistics, Damping], tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def foretold_by(self) -> tuple[str, str] | None:
+        """The names of the two factors that `predicted_increase` takes, if the inputs' is read.
+
+        The outputs' diagonal stands in for a factor that the update does not read.
+        """
+        if not self.reads >= _INPUTS:
+            return None
+        return ("aaT", "ggT" if self.reads >= _BOTH else "Gk")
+
 
 UPDATES: Table[Update] = Table(
     "weight update",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,10 +14,12 @@ from gpprune.cli.console import print_json, tell, tell_left_alone
 from gpprune.cli.found import print_discovery
 from gpprune.cli.live import SearchScreen
 from gpprune.cli.options import (
-    SEARCH,
     CalibrationSpec,
+    DampInputs,
+    DampOutputs,
     DType,
     DTypeOption,
+    Generations,
     Json,
     LossOption,
     MetricOption,
@@ -26,17 +27,24 @@ from gpprune.cli.options import (
     Out,
     OwnPattern,
     PatternOption,
+    Population,
+    Preset,
     Rivals,
     RivalsOption,
     Samples,
+    ScheduleOption,
     Seed,
+    Shots,
     Sparsity,
+    Strategy,
     TextSpec,
+    TimeLimit,
     Unit,
     UnitOption,
     UpdateOption,
     WindowLength,
     Windows,
+    seconds,
 )
 from gpprune.discover import (
     AllocationGoal,
@@ -56,30 +64,7 @@ from gpprune.files import expanded
 from gpprune.gp import PRESETS, RunDirectory, SearchSettings
 from gpprune.primitives import metric as read_metric
 
-_LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
-
-TimeLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--time-limit",
-        help="Search no longer than so: 90s, 20m, 1h. Calibration and report come on top.",
-        rich_help_panel=SEARCH,
-    ),
-]
-Preset = Annotated[
-    str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
-]
-Population = Annotated[
-    int | None, typer.Option("--population", help="Formulas kept.", rich_help_panel=SEARCH)
-]
-Generations = Annotated[
-    int | None, typer.Option("--generations", help="Rounds of variation.", rich_help_panel=SEARCH)
-]
-Strategy = Annotated[
-    str | None, typer.Option("--strategy", help="evolution or random.", rich_help_panel=SEARCH)
-]
 
 
 def evolve_metric(
@@ -90,6 +75,10 @@ def evolve_metric(
     sparsity: Sparsity = 0.5,
     pattern: PatternOption = "layer",
     update: UpdateOption = "none",
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
+    shots: Shots = None,
+    schedule: ScheduleOption = None,
     windows: Windows = _METRIC.windows,
     window_length: WindowLength = _METRIC.window_length,
     calibration_samples: Samples = _METRIC.calibration_samples,
@@ -106,7 +95,8 @@ def evolve_metric(
 ) -> None:
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update)
+    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
+    goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
 
@@ -121,6 +111,10 @@ def evolve_allocation(
     pattern: OwnPattern = None,
     unit: UnitOption = Unit.layer,
     update: UpdateOption = "none",
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
+    shots: Shots = None,
+    schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
     window_length: WindowLength = _LAYERED.window_length,
     calibration_samples: Samples = _LAYERED.calibration_samples,
@@ -137,10 +131,12 @@ def evolve_allocation(
 ) -> None:
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
+    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
     read_metric(metric)
     chosen = pattern_of(metric, pattern)
     goal = AllocationGoal(
-        texts, model, sparsity, chosen, str(dtype), loss, update, metric=metric, unit=str(unit)
+        *(texts, model, sparsity, chosen, str(dtype), loss, update),
+        **{**how, "metric": metric, "unit": str(unit)},
     )
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
@@ -155,6 +151,10 @@ def evolve_joint(
     pattern: PatternOption = "layer",
     unit: UnitOption = Unit.layer,
     update: UpdateOption = "none",
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
+    shots: Shots = None,
+    schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
     window_length: WindowLength = _LAYERED.window_length,
     calibration_samples: Samples = _LAYERED.calibration_samples,
@@ -171,7 +171,9 @@ def evolve_joint(
 ) -> None:
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, unit=str(unit))
+    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
+    how["unit"] = str(unit)
+    goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = _settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, rivals, json)
 
@@ -211,7 +213,7 @@ def resume(
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
     run = expanded(run)
-    limit = _seconds(time_limit)
+    limit = seconds(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
         changes = {
@@ -281,20 +283,16 @@ def _settings(
 ) -> SearchSettings:
     if preset not in PRESETS:
         raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
-    given: dict[str, Any] = {
-        "population": population,
-        "generations": generations,
-        "strategy": strategy,
-        "time_limit": _seconds(time_limit),
-        "seed": seed,
-    }
-    return PRESETS[preset].replaced(**{k: v for k, v in given.items() if v is not None})
+    given = _given(
+        population=population,
+        generations=generations,
+        strategy=strategy,
+        time_limit=seconds(time_limit),
+        seed=seed,
+    )
+    return PRESETS[preset].replaced(**given)
 
 
-def _seconds(limit: str | None) -> float | None:
-    if limit is None:
-        return None
-    match = _LIMIT.fullmatch(limit.strip())
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--time-limit {limit!r} is not a duration: write for example 90s or 20m")
-    return float(match[1]) * _SECONDS[match[2]]
+def _given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from gpprune.cli.console import print_table, shown, tell
+from gpprune.cli.console import print_table, say, shown, tell
 from gpprune.discover import RECIPE_FILE, Discovery, MetricGoal
+from gpprune.discover.report import screening_line
 
 
 def print_discovery(found: Discovery) -> None:
@@ -29,6 +30,10 @@ def print_discovery(found: Discovery) -> None:
         f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
     )
     print_table(columns, rows, title=title, numbers=["validation", "test"])
+    if found.screening is not None:
+        say(screening_line(found.screening))
+    if goal.shots > 1:
+        say(f"searched under one shot; the recipe prunes in {goal.shots}")
     _print_hints(found)
 
 

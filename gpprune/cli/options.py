@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
+from gpprune.gp import PRESETS
 from gpprune.prune import SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
@@ -116,10 +119,7 @@ OrderOption = Annotated[
 LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
 _UPDATE = typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}.")
 GivenUpdate = Annotated[str | None, _UPDATE]
-UpdateOption = Annotated[
-    str,
-    typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}."),
-]
+UpdateOption = Annotated[str, _UPDATE]
 DampInputs = Annotated[
     float | None,
     typer.Option("--damp-inputs", help="Of the inputs' curvature, a share of its mean diagonal."),
@@ -159,3 +159,40 @@ Plot = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        help="Search no longer than so: 90s, 20m, 1h. Calibration and report come on top.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Preset = Annotated[
+    str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
+]
+Population = Annotated[
+    int | None, typer.Option("--population", help="Formulas kept.", rich_help_panel=SEARCH)
+]
+Generations = Annotated[
+    int | None, typer.Option("--generations", help="Rounds of variation.", rich_help_panel=SEARCH)
+]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", help="evolution or random.", rich_help_panel=SEARCH)
+]
+
+_LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(limit: str | None) -> float | None:
+    """A duration such as 90s or 20m in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if limit is None:
+        return None
+    match = _LIMIT.fullmatch(limit.strip())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--time-limit {limit!r} is not a duration: write for example 90s or 20m")
+    return float(match[1]) * _SECONDS[match[2]]

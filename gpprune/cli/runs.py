@@ -11,6 +11,7 @@ from gpprune.cli.console import print_json, print_table, say, shown, tell_writte
 from gpprune.cli.options import Json
 from gpprune.discover import RunSummary, summarise
 from gpprune.discover.plots import check_picture, save_figure, summary_figure
+from gpprune.discover.report import screening_line
 
 
 def report(
@@ -41,6 +42,8 @@ def report(
     for summary in found:  # a column beside the numbers would be too narrow for a formula
         if summary.closed_form is not None:
             say(f"{summary.name}  {summary.closed_form}")
+        if summary.screening is not None:
+            say(f"{summary.name}  {screening_line(summary.screening)}")
     tell_written(pictures)
 
 

@@ -10,6 +10,8 @@ from gpprune.cli.console import print_json, print_table, progress, shown, tell_l
 from gpprune.cli.options import (
     Allocations,
     CalibrationSpec,
+    DampInputs,
+    DampOutputs,
     DType,
     DTypeOption,
     GivenUnit,
@@ -56,6 +58,8 @@ def score_metrics(
     sparsity: Levels = None,
     pattern: OwnPattern = None,
     update: UpdateOption = "none",
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
     windows: Windows = TEST_WINDOWS,
     window_length: WindowLength = TEST_LENGTH,
     calibration_samples: Samples = 8,
@@ -66,7 +70,8 @@ def score_metrics(
     json: Json = False,
 ) -> None:
     """Judge the model pruned by each metric, beside the dense model."""
-    contenders = metric_contenders(metrics, _levels(sparsity), pattern, update)
+    how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
+    contenders = metric_contenders(metrics, _levels(sparsity), pattern, **how)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     found = _judged(contenders, texts, model, split, order, dtype, loss, json)
     if not json:
@@ -134,6 +139,8 @@ def score_allocations(
     pattern: OwnPattern = None,
     unit: GivenUnit = None,
     update: UpdateOption = "none",
+    damp_inputs: DampInputs = None,
+    damp_outputs: DampOutputs = None,
     windows: Windows = TEST_WINDOWS,
     window_length: WindowLength = TEST_LENGTH,
     calibration_samples: Samples = 8,
@@ -144,9 +151,8 @@ def score_allocations(
     json: Json = False,
 ) -> None:
     """Judge the model under each allocation of the sparsity, beside the dense model."""
-    contenders = allocation_contenders(
-        allocations, metric, _levels(sparsity), pattern, unit, update
-    )
+    how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
+    contenders = allocation_contenders(allocations, metric, _levels(sparsity), pattern, unit, **how)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     found = _judged(contenders, texts, model, split, order, dtype, loss, json)
     if not json:

@@ -104,6 +104,8 @@ def compare(
     pattern: str | None = None,
     unit: str | None = None,
     update: str = "none",
+    damp_inputs: float | None = None,
+    damp_outputs: float | None = None,
     **how: Any,
 ) -> Comparison:
     """Judge metrics side by side, or allocations under one metric.
@@ -118,19 +120,22 @@ def compare(
         pattern: which weights compete; by default each metric's own.
         unit: what gets a sparsity of its own, "layer" or "block"; by default each allocation's.
         update: what happens to the weights that stay.
+        damp_inputs: of the curvature that it inverts, see `gpprune.Recipe`.
+        damp_outputs: the same.
         **how: on what it is judged: the arguments of `compare_recipes`.
 
     Raises:
         UsageError: a name, a share or a pattern that is none.
     """
+    own = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
     if allocations is None:
-        contenders = metric_contenders(metrics, sparsity, pattern, update)
+        contenders = metric_contenders(metrics, sparsity, pattern, **own)
     else:
         given = [metrics] if isinstance(metrics, str) else list(metrics or ["wanda"])
         if len(given) != 1:
             raise UsageError(f"allocations are compared under one metric, not {len(given)}")
         chosen = ([allocations] if isinstance(allocations, str) else list(allocations)) or None
-        contenders = allocation_contenders(chosen, given[0], sparsity, pattern, unit, update)
+        contenders = allocation_contenders(chosen, given[0], sparsity, pattern, unit, **own)
     return compare_recipes(contenders, **how)
 
 

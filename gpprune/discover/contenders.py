@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gpprune.discover.stored import GOALS
 from gpprune.errors import GppruneError, UsageError
@@ -109,7 +110,7 @@ def metric_contenders(
     metrics: Iterable[str] | str | None,
     sparsity: float | Sequence[float] | None = None,
     pattern: str | None = None,
-    update: str = "none",
+    **how: Any,
 ) -> list[Contender]:
     """Metrics at each sparsity.
 
@@ -117,7 +118,7 @@ def metric_contenders(
         metrics: published names or formula text; by default all published ones.
         sparsity: one or more shares; by default 0.5, or what the pattern implies.
         pattern: which weights compete; by default each metric's own.
-        update: what happens to the weights that stay.
+        **how: `update`, `damp_inputs` and `damp_outputs` of a recipe; None for its default.
 
     Raises:
         UsageError: a name, a share or a pattern that is none.
@@ -126,10 +127,8 @@ def metric_contenders(
     found = []
     for level in _levels(sparsity, 0.5, pattern):
         for name in given:
-            chosen = {"pattern": pattern_of(name, pattern), "update": update}
-            found.append(
-                Contender(name, Recipe(metric=metric(name).text, sparsity=level, **chosen))
-            )
+            chosen = {**how, "pattern": pattern_of(name, pattern), "sparsity": level}
+            found.append(Contender(name, Recipe.make(metric=metric(name).text, **chosen)))
     return found
 
 
@@ -139,7 +138,7 @@ def allocation_contenders(
     sparsity: float | Sequence[float] | None = None,
     pattern: str | None = None,
     unit: str | None = None,
-    update: str = "none",
+    **how: Any,
 ) -> list[Contender]:
     """Allocations at each sparsity under one metric.
 
@@ -149,7 +148,7 @@ def allocation_contenders(
         sparsity: one or more shares; by default 0.7, or what the pattern implies.
         pattern: which weights compete; by default the metric's own.
         unit: what gets a sparsity of its own; by default each allocation's own.
-        update: what happens to the weights that stay.
+        **how: `update`, `damp_inputs` and `damp_outputs` of a recipe; None for its default.
 
     Raises:
         UsageError: a name, a share or a pattern that is none.
@@ -159,13 +158,13 @@ def allocation_contenders(
     return [
         Contender(
             named.name,
-            Recipe(
+            Recipe.make(
                 metric=metric_name,
                 allocation=named.text,
                 unit=named.unit,
                 sparsity=level,
                 pattern=own,
-                update=update,
+                **how,
             ),
         )
         for level in _levels(sparsity, 0.7, own)

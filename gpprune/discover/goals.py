@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, cast
 
-from gpprune.discover.rivals import Rival, allocation_rivals, metric_rival
+from gpprune.discover.rivals import Rival, allocation_rivals, joint_seeds, metric_rival
 from gpprune.discover.workbench import LAYERED_TEXTS, METRIC_TEXTS, Texts, Workbench
 from gpprune.evals import (
     NEXT_TOKEN,
@@ -26,19 +26,20 @@ from gpprune.primitives import (
     Formula,
     FormulaError,
     Language,
-    allocation,
     metric,
-    parse,
     seeds,
 )
 from gpprune.progress import Progress, silent
-from gpprune.prune import UPDATES, Recipe, parse_pattern
+from gpprune.prune import DAMPING, UPDATES, Damping, Recipe, parse_pattern
 from gpprune.prune.recipe import check_room
 
 
 @dataclass(frozen=True)
 class Goal(ABC):
     """What is searched for, on which model and text.
+
+    A search judges one shot, whatever `shots` says: that is how the recipe of its best formula is
+    to be pruned by.
 
     Attributes:
         texts: what is judged and calibrated on.
@@ -48,6 +49,10 @@ class Goal(ABC):
         dtype: what the model is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+        damp_inputs: see `gpprune.Recipe`, as all that follow.
+        damp_outputs: the search's own damping too.
+        shots: of the recipe alone.
+        schedule: of the recipe alone.
     """
 
     texts: Texts = METRIC_TEXTS
@@ -57,6 +62,10 @@ class Goal(ABC):
     dtype: str = "auto"
     loss: str = NEXT_TOKEN.name
     update: str = "none"
+    damp_inputs: float = DAMPING.inputs
+    damp_outputs: float = DAMPING.outputs
+    shots: int = 1
+    schedule: str = "linear"
 
     kind: ClassVar[str]
     language: ClassVar[Language]
@@ -72,15 +81,14 @@ class Goal(ABC):
         return {**asdict(self), "goal": self.kind}
 
     def check(self) -> None:
-        """See that the pattern suits the sparsity and what is searched for.
+        """See that its fields make a recipe, with a pattern that has room for what is searched for.
 
         Raises:
-            UsageError: it does not.
+            UsageError: they do not.
         """
-        pattern = parse_pattern(self.pattern)
-        pattern.target(self.sparsity)
+        recipe = self._recipe()
         if self.language is not METRIC:
-            check_room(pattern, "an allocation")
+            check_room(recipe.shape, "an allocation")
 
     def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
         """The form that a search keeps of a formula.
@@ -115,6 +123,7 @@ class Goal(ABC):
             bench.windows("validation", spread=self.spread),
             loss=bench.loss,
             update=self.update,
+            damping=Damping(self.damp_inputs, self.damp_outputs),
             dtype=bench.dtype,
         )
 
@@ -138,9 +147,10 @@ class Goal(ABC):
 
     @property
     def statistics(self) -> frozenset[str]:
-        """The statistics that the search reads: what formulas may draw, and the update's."""
+        """What the search reads: what formulas may draw, the update's and its estimate's."""
         drawn = (name for name, entry in STATISTICS.items() if entry.searched and entry.type)
-        return frozenset(drawn) | frozenset(UPDATES.find(self.update).reads)
+        update = UPDATES.find(self.update)
+        return frozenset(drawn) | update.reads | frozenset(update.foretold_by or ())
 
     @property
     def own_setting(self) -> str:
@@ -148,8 +158,8 @@ class Goal(ABC):
         return str(getattr(self, self.varied))
 
     def _recipe(self, **chosen: str) -> Recipe:
-        own = {"sparsity": self.sparsity, "pattern": self.pattern, "update": self.update}
-        return Recipe(**own, **chosen)
+        names = Recipe.model_fields.keys() & {field.name for field in fields(Goal)}
+        return Recipe(**{name: getattr(self, name) for name in names}, **chosen)
 
 
 @dataclass(frozen=True)
@@ -261,11 +271,7 @@ class JointGoal(Goal):
 
     def seeds(self) -> Mapping[str, Formula]:
         """Every published metric, uniform, and some with an allocation that suits it."""
-        found = {name: _joint(formula, "0") for name, formula in seeds.items()}
-        for name in ("wanda", "gblm", "pruner-zero"):
-            for text in ("atp(0.2)", "snip"):
-                found[f"{name} {text}"] = _joint(seeds[name], allocation(text).text)
-        return found
+        return joint_seeds()
 
     def masking(
         self, bench: Workbench, setting: str | None = None, progress: Progress = silent
@@ -290,7 +296,3 @@ class JointGoal(Goal):
         """Both parts."""
         scores, shares = formula.parts
         return self._recipe(metric=scores.text, allocation=shares.text, unit=self.unit)
-
-
-def _joint(scores: Formula, shares: str) -> Formula:
-    return parse(f"joint({scores.text}, {shares})", JOINT)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpprune.errors import UsageError
-from gpprune.primitives import ALLOCATIONS, METRICS, Formula, allocation
+from gpprune.primitives import ALLOCATIONS, JOINT, METRICS, Formula, allocation, parse, seeds
 from gpprune.prune import parse_pattern
 
 
@@ -43,6 +43,19 @@ def metric_rival(name: str, metric: str, formula: Formula, pattern: str) -> Riva
     entry = METRICS[metric]
     settings = dict.fromkeys((entry.pattern, pattern))
     return Rival(entry.paper, tuple(Choice(name, formula, setting) for setting in settings))
+
+
+def joint_seeds() -> dict[str, Formula]:
+    """Every published metric, uniform, and some with an allocation that suits it."""
+    found = {name: _joint(formula, "0") for name, formula in seeds.items()}
+    for name in ("wanda", "gblm", "pruner-zero"):
+        for text in ("atp(0.2)", "snip"):
+            found[f"{name} {text}"] = _joint(seeds[name], allocation(text).text)
+    return found
+
+
+def _joint(scores: Formula, shares: str) -> Formula:
+    return parse(f"joint({scores.text}, {shares})", JOINT)
 
 
 # ATP's difference between last and first block, tuned on validation text for the report.

@@ -13,7 +13,7 @@ from gpprune.discover.report import tested_figure
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
 from gpprune.files import expanded
-from gpprune.gp import Archive, Outcome, RunDirectory
+from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
 
 
@@ -32,6 +32,7 @@ class RunSummary:
         best: the best evolved formula; None before there is one.
         validation: its figure on the text that the search judged on.
         test: its figure on test text, where the run has been judged there.
+        screening: what the estimates of its candidates were worth; None where there are none.
         path: (candidates judged, least figure by then), a point for each improvement; the last
             point is the end of the run.
     """
@@ -46,6 +47,7 @@ class RunSummary:
     best: Formula | None
     validation: float | None
     test: float | None
+    screening: Screening | None
     path: tuple[tuple[int, float], ...]
 
     @property
@@ -65,6 +67,7 @@ class RunSummary:
             "candidates": self.candidates,
             f"validation_{self.loss.figure}": self.validation,
             f"test_{self.loss.figure}": self.test,
+            "estimate": None if self.screening is None else self.screening.as_dict(),
             "formula": None if self.best is None else self.best.text,
             "closed_form": self.closed_form,
         }
@@ -101,6 +104,7 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
         best=None if best is None else best.parsed(language),
         validation=None if best is None else loss.shown(best.fitness),
         test=tested_figure(run.path, None if best is None else best.text, loss.figure),
+        screening=Screening.of(outcomes),
         path=best_so_far(outcomes, loss),
     )
 

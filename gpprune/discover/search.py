@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES, Loss, ModelFitness
-from gpprune.gp import PRESETS, RunDirectory, SearchEvent, SearchResult, SearchSettings, evolve
+from gpprune.gp import (
+    PRESETS,
+    RunDirectory,
+    Screening,
+    SearchEvent,
+    SearchResult,
+    SearchSettings,
+    evolve,
+)
 from gpprune.progress import Progress, silent
 from gpprune.prune import Coverage, Loaded, Recipe, check_output
 
@@ -60,6 +69,11 @@ class Discovery:
         """What was measured."""
         return LOSSES.find(self.goal.loss)
 
+    @cached_property
+    def screening(self) -> Screening | None:
+        """What the fitness's estimates were worth; None where it had none."""
+        return Screening.of(self.result.outcomes)
+
     def document(self) -> dict[str, Any]:
         """Plain values for JSON: what `report.json` holds."""
         goal = self.goal
@@ -71,11 +85,13 @@ class Discovery:
             "sparsity": goal.sparsity,
             "pattern": goal.pattern,
             "update": goal.update,
+            "shots": goal.shots,
             "loss": goal.loss,
             "evaluated": self.result.evaluated,
             "archive_hits": self.result.archive_hits,
             "generations": self.result.generations,
             "stopped": self.result.stopped,
+            "estimate": None if self.screening is None else self.screening.as_dict(),
             **left,
             "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
         }

@@ -1,0 +1,229 @@
+"""A search under a weight update: what it measures, screens by, reports and hands on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpprune
+from gpprune.cli import run
+from gpprune.discover import Texts, compare
+from gpprune.discover.describe import describe_run
+from gpprune.discover.plots import summary_figure
+from gpprune.discover.report import screening_line
+from gpprune.discover.search import ready
+from gpprune.discover.stored import restored
+from gpprune.errors import UsageError
+from gpprune.gp import Outcome, RunDirectory, Screening
+from gpprune.prune import UPDATES, Update
+
+FEW = gpprune.SearchSettings(population=16, offspring=12, generations=3, top_k=2, race_z=0.5)
+HOW: dict[str, Any] = {"update": "refit", "damp_inputs": 0.05, "damp_outputs": 0.2}
+
+
+@pytest.fixture
+def text(tiny_text: str, tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(tiny_text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def goal(tiny_model_dir: Path, text: Path) -> gpprune.MetricGoal:
+    texts = Texts(str(text), str(text), windows=3, window_length=32, calibration_samples=3)
+    return gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32", sparsity=0.7, **HOW)
+
+
+@pytest.fixture
+def flags(tiny_model_dir: Path, text: Path) -> list[str]:
+    return [
+        *("--model", str(tiny_model_dir), "--text", str(text), "--calibration-text", str(text)),
+        *("--windows", "3", "--window-length", "32", "--calibration-samples", "3"),
+        *("--dtype", "float32"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [gpprune.MetricGoal, gpprune.AllocationGoal, gpprune.JointGoal])
+def test_a_goal_measures_what_its_updates_estimate_reads(kind: Any) -> None:
+    for name, update in UPDATES.items():
+        found = kind(update=name).statistics
+        assert found >= update.reads
+        if "aaT" in update.reads:
+            assert found & {"ggT", "Gk"}
+    assert not kind().statistics & {"aaT", "ggT"}
+    own = Update("own", "mine", UPDATES["refit"].apply, frozenset({"aaT", "ggT"}))
+    with UPDATES.including(own):
+        assert kind(update="own").statistics >= {"aaT", "ggT"}
+
+
+@pytest.mark.parametrize("update", [name for name, entry in UPDATES.items() if entry.reads])
+def test_a_search_under_an_update_has_estimates(goal: gpprune.MetricGoal, update: str) -> None:
+    bench = ready(replace(goal, update=update))
+    fitness = replace(goal, update=update).fitness(bench)
+    estimate = fitness.estimate(gpprune.published["wanda"])
+    assert estimate is not None and estimate > 0
+
+
+def test_a_search_says_what_its_estimate_was_worth(
+    goal: gpprune.MetricGoal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "run"
+    handed_on = replace(goal, shots=3, schedule="cosine")
+    found = gpprune.discover(handed_on, out=where, settings=FEW, rivals="best")
+    outcomes = found.result.outcomes
+    assert all(o.estimate is not None for o in outcomes if o.reason is None)
+    screening = found.screening
+    assert screening is not None and screening.kendall_tau is not None
+    assert screening.judged == sum(outcome.full for outcome in outcomes)
+    document = json.loads((where / "report.json").read_text())
+    assert document["estimate"] == screening.as_dict()
+    assert document["shots"] == 3
+    # the recipe prunes in shots under the search's damping
+    recipe = gpprune.Recipe.read(where / "recipe.json")
+    assert recipe == found.recipe
+    assert (recipe.shots, recipe.schedule, recipe.update) == (3, "cosine", "refit")
+    assert (recipe.damp_inputs, recipe.damp_outputs) == (0.05, 0.2)
+    with RunDirectory.open(where) as opened:
+        assert replace(restored(opened), texts=goal.texts) == handed_on
+    # every command that reads the run
+    capsys.readouterr()
+    assert run(["resume", str(where), "--rivals", "best"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert screening_line(screening) in printed
+    assert "searched under one shot; the recipe prunes in 3" in printed
+    assert run(["report", str(where)]) == 0
+    assert screening_line(screening) in " ".join(capsys.readouterr().out.split())
+    assert run(["report", str(where), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["estimate"] == screening.as_dict()
+
+
+def test_a_search_without_an_update_has_no_estimate(goal: gpprune.MetricGoal) -> None:
+    found = gpprune.discover(
+        replace(goal, update="none"), settings=FEW.replaced(generations=0), rivals="best"
+    )
+    assert found.screening is None
+    assert found.document()["estimate"] is None
+
+
+def test_what_reads_a_run_bears_candidates_that_were_judged_on_no_case(
+    goal: gpprune.MetricGoal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "run"
+    found = gpprune.discover(goal, out=where, settings=FEW.replaced(generations=1), rivals="best")
+    best = found.result.best(1)[0]
+    with RunDirectory.open(where) as opened, opened.exclusive():
+        for text in ("mul(sqr(W), sqrt(X))", "mul(abs(W), exp(X))"):
+            formula = gpprune.parse(text)
+            spared = Outcome(
+                key=formula.digest,
+                text=formula.text,
+                origin="random",
+                generation=1,
+                fitness=best.fitness - 1,  # foretold better than any, and still no winner
+                losses=(),
+                full=False,
+                reason=None,
+                seconds=0.1,
+                estimate=1e6,
+            )
+            assert spared.dropped and spared.spared
+            opened.record(spared)
+    (summary,) = gpprune.summarise([where])
+    assert summary.best is not None
+    assert summary.screening is not None and summary.screening.spared >= 2
+    assert summary.validation == pytest.approx(found.winners[0].validation.figure)
+    assert summary_figure([summary]) is not None
+    assert describe_run(where)[0].formula.text == found.winners[0].formula.text
+    for command in (["simplify"], ["report"], ["report", "--json"]):
+        assert run([*command[:1], str(where), *command[1:]]) == 0
+    assert run(["resume", str(where), "--generations", "2", "--rivals", "best"]) == 0
+    capsys.readouterr()
+
+
+def test_a_line_says_what_an_estimate_was_worth() -> None:
+    assert screening_line(Screening(0.831, judged=41, spared=12, estimated=60)) == (
+        "the curvature's estimate ranks candidates as the loss does: Kendall's tau 0.83 over 41; "
+        "it spared 12 of 60 candidates their judging"
+    )
+    assert screening_line(Screening(None, judged=1, spared=0, estimated=3)) == (
+        "the curvature's estimate spared 0 of 3 candidates their judging"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"damp_inputs": -1.0}, "damp_inputs"),
+        ({"shots": 0}, "shots"),
+        ({"schedule": "sudden"}, "sudden"),
+        ({"update": "repair"}, "repair"),
+    ],
+)
+def test_a_wrong_field_is_said_before_anything_is_made(
+    goal: gpprune.MetricGoal, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        gpprune.discover(replace(goal, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands_search_under_an_update(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ["--population", "6", "--generations", "1", "--rivals", "best", "--json"]
+    how = ["--update", "refit", "--damp-inputs", "0.05", "--damp-outputs", "0.2", "--shots", "2"]
+    for kind in ("metric", "allocation", "joint"):
+        out = str(tmp_path / kind)
+        assert run(["evolve", kind, *flags, *search, *how, "--out", out]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["update"], document["shots"]) == ("refit", 2)
+        assert document["estimate"]["estimated"] > 0
+        recipe = gpprune.Recipe.read(tmp_path / kind / "recipe.json")
+        assert (recipe.damp_inputs, recipe.damp_outputs, recipe.shots) == (0.05, 0.2, 2)
+    pruned = ["prune", *flags[:2], *flags[4:6], *flags[8:12], "--out", str(tmp_path / "pruned")]
+    assert run([*pruned, "--recipe", str(tmp_path / "joint" / "recipe.json"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["shots"]) == 2
+
+
+def test_one_threshold_is_for_metrics_alone(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ["--population", "6", "--generations", "1", "--pattern", "model", "--update", "refit"]
+    out = str(tmp_path / "metric")
+    assert run(["evolve", "metric", *flags, *search, "--json", "--out", out]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["pattern"] == "model"
+    assert document["estimate"]["estimated"] > 0
+    assert gpprune.Recipe.read(tmp_path / "metric" / "recipe.json").pattern == "model"
+    for kind in ("allocation", "joint"):
+        assert run(["evolve", kind, *flags, *search, "--out", str(tmp_path / kind)]) == 2
+        assert "shares the sparsity out by itself" in capsys.readouterr().err
+        assert not (tmp_path / kind).exists()
+
+
+def test_damping_changes_a_comparison(
+    goal: gpprune.MetricGoal, flags: list[str], capsys: Any
+) -> None:
+    table = compare(
+        ["wanda"],
+        model=goal.model,
+        texts=goal.texts,
+        split="validation",
+        dtype="float32",
+        update="refit",
+        damp_inputs=0.05,
+        damp_outputs=0.2,
+    )
+    score = ["score", "metrics", "wanda", *flags, "--split", "validation", "--json"]
+    damped = ["--update", "refit", "--damp-inputs", "0.05", "--damp-outputs", "0.2"]
+    assert run([*score, *damped]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed[1]["perplexity"] == pytest.approx(table.rows[1].evaluation.figure)
+    assert run([*score, "--update", "refit"]) == 0
+    assert json.loads(capsys.readouterr().out)[1]["perplexity"] != printed[1]["perplexity"]
+    assert run([*score, "--update", "refit", "--damp-inputs", "-1"]) == 2
+    assert "damp_inputs" in capsys.readouterr().err

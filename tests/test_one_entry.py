@@ -33,6 +33,7 @@ from gpprune.prune import (
     MEASURERS,
     MODEL_SOURCES,
     PATTERNS,
+    SCHEDULES,
     UPDATES,
     Recipe,
     calibrate,
@@ -52,6 +53,7 @@ TABLES: list[Table[Any]] = [
     MEASURERS,
     PATTERNS,
     UPDATES,
+    SCHEDULES,
     LOSSES,
     TEXT_SOURCES,
     MODEL_SOURCES,
@@ -348,6 +350,77 @@ def test_a_weight_update(
     for name, layer in linear_layers(load_model(str(out)).model).items():
         single = linear_layers(load_model(str(once)).model)[name].weight
         assert torch.equal(layer.weight, 2 * single)
+
+
+CHOOSING = """
+import torch
+from gpprune.prune import UPDATES, Update
+
+
+def halved(weight, choice, statistics, damping):
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    for start in range(0, weight.shape[1], 8):  # by what the metric says of halves of weights
+        mask[:, start : start + 8] = choice.columns(weight / 2, start, start + 8)
+    return weight / 2, mask
+
+
+UPDATES.add(
+    Update(
+        "halved",
+        "what stays is halved, in blocks of 8 columns",
+        lambda weight, mask, statistics, damping: weight / 2,
+        choose=halved,
+    )
+)
+"""
+
+
+def test_a_weight_update_that_chooses(
+    add: Add,
+    flags: list[str],
+    printed: Callable[..., Any],
+    tiny_model_dir: Path,
+    tiny_tokens: Tensor,
+    tmp_path: Path,
+) -> None:
+    add(CHOOSING)
+    dense, pruned = (load_model(str(tiny_model_dir)).model for _ in range(2))
+    recipe = Recipe(sparsity=0.5, pattern="layer", update="halved")
+    report = prune_model(pruned, recipe, tiny_tokens[:96].view(3, 32), order="dense")
+    for name, layer in linear_layers(pruned).items():
+        kept, old = layer.weight != 0, linear_layers(dense)[name].weight
+        assert torch.equal(layer.weight[kept], old[kept] / 2)
+        assert int((~kept).sum()) == layer.weight.numel() // 2
+        shares = (~kept).float().view(len(kept), -1, 8).mean((0, 2))  # of each block its own
+        torch.testing.assert_close(shares, torch.full_like(shares, 0.5), atol=0.01, rtol=0)
+    assert report.sparsity == pytest.approx(0.5, abs=0.01)
+    rows = printed("score", "metrics", "wanda", "--update", "halved", *flags)
+    assert figures(rows)["wanda"] > 1
+    search = ("--population", "4", "--generations", "1", "--rivals", "best")
+    out = ("--out", str(tmp_path / "run"))
+    assert printed("evolve", "metric", "--update", "halved", *search, *out, *flags)["formulas"]
+
+
+SCHEDULE = """
+from gpprune.prune import SCHEDULES, Schedule
+
+SCHEDULES.add(Schedule("late", "the last shots take more", lambda done: done**2))
+"""
+
+
+def test_a_schedule(
+    add: Add, flags: list[str], printed: Callable[..., Any], tmp_path: Path
+) -> None:
+    add(SCHEDULE)
+    assert Recipe(sparsity=0.5, shots=2, schedule="late").parts == [0.25, 1.0]
+    out = ("--out", str(tmp_path / "pruned"))
+    shots = ("--shots", "2", "--schedule", "late", "--sparsity", "0.5")
+    found = printed("prune", *shots, *out, *pruning_flags(flags))
+    assert [shot["sparsity"] for shot in found["shots"]] == pytest.approx([0.125, 0.5], abs=0.01)
+    search = ("--population", "4", "--generations", "1", "--rivals", "best")
+    out = ("--out", str(tmp_path / "run"))
+    printed("evolve", "metric", *shots, *search, *out, *flags)
+    assert Recipe.read(tmp_path / "run" / "recipe.json").schedule == "late"
 
 
 LOSS = """

@@ -14,6 +14,7 @@ from .measure.accumulator import Accumulator as Accumulator
 from .measure.accumulator import Activations as Activations
 from .measure.activations import InputSums as InputSums
 from .measure.calibrate import calibrate as calibrate
+from .measure.gradients import Gradients as Gradients
 from .measure.kronecker import nearest_kronecker as nearest_kronecker
 from .measure.kronecker import read_statistics as read_statistics
 from .measure.kronecker import write_statistics as write_statistics

@@ -269,11 +269,15 @@ def test_a_search_keeps_the_same_settings(searched: tuple[str, Path]) -> None:
     goal, out = searched
     was, now = _stored("tiny-search.json")["searches"][goal], _run(out)
     assert now["settings"] == was["settings"]
-    # What has come since: paths are stored absolute, and a run knows its loss, its weight update
-    # and digests of what it judges on.
+    # What has come since: paths are stored absolute, and a run knows its loss, its weight update,
+    # the damping and shots of its recipe, and digests of what it judges on.
     assert _without_folder(now["problem"]) == was["problem"] | {
         "loss": "next-token",
         "update": "none",
+        "damp_inputs": 0.01,
+        "damp_outputs": 0.1,
+        "shots": 1,
+        "schedule": "linear",
         "digests": now["problem"]["digests"],
     }
 
@@ -300,7 +304,7 @@ def test_a_search_reports_the_same(searched: tuple[str, Path]) -> None:
     document = json.loads((out / "report.json").read_text(encoding="utf-8"))
     del document["run"]
     now, was = document.pop("formulas"), copy.deepcopy(stored[f"{goal} report"])
-    since = {"loss": "next-token", "update": "none"}
+    since = {"loss": "next-token", "update": "none", "shots": 1, "estimate": None}
     assert document == stored["searches"][goal]["report"] | since
     kept = _distinct(was)
     for new, old in zip(now[: len(kept)], kept, strict=True):

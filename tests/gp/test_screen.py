@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -289,6 +290,27 @@ def test_a_screened_search_that_was_broken_off_comes_to_the_same_end(
         kept = run.outcomes(METRIC)
     assert [o.estimate for o in kept] == [o.estimate for o in whole.outcomes]
     assert Screening.of(kept) == Screening.of(whole.outcomes)
+
+
+def test_a_run_of_before_there_were_estimates_goes_on(toy: ModuleType, tmp_path: Path) -> None:
+    settings = toy.SETTINGS.replaced(generations=1)
+    with RunDirectory.create(tmp_path / "run", settings, {}) as run:
+        began = evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
+    database = sqlite3.connect(tmp_path / "run" / "run.db")
+    with database:
+        database.execute("ALTER TABLE candidates DROP COLUMN estimate")
+    database.close()
+    with RunDirectory.open(tmp_path / "run") as run:  # reading it leaves it as it is
+        assert run.outcomes(METRIC) == began.outcomes
+    fitness = screened(toy, monotone(toy))
+    longer = toy.SETTINGS.replaced(generations=4)
+    with RunDirectory.open(tmp_path / "run") as run:
+        found = evolve(METRIC, fitness, settings=longer, seeds=toy.SEEDS, run=run)
+    with RunDirectory.open(tmp_path / "run") as run:
+        kept = run.outcomes(METRIC)
+    assert kept == found.outcomes
+    assert kept[: len(began.outcomes)] == began.outcomes
+    assert all(outcome.estimate for outcome in kept[len(began.outcomes) :] if not outcome.reason)
 
 
 def test_the_spared_have_a_place_in_the_archive_but_none_among_the_best() -> None:

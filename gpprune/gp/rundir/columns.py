@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -44,10 +45,29 @@ _COLUMNS = {
     for field in fields(Outcome)
     if field.compare
 }
-_NAMES = ", ".join(column.name for column in _COLUMNS.values())
+_NAMES = [column.name for column in _COLUMNS.values()]
+# What the table of an earlier run lacks: it is added before a row is, and NULL till then.
+_SINCE = {"estimate": "REAL"}
 
-INSERT = f"INSERT INTO candidates ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-SELECT = f"SELECT {_NAMES} FROM candidates ORDER BY number"
+INSERT = f"INSERT INTO candidates ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
+
+
+def select(connection: sqlite3.Connection) -> str:
+    """The statement that gives all rows, in the order of their numbers."""
+    lacking = _lacking(connection)
+    names = (f"NULL AS {name}" if name in lacking else name for name in _NAMES)
+    return f"SELECT {', '.join(names)} FROM candidates ORDER BY number"
+
+
+def complete(connection: sqlite3.Connection) -> None:
+    """Add the columns that an earlier run lacks."""
+    for name in _lacking(connection):
+        connection.execute(f"ALTER TABLE candidates ADD COLUMN {name} {_SINCE[name]}")
+
+
+def _lacking(connection: sqlite3.Connection) -> set[str]:
+    found = {name for _, name, *_ in connection.execute("PRAGMA table_info(candidates)")}
+    return _SINCE.keys() - found
 
 
 def row_of(outcome: Outcome) -> list[Any]:
@@ -56,7 +76,7 @@ def row_of(outcome: Outcome) -> list[Any]:
 
 
 def outcome_of(row: Sequence[Any]) -> Outcome:
-    """The outcome in a row that `SELECT` gives.
+    """The outcome in a row that `select` gives.
 
     Raises:
         TypeError: a value is of another type than it should be.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.outcome import Outcome
-from gpprune.gp.rundir.columns import INSERT, SELECT, outcome_of, row_of
+from gpprune.gp.rundir.columns import INSERT, complete, outcome_of, row_of, select
 from gpprune.gp.rundir.connection import connect
 from gpprune.gp.rundir.settingsfile import FORMAT
 from gpprune.gp.rundir.trouble import reported
@@ -120,7 +120,7 @@ class Database:
             GppruneError: a row is damaged, or its text does not match its key.
         """
         with self._reading() as connection:
-            outcomes = [outcome_of(row) for row in connection.execute(SELECT)]
+            outcomes = [outcome_of(row) for row in connection.execute(select(connection))]
             for number, outcome in enumerate(outcomes, start=1):
                 if language is not None:
                     _check_key(number, outcome, language)
@@ -137,6 +137,7 @@ class Database:
     def record(self, outcome: Outcome) -> None:
         """Commit one judged candidate."""
         with self._writing() as transaction:
+            complete(transaction)
             transaction.execute(INSERT, row_of(outcome))
 
     def commit(self, state: State) -> None:

@@ -13,7 +13,7 @@ import tomli_w
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.settings import SearchSettings
 
-FORMAT = 3
+FORMAT = 2
 SETTINGS = "settings.toml"
 
 # A file cut off in the middle of a line can still be valid TOML ("offspring = 1" of 12).

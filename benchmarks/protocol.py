@@ -9,6 +9,7 @@ model needs tokens of its own tokenizer.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from benchmarks.flags import add_model, parser_of, positive
 from benchmarks.shown import print_table, progress
 from gpprune.evals import evaluate
-from gpprune.prune import Recipe, load_model, prune_model
+from gpprune.prune import ORDERS, Recipe, load_model, prune_model
 
 TOKENS = Path(__file__).parents[1] / "tests" / "data" / "reference_protocol.safetensors"
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--samples", type=positive, help="the first so many; by default all")
     parser.add_argument("--windows", type=positive, help="the first so many; by default all")
+    parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
     given = parser.parse_args(arguments)
     recipes = [Recipe.read(path) for path in given.recipes]
     tokens = stored_tokens(given.tokens)
@@ -44,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path, recipe in zip(given.recipes, recipes, strict=True):
         model = load_model(given.model).model
         with progress() as report:
-            prune_model(model, recipe, calibration, progress=report)
+            start = time.perf_counter()
+            prune_model(model, recipe, calibration, order=given.order, progress=report)
+            seconds = time.perf_counter() - start
             judged = evaluate(model, evaluation, progress=report)
-        rows.append([str(path), f"{recipe.sparsity:g}", f"{judged.figure:.2f}"])
-    print_table(["recipe", "sparsity", "perplexity"], rows)
+        rows.append(
+            [str(path), f"{recipe.sparsity:g}", f"{judged.figure:.2f}", f"{seconds:.0f}"]
+        )
+    print_table(["recipe", "sparsity", "perplexity", "seconds of pruning"], rows)
 
 
 def stored_tokens(path: Path) -> dict[str, Tensor]:

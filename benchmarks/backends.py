@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import made_up
 from benchmarks.flags import add_layers, add_model, parser_of, positive
 from benchmarks.search import distinct
 from benchmarks.shown import print_table
@@ -102,7 +103,7 @@ def _seconds(chosen: argparse.Namespace) -> list[float]:
     weights = [layer.weight.detach() for layer in layers.values()]
     machine.built()
     shapes = {weight.shape for weight in weights}
-    given = {shape: {**_measured(shape), "out": torch.empty(shape)} for shape in shapes}
+    given = {shape: {**_statistics(shape), "out": torch.empty(shape)} for shape in shapes}
 
     def timed(work: Iterable[Formula], passes: int) -> float:
         start = time.perf_counter()
@@ -128,11 +129,9 @@ def _score(
             score(W=weight, **given[weight.shape])
 
 
-def _measured(shape: torch.Size) -> dict[str, Tensor]:
-    """Statistics that no calibration is needed for: what they are costs no time."""
-    generator = torch.Generator().manual_seed(0)
-    draw = [torch.rand(size, generator=generator) + 0.1 for size in (shape[1], shape[0], shape)]
-    return {"X": draw[0], "Y": draw[1], "G": 1e-3 * draw[2]}
+def _statistics(shape: torch.Size) -> dict[str, Tensor]:
+    """The same for layers of one shape, in every process."""
+    return made_up.statistics(*shape, generator=torch.Generator().manual_seed(0))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks import made_up
 from benchmarks.flags import parser_of, positive
 from benchmarks.kernels import elementwise
 from gpprune.compile import kernel, lower
@@ -56,10 +57,9 @@ def measure(size: int, device: torch.device, backends: Sequence[str]) -> None:
         backends: their names.
     """
     torch.manual_seed(0)
-    shapes = {"W": (size, size), "G": (size, size), "X": (size,), "Y": (size,), "D": (size,)}
-    terminals = {
-        name: (torch.rand(shape, device=device) + 0.01).bfloat16() for name, shape in shapes.items()
-    }
+    weight = torch.rand(size, size, device=device) + 0.01
+    drawn = {"W": weight, **made_up.statistics(size, size, device=device)}
+    terminals = {name: value.bfloat16() for name, value in drawn.items()}
     out = torch.empty(size, size, device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"bfloat16 layer of {size} x {size} on {name}: GB/s, and the ratio to a copy's")

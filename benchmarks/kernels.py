@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 
+from benchmarks import made_up
 from benchmarks.flags import parser_of, positive
 from benchmarks.rival import eager
 from gpprune.compile import kernel, lower
@@ -50,13 +51,7 @@ def measure(size: int, count: int, backends: Sequence[str]) -> None:
         backends: their names.
     """
     torch.manual_seed(0)
-    terminals = {
-        "W": torch.randn(size, size),
-        "X": torch.rand(size),
-        "Y": torch.rand(size),
-        "G": torch.rand(size, size) * 1e-2,
-        "D": torch.rand(size),
-    }
+    terminals = {"W": torch.randn(size, size), **made_up.statistics(size, size)}
     out = torch.empty(size, size)
     copy = seconds(lambda: out.copy_(terminals["W"]))
     print(f"scores of a {size} x {size} float32 layer; a copy takes {copy * 1e3:.1f} ms")
@@ -71,7 +66,7 @@ def measure(size: int, count: int, backends: Sequence[str]) -> None:
             ratios[backend].append(slow / fast)
             line += f"{fast * 1e3:>12.1f}{slow / fast:>7.2f}"
             if elementwise(formula):
-                moved = len(formula.names & {"W", "G"}) + 1
+                moved = sum(terminals[name].dim() == 2 for name in formula.names) + 1
                 floors[backend].append(fast / (copy * moved / 2))
         print(f"{line}  {formula.text[:60]}", flush=True)
     for backend in backends:

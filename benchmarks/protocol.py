@@ -50,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prune_model(model, recipe, calibration, order=given.order, progress=report)
             seconds = time.perf_counter() - start
             judged = evaluate(model, evaluation, progress=report)
-        rows.append(
-            [str(path), f"{recipe.sparsity:g}", f"{judged.figure:.2f}", f"{seconds:.0f}"]
-        )
+        rows.append([str(path), f"{recipe.sparsity:g}", f"{judged.figure:.2f}", f"{seconds:.0f}"])
     print_table(["recipe", "sparsity", "perplexity", "seconds of pruning"], rows)
 
 

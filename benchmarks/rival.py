@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpprune.primitives import Formula
+from gpprune.primitives import Formula, axes_of
 
 _REDUCE = {
     "rowsum": lambda x: x.sum(1, keepdim=True),
@@ -52,7 +52,8 @@ def eager(formula: Formula, terminals: Mapping[str, Tensor]) -> Tensor:
         if isinstance(node.value, float):
             return torch.tensor([[node.value]])
         value = terminals[node.value]
-        return value[:, None] if node.value == "Y" else value.view(-1, value.shape[-1])
+        of_rows = axes_of(node.ret) == {"out"}
+        return value[:, None] if of_rows else value.view(-1, value.shape[-1])
 
     scores: Tensor = evaluate()
     return scores

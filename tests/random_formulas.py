@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpprune.primitives import METRIC, PRIMITIVES, Formula, published
+from gpprune.primitives import METRIC, PRIMITIVES, STATISTICS, Formula, Sign, axes_of, published
 
 # Formulas that between them use every primitive; compiling takes a second or more each.
 COMPILED = [
@@ -19,6 +19,9 @@ COMPILED = [
     "add(neg(rownorm(G)), div(rowsum(X), colnorm(minmax(mul(W, Y)))))",
     "pz_div(pz_log(W), pz_exp(pz_zsn(X)))",
 ]
+
+# About how large statistics are that are not about 1.
+SIZES = {"G": 1e-2, "D": 0.3, "Gk": 1e-4, "Gi": 1e4, "Gx": 1e-5, "F": 1e-4}
 
 
 @st.composite
@@ -47,26 +50,26 @@ def _grow(rng: random.Random, names: list[str], wanted: type, depth: int) -> lis
     return [rng.choice(terminals)]
 
 
+def statistics(
+    generator: torch.Generator, out_features: int, in_features: int
+) -> dict[str, Tensor]:
+    """Every statistic that a formula can read, of one layer, by its entry's type and sign."""
+    lengths = {"out": out_features, "in": in_features}
+    found = {}
+    for name, entry in STATISTICS.items():
+        if entry.type is not None:
+            shape = [length for axis, length in lengths.items() if axis in axes_of(entry.type)]
+            value = torch.randn(shape, generator=generator)
+            found[name] = value if entry.sign is Sign.ANY else value.exp()
+    return found
+
+
 def layer(
     seed: int, out_features: int = 6, in_features: int = 9, *, activations: float = 3
 ) -> dict[str, Tensor]:
     """Terminals of one layer with nothing degenerate about them, float32."""
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return {
-        "W": normal(out_features, in_features) * 0.1,
-        "X": normal(in_features).exp() * activations,
-        "Y": normal(out_features).exp() * activations,
-        "G": normal(out_features, in_features).exp() * 1e-2,
-        "D": normal(in_features).exp() * 0.3,
-        "A": normal(in_features).exp() * activations,
-        "Ai": normal(in_features).exp() / activations,
-        "Gk": normal(out_features).exp() * 1e-4,
-        "Gi": normal(out_features).exp() * 1e4,
-        "Ay": normal(out_features).exp() * activations,
-        "Gx": normal(in_features).exp() * 1e-5,
-        "F": normal(out_features, in_features).exp() * 1e-4,
-    }
+    weight = torch.randn(out_features, in_features, generator=generator) * 0.1
+    sizes = SIZES | dict.fromkeys(("X", "Y", "A", "Ay"), activations) | {"Ai": 1 / activations}
+    drawn = statistics(generator, out_features, in_features)
+    return {"W": weight, **{name: value * sizes.get(name, 1) for name, value in drawn.items()}}

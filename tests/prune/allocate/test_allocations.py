@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from random_allocations import allocations
+from random_formulas import statistics
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -324,25 +325,17 @@ class Small(nn.Module):
 def small(blocks: int = 3) -> Measured:
     layers = linear_layers(Small(blocks))
     generator = torch.Generator().manual_seed(9)
-
-    def positive(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).exp()
-
     return Measured(
         layers,
         {
-            name: {
-                "X": positive(layer.in_features),
-                "Y": positive(layer.out_features),
-                "G": positive(layer.out_features, layer.in_features),
-            }
+            name: statistics(generator, layer.out_features, layer.in_features)
             for name, layer in layers.items()
         },
     )
 
 
 SMALL = small()
-UNORDERED = frozenset(ALLOCATION.terminals) - {"depth", "D"}
+UNORDERED = frozenset(ALLOCATION.terminals) - {"depth"}
 
 
 def _exact(name: str, entry: object) -> bool:
@@ -414,7 +407,7 @@ def test_random_allocations_without_depth_know_no_order(
 
 
 @settings(max_examples=100)
-@given(allocations(4, terminals=frozenset(ALLOCATION.terminals) - {"D"}, admit=_exact))
+@given(allocations(4, admit=_exact))
 def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
     allocator = SMALL.allocator(0.5)
     found = allocator.sparsities(formula, WANDA)
@@ -423,7 +416,7 @@ def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
 
 
 @settings(max_examples=60)
-@given(allocations(5, terminals=frozenset(ALLOCATION.terminals) - {"D"}), st.sampled_from(TARGETS))
+@given(allocations(5), st.sampled_from(TARGETS))
 @example(parse("over_role(sparse_as(dsa_importance(dsa_sin(dsa_scores(0.67)))))", ALLOCATION), 0.3)
 def test_any_allocation_meets_the_target_or_is_unfit(formula: Formula, target: float) -> None:
     for unit in ("layer", "block"):

@@ -56,7 +56,7 @@ from gpprune.discover import (
     discover,
 )
 from gpprune.discover import resume as resume_search
-from gpprune.discover.contenders import pattern_of
+from gpprune.discover.contenders import pattern_with_room
 from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import NEXT_TOKEN
@@ -133,7 +133,7 @@ def evolve_allocation(
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
     read_metric(metric)
-    chosen = pattern_of(metric, pattern)
+    chosen = pattern_with_room(metric, pattern)
     goal = AllocationGoal(
         *(texts, model, sparsity, chosen, str(dtype), loss, update),
         **{**how, "metric": metric, "unit": str(unit)},

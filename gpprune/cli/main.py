@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from gpprune import __version__
 from gpprune.cli import allocating, evaluate, evolve, formulas, pruning, runs, scoring
-from gpprune.cli.console import err, escape, say
-from gpprune.errors import GppruneError
+from gpprune.cli.console import err, escape, say, tell
+from gpprune.errors import DampingWarning, GppruneError
 from gpprune.memory import out_of_memory
 
 INTERRUPTED = 130
@@ -59,6 +62,29 @@ def _options(
     pass  # the group's help is the application's
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say that a curvature was damped more than asked for in a line, once."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, DampingWarning):
+            tell(str(message))
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", DampingWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -68,7 +94,8 @@ def run(arguments: list[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):  # a terminal may not know the signs of a formula
             stream.reconfigure(errors="replace")
     try:
-        app(arguments)
+        with _plain_warnings():
+            app(arguments)
     except GppruneError as error:
         _say(str(error))
         return error.exit_code

@@ -33,7 +33,7 @@ from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import expanded
-from gpprune.prune import PruneReport, Recipe, parse_pattern
+from gpprune.prune import PruneReport, Recipe, has_shots, parse_pattern
 
 
 def prune(
@@ -122,7 +122,7 @@ def _kept(out: Path) -> Iterator[None]:
     except GppruneError:
         raise
     except BaseException:
-        if shots_beside(out).is_dir():
+        if has_shots(shots_beside(out)):
             tell(f"finished shots are kept in {shots_beside(out)}: the same command goes on")
         raise
 

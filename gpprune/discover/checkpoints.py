@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -10,7 +9,16 @@ from gpprune.discover.compare import Row
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.evals import NEXT_TOKEN
 from gpprune.progress import Progress, silent
-from gpprune.prune import Loaded, PruneReport, Recipe, check_output, prune_model, save_pruned
+from gpprune.prune import (
+    Loaded,
+    PruneReport,
+    Recipe,
+    check_output,
+    check_shots,
+    forget_shots,
+    prune_model,
+    save_pruned,
+)
 
 
 def prune_to(
@@ -43,6 +51,9 @@ def prune_to(
         GppruneError: the model or text cannot be had, pruned or written.
     """
     path = check_output(out)
+    keep = shots_beside(path) if recipe.shots > 1 else None
+    if keep is not None:
+        check_shots(keep)
     texts = texts or Texts()
     bench = Workbench(
         model,
@@ -51,12 +62,12 @@ def prune_to(
         reads=[(texts.calibration_text, "calibration")],
         progress=progress,
     )
-    keep = shots_beside(path)
     report = prune_model(
         bench.loaded.model, recipe, bench.calibration(), order=order, keep=keep, progress=progress
     )
     save_pruned(bench.loaded, recipe, report, path)
-    shutil.rmtree(keep, ignore_errors=True)
+    if keep is not None:
+        forget_shots(keep)
     return report
 
 

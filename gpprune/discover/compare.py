@@ -171,6 +171,12 @@ def compare_recipes(
     if order not in ORDERS:
         raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
     contenders = list(dict.fromkeys(contenders))
+    for contender in contenders:
+        if order == "dense" and contender.recipe.shots > 1:
+            raise UsageError(
+                f"{contender.name!r} has {contender.recipe.shots} shots, and the order 'dense' "
+                "calibrates once for all: compare it in the order 'sequential'"
+            )
     _check_names(contenders)
     texts = texts or Texts()
     bench = Workbench(

@@ -106,6 +106,12 @@ def pattern_of(name: str, given: str | None) -> str:
     return METRICS[name].pattern if name in METRICS else "row"
 
 
+def pattern_with_room(name: str, given: str | None) -> str:
+    """As `pattern_of`, where an allocation is to share out; "layer" for a metric's own "model"."""
+    own = pattern_of(name, given)
+    return "layer" if given is None and parse_pattern(own).across else own
+
+
 def metric_contenders(
     metrics: Iterable[str] | str | None,
     sparsity: float | Sequence[float] | None = None,
@@ -153,7 +159,7 @@ def allocation_contenders(
     Raises:
         UsageError: a name, a share or a pattern that is none.
     """
-    own = pattern_of(metric_name, pattern)
+    own = pattern_with_room(metric_name, pattern)
     named_all = named_allocations(allocations, unit)
     return [
         Contender(

@@ -52,6 +52,9 @@ from .select.patterns import pruned_count as pruned_count
 from .select.ranks import Ranks as Ranks
 from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores
+from .shots import check_shots as check_shots
+from .shots import forget_shots as forget_shots
+from .shots import has_shots as has_shots
 from .step import prune_layer as prune_layer
 from .update.choice import Choice as Choice
 from .update.choice import is_local as is_local

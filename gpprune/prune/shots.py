@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,32 @@ def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str)
     }
 
 
+def check_shots(folder: Path) -> None:
+    """See that shots may be kept in a directory: it holds others, or it is still to be made.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    if os.path.lexists(folder) and not has_shots(folder):
+        raise UsageError(
+            f"{str(folder)!r}, where finished shots are kept, is something else: move it away, or "
+            "choose another --out"
+        )
+
+
+def has_shots(folder: Path) -> bool:
+    """Whether finished shots lie in a directory."""
+    return (folder / RECORD).is_file()
+
+
+def forget_shots(folder: Path) -> None:
+    """Remove the shots that are kept in a directory, and the directory if nothing else is there."""
+    for path in (folder / RECORD, *folder.glob("shot-*.safetensors")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 class _Kept:
     """The weights and masks after the last shot that was finished, in a directory.
 
@@ -133,7 +161,9 @@ class _Kept:
             held = load_file(self._folder / self._name(len(done)))
             layers = linear_layers(model)
             weights = {name: held[f"{name} weight"] for name in layers}
-            masks = {name: held[f"{name} mask"] for name in layers}
+            masks = {
+                name: held[f"{name} mask"].to(layer.weight.device) for name, layer in layers.items()
+            }
         except (OSError, KeyError, SafetensorError) as error:
             raise self._damaged(error) from error
         for name, layer in layers.items():

@@ -309,3 +309,27 @@ def test_a_run_whose_problem_was_edited_is_refused(
     capsys.readouterr()
     assert run(["resume", str(out)]) == 1
     assert "put it back, or begin a new run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_kept_shots_are_removed_and_nothing_else_is(small: list[str], tmp_path: Path) -> None:
+    beside = tmp_path / "out.shots"
+    beside.mkdir()
+    (beside / "mine.txt").write_text("kept")
+    given = ["prune", *small, "--out", str(tmp_path / "out")]
+    assert run([*given, "--shots", "2"]) == 2
+    assert not (tmp_path / "out").exists()
+    assert run(given) == 0
+    assert (beside / "mine.txt").read_text() == "kept"
+    others = ["prune", *small, "--out", str(tmp_path / "shots"), "--shots", "2"]
+    assert run(others) == 0
+    assert not (tmp_path / "shots.shots").exists()
+
+
+def test_more_damping_than_asked_for_is_a_line(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["prune", *small, "--out", str(tmp_path / "out"), "--update", "sparsegpt"]
+    few = ["--calibration-samples", "1", "--window-length", "8", "--damp-inputs", "0"]
+    assert run([*given, *few]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "damped by" in line]
+    assert lines and not any("Warning" in line or ".py" in line for line in lines)

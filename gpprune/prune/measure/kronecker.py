@@ -195,7 +195,7 @@ def read_statistics(folder: Path, model: nn.Module) -> dict[str, Mapping[str, Te
 
 
 class _Stored(Mapping[str, Tensor]):
-    """A layer's statistics in a file; what was read last stays while it is used."""
+    """A layer's statistics in a file, read when they are asked for."""
 
     def __init__(self, folder: Path, layer: LinearLayer) -> None:
         self._path = folder / f"{layer.name}.safetensors"

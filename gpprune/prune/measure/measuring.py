@@ -152,6 +152,7 @@ def _unreached(name: str, fed: list[Measurer]) -> str:
     what = " and ".join(measurer.name for measurer in fed)
     return (
         f"no token reached {name!r}, so its {what} cannot be measured: it is an expert that the "
-        "text leaves idle, or its weight is used without calling it as a module (Mamba's dt_proj); "
-        f"calibrate on more text, or use formulas without {what}"
+        "text leaves idle, its weight is used without calling it as a module (Mamba's dt_proj), or "
+        f"all that it reads has been pruned away; calibrate on more text, or use formulas without "
+        f"{what}"
     )

@@ -129,6 +129,11 @@ class _Job:
             pruned = prune_masked(weight, mask, statistics, recipe.update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
+        held = self.stage.held.get(layer.name)
+        if held is not None and bool((held.to(pruned.mask.device) & ~pruned.mask).any()):
+            raise GppruneError(
+                f"in {layer.name!r}: weights of an earlier shot are back: this is a defect"
+            )
         self.outcome.masks[layer.name] = pruned.mask
         if curved:
             own = predicted_increase(before, pruned.weight, statistics["aaT"], statistics["ggT"])
@@ -145,9 +150,13 @@ class _Job:
             zeros = uniform_zeros(pattern, recipe.sparsity, shape)
         else:
             zeros = uniform_zeros(pattern, target, shape)
+        together = 1
         if pattern.sparsity is not None and self.stage.part < 1:
+            # a group of M that was cut would be judged twice, on different weights
+            together = Choice(score, statistics, pattern, zeros).step(shape, 1)
             score, pattern = Within(score, pattern), parse_pattern("layer")
-        choice = Choice(score, statistics, pattern, zeros, score is self.score and self.local)
+        local = score is self.score and self.local
+        choice = Choice(score, statistics, pattern, zeros, local, together)
         return choice if UPDATES.find(recipe.update).choose else choice.mask(layer.weight)
 
     @cached_property

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_families import tiny
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import SCHEDULES, Recipe, linear_layers, prune_model
@@ -27,6 +28,20 @@ def sequences() -> Tensor:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weight.clone() for name, layer in linear_layers(model).items()}
+
+
+def _wide(features: int) -> nn.Module:
+    """A model whose layers have several blocks of columns."""
+    config = LlamaConfig(
+        hidden_size=features,
+        intermediate_size=2 * features,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=64,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize(
@@ -179,6 +194,34 @@ def test_coarse_zeros_never_pass_the_target(
     report = prune_model(tiny(family), recipe, sequences, order="dense")
     for shot, part in zip(report.shots, recipe.parts, strict=True):
         assert 0.6 * part - 0.01 < shot.sparsity <= 0.6 * part
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inputs", "metric"),
+    [
+        ("row", 300, "wanda"),
+        ("layer", 300, "wanda"),
+        ("model", 300, "wanda"),
+        ("3:5", 300, "wanda"),
+        ("2:4", 300, "wanda"),
+        ("1:150", 300, "wanda"),
+        ("layer", 300, "log(abs(W))"),
+    ],
+)
+def test_what_blocks_of_columns_have_pruned_stays_out(
+    sequences: Tensor, pattern: str, inputs: int, metric: str
+) -> None:
+    sparsity = None if ":" in pattern else 0.617
+    recipe = Recipe.make(
+        metric=metric, pattern=pattern, sparsity=sparsity, update="sparsegpt-blocks", shots=7
+    )
+    model, held = _wide(inputs), {}
+    for part in recipe.parts:
+        before = held
+        stage = Stage(part, before)
+        held = prune_once(model, recipe, sequences, "dense", lambda *_: None, stage).masks
+        for name, mask in before.items():
+            assert bool((held[name] | ~mask).all()), name
 
 
 class _Killed(BaseException):

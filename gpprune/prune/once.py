@@ -46,7 +46,8 @@ class Outcome:
     """What one shot did.
 
     Attributes:
-        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone.
+        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone; none
+            where a shot is the only one, since they take a byte a weight.
         predicted: what the curvature says that the loss grows by, in nats a token; None where the
             weight update reads no curvature of the outputs.
     """
@@ -71,12 +72,13 @@ def prune_once(
         calibration: ``[samples, length]``, int64.
         order: one of `ORDERS`.
         progress: called as ``progress(label, done, total)``.
-        stage: where the shot stands among several; by default it is the only one.
+        stage: where the shot stands among several; by default it is the only one, and its masks
+            are not kept.
 
     Raises:
         GppruneError: see `gpprune.prune.prune_model`.
     """
-    stage = stage or Stage()
+    keeps, stage = stage is not None, stage or Stage()
     layers = linear_layers(model)
     score = recipe_kernel(recipe, layers)
     measured = zeros = None
@@ -89,7 +91,7 @@ def prune_once(
         )
     elif stage.part < 1 and recipe.shape.sparsity is not None:
         zeros = {name: _partly(recipe, layer, stage.part) for name, layer in layers.items()}
-    job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage)
+    job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage, keeps)
     with torch.no_grad():
         _ORDERS[order](job)
     return job.outcome
@@ -118,6 +120,7 @@ class _Job:
     measured: Mapping[str, Mapping[str, Tensor]] | None  # of the dense model, for the zeros
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
     stage: Stage
+    keeps: bool  # the masks
     outcome: Outcome = field(default_factory=Outcome)
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
@@ -129,7 +132,13 @@ class _Job:
             pruned = prune_masked(weight, mask, statistics, recipe.update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
-        self.outcome.masks[layer.name] = pruned.mask
+        held = self.stage.held.get(layer.name)
+        if held is not None and bool((held.to(pruned.mask.device) & ~pruned.mask).any()):
+            raise GppruneError(
+                f"in {layer.name!r}: weights of an earlier shot are back: this is a defect"
+            )
+        if self.keeps:
+            self.outcome.masks[layer.name] = pruned.mask
         if curved:
             own = predicted_increase(before, pruned.weight, statistics["aaT"], statistics["ggT"])
             self.outcome.predicted = (self.outcome.predicted or 0.0) + own
@@ -145,9 +154,13 @@ class _Job:
             zeros = uniform_zeros(pattern, recipe.sparsity, shape)
         else:
             zeros = uniform_zeros(pattern, target, shape)
+        together = 1
         if pattern.sparsity is not None and self.stage.part < 1:
+            # a group of M that was cut would be judged twice, on different weights
+            together = Choice(score, statistics, pattern, zeros).step(shape, 1)
             score, pattern = Within(score, pattern), parse_pattern("layer")
-        choice = Choice(score, statistics, pattern, zeros, score is self.score and self.local)
+        local = score is self.score and self.local
+        choice = Choice(score, statistics, pattern, zeros, local, together)
         return choice if UPDATES.find(recipe.update).choose else choice.mask(layer.weight)
 
     @cached_property

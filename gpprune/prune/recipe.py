@@ -149,9 +149,7 @@ class Recipe(BaseModel):
     @property
     def parts(self) -> list[float]:
         """The share of the zeros that are there after each shot, the last 1."""
-        schedule = SCHEDULES.find(self.schedule)
-        parts = [schedule.part(done / self.shots) for done in range(1, self.shots)]
-        return [*parts, 1.0]
+        return SCHEDULES.find(self.schedule).parts(self.shots)
 
     @classmethod
     def make(cls, **values: Any) -> Recipe:
@@ -189,6 +187,8 @@ class Recipe(BaseModel):
     @property
     def varies(self) -> bool:
         """Whether layers may differ in their sparsity."""
+        if self.shape.sparsity is not None:  # then an allocation is a number, which is uniform
+            return False
         return self.allocation != "uniform" or self.shape.across
 
     @property

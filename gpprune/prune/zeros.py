@@ -55,16 +55,16 @@ def recipe_zeros(
     Raises:
         Unfit: the allocation gives a value that is not finite.
         UsageError: a statistic that it reads was not measured.
-        GppruneError: the pattern is across the model, and a score is NaN.
+        GppruneError: the pattern is across the model, and a score is NaN; or the cap leaves less
+            room than the zeros need.
     """
     layers = linear_layers(model)
     held = held or {}
+    sizes = [layer.weight.numel() for layer in layers.values()]
     least = [int(held[name].sum()) if name in held else 0 for name in layers]
-    most = [
-        gone + math.floor(recipe.cap * layer.weight.numel())
-        for gone, layer in zip(least, layers.values(), strict=True)
-    ]
+    capped = [gone + math.floor(recipe.cap * size) for gone, size in zip(least, sizes, strict=True)]
     target = recipe.sparsity * part
+    total = total_zeros(target, sum(sizes))
     if recipe.shape.across:
         score = recipe_kernel(recipe, layers)
 
@@ -72,51 +72,102 @@ def recipe_zeros(
             own = Holding(score, held[layer.name]) if layer.name in held else score
             return layer_scores(own, layer.weight, statistics.get(layer.name))
 
-        counts = zeros_under(layers.values(), scores, target, recipe.shape, most)
+        bounds = bounds_across(layers.values(), target, recipe.shape, capped)
+        _check_room(recipe, [bound.most for bound in bounds], total, sum(sizes))
+        counts = zeros_under(layers.values(), scores, target, recipe.shape, capped)
         return dict(zip(layers, counts, strict=True))
     allocator = Allocator(layers, statistics, target, recipe.unit)
     if recipe.allocator is None:
         learn = LEARNED.find(recipe.allocation).learn
         learned = learn(model, recipe.formula, tokens, statistics, target, progress)
-        zeros = allocator.zeros_near(learned, recipe.shape)
+        zeros = allocator.zeros_near(learned, recipe.shape).tolist()
     else:
-        zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape)
+        zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape).tolist()
     grains = [recipe.shape.grain(layer.weight.shape) for layer in layers.values()]
-    return dict(zip(layers, clipped(zeros.tolist(), least, most, grains), strict=True))
+    highest = max(HIGHEST, target)
+    # what the allocation itself gives, or went before, may be a little more than the highest
+    most = [
+        min(limit, size, max(gone, count, math.ceil(highest * size / grain) * grain))
+        for gone, count, limit, size, grain in zip(least, zeros, capped, sizes, grains, strict=True)
+    ]
+    rooms = [high // grain * grain for high, grain in zip(most, grains, strict=True)]
+    _check_room(recipe, rooms, sum(zeros), sum(sizes))
+    return dict(zip(layers, clipped(zeros, least, most, grains, total), strict=True))
+
+
+def _check_room(recipe: Recipe, most: Sequence[int], zeros: int, size: int) -> None:
+    """See that a shot has room for its zeros where a cap holds layers back.
+
+    Raises:
+        GppruneError: it has not, as where some layers are full and the others at the cap.
+    """
+    room = sum(most)
+    if recipe.cap < 1 and room < zeros:
+        raise GppruneError(
+            f"the cap {recipe.cap:g} leaves room for a share of {room / size:.3g} of all weights "
+            f"in this shot, which is to reach {zeros / size:.3g}, as some layers have no more to "
+            "give: give a greater cap, or more shots"
+        )
 
 
 def clipped(
-    zeros: Sequence[int], least: Sequence[int], most: Sequence[int], grains: Sequence[int]
+    zeros: Sequence[int],
+    least: Sequence[int],
+    most: Sequence[int],
+    grains: Sequence[int],
+    total: int,
 ) -> list[int]:
-    """The zeros of every layer brought between bounds, with the same sum as far as grains allow.
+    """The zeros of every layer brought between bounds, with a sum as near to one as grains allow.
+
+    The sum is above `total` only where `least` is.
 
     Args:
         zeros: of each layer, a multiple of its grain.
         least: of each layer.
         most: of each layer, at least `least`.
         grains: a layer's zeros come in multiples of this.
+        total: of all layers.
     """
     found = [
         min(max(count, -(-low // grain) * grain), high // grain * grain)
         for count, low, high, grain in zip(zeros, least, most, grains, strict=True)
     ]
-    left = sum(zeros) - sum(found)
-    step = 1 if left > 0 else -1
-    while left:
-        # each layer gives or takes in proportion to its room, at least one grain
-        rooms = [
-            (high - count if step > 0 else count - low) // grain * grain
-            for count, low, high, grain in zip(found, least, most, grains, strict=True)
-        ]
-        total, before = sum(rooms), left
-        for at, (room, grain) in enumerate(zip(rooms, grains, strict=True)):
-            share = max(grain, abs(before) * room // max(1, total) // grain * grain)
-            moved = min(share, room, abs(left) // grain * grain)
-            found[at] += step * moved
-            left -= step * moved
-        if left == before:
-            break
-    return found
+    surplus = [
+        (count - low) // grain * grain
+        for count, low, grain in zip(found, least, grains, strict=True)
+    ]
+    taken = _moved(sum(found) - total, surplus, grains)
+    found = [count - less for count, less in zip(found, taken, strict=True)]
+    if sum(found) > total:  # by less than any grain that could go
+        loose = [at for at, room in enumerate(surplus) if room > taken[at]]
+        if loose:
+            at = min(loose, key=lambda at: grains[at])
+            found[at] -= grains[at]
+    spare = [
+        (high - count) // grain * grain
+        for count, high, grain in zip(found, most, grains, strict=True)
+    ]
+    given = _moved(total - sum(found), spare, grains)
+    return [count + more for count, more in zip(found, given, strict=True)]
+
+
+def _moved(amount: int, rooms: Sequence[int], grains: Sequence[int]) -> list[int]:
+    """An amount shared out to layers, at most its room and whole grains to each.
+
+    Each takes in proportion to its room, at least one grain. What is left is less than any grain
+    that still has room.
+    """
+    moved, before = [0] * len(rooms), 0
+    while amount > 0 and amount != before:
+        before = amount
+        open_ = [room - done for room, done in zip(rooms, moved, strict=True)]
+        total = max(1, sum(open_))
+        for at, (room, grain) in enumerate(zip(open_, grains, strict=True)):
+            share = max(grain, before * room // total // grain * grain)
+            own = min(share, room, max(0, amount) // grain * grain)
+            moved[at] += own
+            amount -= own
+    return moved
 
 
 def zeros_under(
@@ -144,18 +195,7 @@ def zeros_under(
         GppruneError: naming the layer whose scores are NaN.
     """
     layers = list(layers)
-    shapes = [layer.weight.shape for layer in layers]
-    highest = max(HIGHEST, sparsity)
-    bounds = [
-        Bound(math.ceil(highest * shape.numel() / member) * member, member)
-        for shape, member in zip(shapes, map(pattern.member, shapes), strict=True)
-    ]
-
-    if most is not None:
-        bounds = [
-            Bound(min(bound.most, limit // bound.member * bound.member), bound.member)
-            for bound, limit in zip(bounds, most, strict=True)
-        ]
+    bounds = bounds_across(layers, sparsity, pattern, most)
     checked: set[str] = set()
 
     def competing() -> Iterator[Tensor]:
@@ -169,5 +209,26 @@ def zeros_under(
                 checked.add(layer.name)
             yield found
 
-    zeros = total_zeros(sparsity, sum(shape.numel() for shape in shapes))
+    zeros = total_zeros(sparsity, sum(layer.weight.numel() for layer in layers))
     return zeros_across(competing, zeros, bounds)
+
+
+def bounds_across(
+    layers: Iterable[LinearLayer],
+    sparsity: float,
+    pattern: Pattern,
+    most: Sequence[int] | None = None,
+) -> list[Bound]:
+    """What each layer gives up at most under a pattern across the model; see `zeros_under`."""
+    shapes = [layer.weight.shape for layer in layers]
+    highest = max(HIGHEST, sparsity)
+    bounds = [
+        Bound(math.ceil(highest * shape.numel() / member) * member, member)
+        for shape, member in zip(shapes, map(pattern.member, shapes), strict=True)
+    ]
+    if most is None:
+        return bounds
+    return [
+        Bound(min(bound.most, limit // bound.member * bound.member), bound.member)
+        for bound, limit in zip(bounds, most, strict=True)
+    ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpprune.errors import UsageError
 from gpprune.primitives import Formula, parse, published
-from gpprune.prune import UPDATES, Damping, Recipe, Update
+from gpprune.prune import SCHEDULES, UPDATES, Damping, Recipe, Schedule, Update
 from gpprune.prune import recipe as recipe_module
 
 METRICS = [*published, "mul(abs(W), sqrt(X))", "abs(W)"]
@@ -41,6 +41,30 @@ def test_a_metric_is_a_name_or_a_text() -> None:
 def test_a_pattern_implies_its_sparsity() -> None:
     assert Recipe.make(pattern="2:4").sparsity == 0.5
     assert Recipe.make(pattern="1:4", sparsity=None).sparsity == 0.75
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda done: done / 2, "ends at a share of 0.5"),
+        (lambda done: math.nan, "ends at a share of nan"),
+        (lambda done: float(done == 1), "from a share of 0 of the zeros to 0 "),
+        (lambda done: 1.5 - done / 2, "to 1.33333 in 3 shots"),
+        (lambda done: [0.5, 0.4, 1.0][round(3 * done) - 1], "from a share of 0.5 .* to 0.4 in 3"),
+        (lambda done: done if done in (0, 1) else math.nan, "to nan"),
+    ],
+)
+def test_a_schedule_is_checked(part: Callable[[float], float], message: str) -> None:
+    with (
+        SCHEDULES.including(Schedule("odd", "", part)),
+        pytest.raises(UsageError, match=f"the schedule 'odd' .*{message}"),
+    ):
+        Recipe(sparsity=0.5, shots=3, schedule="odd")
+
+
+def test_a_number_for_an_allocation_lets_no_layer_of_a_fixed_pattern_differ() -> None:
+    assert not Recipe(allocation="0", pattern="2:4", sparsity=0.5).varies
+    assert Recipe(allocation="atp(0.1)", pattern="N:4", sparsity=0.5).varies
 
 
 def test_a_recipe_is_immutable() -> None:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_families import tiny
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import SCHEDULES, Recipe, linear_layers, prune_model
 from gpprune.prune.allocate.budget import total_zeros
 from gpprune.prune.once import Stage, prune_once
-from gpprune.prune.zeros import clipped
 
 
 @pytest.fixture
@@ -26,6 +24,20 @@ def sequences() -> Tensor:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weight.clone() for name, layer in linear_layers(model).items()}
+
+
+def _wide(features: int) -> nn.Module:
+    """A model whose layers have several blocks of columns."""
+    config = LlamaConfig(
+        hidden_size=features,
+        intermediate_size=2 * features,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=64,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +122,52 @@ def test_a_cap_holds_layers_back(sequences: Tensor) -> None:
         Recipe(metric="magnitude", pattern="model", sparsity=0.6, shots=3, cap=0.1)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "inputs", "metric"),
+    [
+        ("row", 300, "wanda"),
+        ("layer", 300, "wanda"),
+        ("model", 300, "wanda"),
+        ("3:5", 300, "wanda"),
+        ("2:4", 300, "wanda"),
+        ("1:150", 300, "wanda"),
+        ("layer", 300, "log(abs(W))"),
+    ],
+)
+def test_what_blocks_of_columns_have_pruned_stays_out(
+    sequences: Tensor, pattern: str, inputs: int, metric: str
+) -> None:
+    sparsity = None if ":" in pattern else 0.617
+    recipe = Recipe.make(
+        metric=metric, pattern=pattern, sparsity=sparsity, update="sparsegpt-blocks", shots=7
+    )
+    model, held = _wide(inputs), {}
+    for part in recipe.parts:
+        before = held
+        stage = Stage(part, before)
+        held = prune_once(model, recipe, sequences, "dense", lambda *_: None, stage).masks
+        for name, mask in before.items():
+            assert bool((held[name] | ~mask).all()), name
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "0"])
+def test_a_fixed_pattern_is_reached_by_its_schedule(sequences: Tensor, allocation: str) -> None:
+    recipe = Recipe.make(
+        metric="wanda", pattern="2:4", allocation=allocation, shots=4, schedule="cosine"
+    )
+    report = prune_model(tiny("llama"), recipe, sequences)
+    for shot, part in zip(report.shots, recipe.parts, strict=True):
+        assert shot.sparsity == pytest.approx(0.5 * part, abs=0.003)
+
+
+def test_masks_are_kept_for_other_shots_alone(sequences: Tensor) -> None:
+    recipe, layers = Recipe(metric="wanda", sparsity=0.5), linear_layers(tiny("llama"))
+    single = prune_once(tiny("llama").eval(), recipe, sequences, "dense", lambda *_: None)
+    assert not single.masks
+    first = prune_once(tiny("llama").eval(), recipe, sequences, "dense", lambda *_: None, Stage())
+    assert first.masks.keys() == layers.keys()
+
+
 class _Killed(BaseException):
     pass
 
@@ -169,22 +227,3 @@ def test_a_recipe_says_its_shots_only_where_there_are_several() -> None:
         Recipe(sparsity=0.5, shots=4, schedule="steep")
     with pytest.raises(UsageError, match="shots"):
         Recipe(sparsity=0.5, shots=0)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 3)),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_counts_are_brought_between_bounds(layers: list[tuple[int, int, int, int]]) -> None:
-    zeros = [count * grain for count, _, _, grain in layers]
-    least = [min(low, high) * grain for _, low, high, grain in layers]
-    most = [max(low, high) * grain for _, low, high, grain in layers]
-    grains = [grain for *_, grain in layers]
-    found = clipped(zeros, least, most, grains)
-    for count, low, high, grain in zip(found, least, most, grains, strict=True):
-        assert low <= count <= high and count % grain == 0
-    if set(grains) == {1} and sum(least) <= sum(zeros) <= sum(most):
-        assert sum(found) == sum(zeros)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from gpprune.prune.select.masks import prune_mask
@@ -31,7 +32,8 @@ class Holding:
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
         """The metric's scores ``[out, in]``, and minus infinity for what went before."""
         scores = self._score(out=out, **terminals)
-        return scores.masked_fill(self._held, -math.inf)
+        lowest = torch.finfo(scores.dtype).min  # a metric's own minus infinity is no tie
+        return scores.clamp(min=lowest).masked_fill(self._held.to(scores.device), -math.inf)
 
 
 class Within:
@@ -57,4 +59,6 @@ class Within:
     def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
         """The metric's scores ``[out, in]``, and infinity for what stays in the end."""
         scores = self._score(out=out, **terminals)
-        return scores.masked_fill(~prune_mask(scores, None, self._pattern), math.inf)
+        highest = torch.finfo(scores.dtype).max  # a metric's own infinity is no tie
+        stays = ~prune_mask(scores, None, self._pattern)
+        return scores.clamp(max=highest).masked_fill(stays, math.inf)

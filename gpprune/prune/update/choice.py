@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from gpprune.prune.select.masks import arranged, exact_mask, shares
 from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
 from gpprune.prune.select.selection import lowest
+
+BLOCK = 128  # columns: as many are chosen together where the pattern has no say
 
 
 def is_local(formula: Formula) -> bool:
@@ -45,6 +48,7 @@ class Choice:
         pattern: which weights compete.
         zeros: how many weights of the layer go, whenever they are chosen.
         local: whether the metric `is_local`, so that columns are scored without the others.
+        together: columns that are chosen together come in multiples of this, or are all of them.
     """
 
     score: ScoreKernel
@@ -52,6 +56,7 @@ class Choice:
     pattern: Pattern
     zeros: int
     local: bool = False
+    together: int = 1
 
     def mask(self, weight: Tensor, share: float = 1.0) -> Tensor:
         """The mask of the whole layer, bool ``[out, in]``, True where a weight goes.
@@ -72,7 +77,8 @@ class Choice:
         """How many columns at a time `columns` can choose.
 
         It is ``wanted`` where the pattern's groups reach across columns, M for N:M, and all
-        columns for a pattern of another kind.
+        columns for a pattern of another kind. Where `together` says so, it is a little less than
+        ``wanted``.
 
         Args:
             shape: ``[out, in]``.
@@ -85,7 +91,10 @@ class Choice:
             if self.pattern.even:
                 within = self.pattern.groups((out, width)) * inputs == groups * width
                 return width if within else inputs
-            return min(wanted, inputs) if self.pattern.groups((out, 1)) == groups else inputs
+            free = self.pattern.groups((out, 1)) == groups
+            return (
+                min(wanted // self.together * self.together or inputs, inputs) if free else inputs
+            )
         except Misfit:
             return inputs
 
@@ -93,7 +102,9 @@ class Choice:
         """The mask of some columns with their share of the zeros.
 
         The masks of blocks that begin at multiples of `step` have `zeros` in sum, and every
-        comparison group exactly what it has in `mask`.
+        comparison group exactly what it has in `mask`. A block of `BLOCK` columns, or the `step`
+        that this gives, has its proportional share but for less than one score a group, and no
+        fewer of more zeros.
 
         Args:
             weight: the whole layer, ``[out, in]``.
@@ -115,8 +126,11 @@ class Choice:
         if self.pattern.even:  # groups that lie within the columns
             return self.pattern.restore(lowest(competing, each), scores.shape)
 
+        turns = _turns(inputs, self.step(weight.shape, BLOCK))[start:stop]
+
         def due(count: int) -> int:
-            return count * stop // inputs - count * start // inputs
+            each, over = divmod(count, inputs)
+            return each * (stop - start) + sum(turn < over for turn in turns)
 
         parts = [lowest(competing[:extra], due(each + 1)), lowest(competing[extra:], due(each))]
         return self.pattern.restore(torch.cat(parts), scores.shape)
@@ -132,6 +146,26 @@ class Choice:
             if name in self.score.terminals
         }
         return layer_scores(self.score, weight[:, start:stop], part)
+
+
+@lru_cache(maxsize=64)
+def _turns(inputs: int, block: int) -> tuple[int, ...]:
+    """When each column's turn is as the columns are given one more zero each, one after another.
+
+    However many have had their turn, every block has had its proportional share of them (as by
+    Webster's apportionment), and so have the halves of a block, and their halves.
+    """
+    starts = range(0, inputs, block)
+    keys = []
+    for start in starts:
+        size = min(block, inputs - start)
+        bits = max(1, (size - 1).bit_length())
+        order = sorted(range(size), key=lambda column: f"{column:0{bits}b}"[::-1])
+        keys += [((turn + 0.5) / size, start + column) for turn, column in enumerate(order)]
+    turns = [0] * inputs
+    for turn, (_, column) in enumerate(sorted(keys)):
+        turns[column] = turn
+    return tuple(turns)
 
 
 def _has_columns(name: str) -> bool:

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.choice import Choice
+from gpprune.prune.update.choice import BLOCK, Choice
 from gpprune.prune.update.damping import Damping, inverse_factor
 
-BLOCK = 128  # columns: the later ones are changed once a block
-_LEAF = 16  # columns: the rest of a block is changed once a leaf
+_LEAF = 16  # columns: the rest of a block is changed once a leaf, later blocks once a block
 
 
 @torch.no_grad()

@@ -58,6 +58,39 @@ def test_columns_have_their_share_of_every_group(
         assert torch.equal(whole, mask)
 
 
+@given(
+    st.sampled_from(["row", "layer", "rows:4"]),
+    st.sampled_from([128, 130, 192, 256, 300, 384, 644]),
+    st.integers(0, 8 * 644),
+    st.integers(0, 300),
+)
+def test_blocks_of_columns_have_their_share_and_no_fewer_of_more_zeros(
+    text: str, inputs: int, zeros: int, more: int
+) -> None:
+    pattern = parse_pattern(text)
+    weight = torch.randn(8, inputs)
+    groups = pattern.groups(weight.shape)
+    zeros = min(zeros, weight.numel())
+    before = None
+    for count in (zeros, min(zeros + more, weight.numel())):
+        choice = choice_of(pattern, "abs(W)", count, {})
+        starts = range(0, inputs, choice.step(weight.shape, 128))
+        masks = [choice.columns(weight, at, min(at + 128, inputs)) for at in starts]
+        own = torch.tensor([int(mask.sum()) for mask in masks])
+        sizes = torch.tensor([mask.shape[1] for mask in masks])
+        assert int(own.sum()) == count
+        assert bool(((own - count * sizes / inputs).abs() < groups + 1e-6).all())
+        each = torch.stack([pattern.arrange(mask).sum(1) for mask in masks])
+        assert before is None or bool((each >= before).all())
+        before = each
+
+
+@pytest.mark.parametrize(("together", "step"), [(1, 128), (5, 125), (96, 96), (130, 260)])
+def test_columns_that_belong_together_are_not_parted(together: int, step: int) -> None:
+    choice = Choice(kernel(parse("abs(W)")), {}, parse_pattern("layer"), 100, together=together)
+    assert choice.step(torch.Size([4, 260]), 128) == step
+
+
 @pytest.mark.parametrize("text", PATTERNS)
 def test_a_uniform_layer_has_the_zeros_of_its_mask(text: str) -> None:
     pattern = parse_pattern(text)

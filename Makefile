@@ -40,7 +40,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 evolve: $(READY)
-	$(BIN)/gpprune evolve metric --seed $(SEED) --out $(RUN) $(ARGS)
+	$(BIN)/gpprune evolve metric --pattern model --rivals best --seed $(SEED) --out $(RUN) $(ARGS)
 
 # A file's tests run in one process, for they share the tiny models that they train.
 test: lint

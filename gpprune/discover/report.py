@@ -47,8 +47,8 @@ def screening_line(screening: Screening) -> str:
     if screening.kendall_tau is None:
         return f"the curvature's estimate {spared}"
     return (
-        "the curvature's estimate ranks candidates as the loss does: Kendall's tau "
-        f"{screening.kendall_tau:.2f} over {screening.judged}; it {spared}"
+        f"the curvature's estimate and the loss rank {screening.judged} candidates with Kendall's "
+        f"tau {screening.kendall_tau:.2f}; it {spared}"
     )
 
 

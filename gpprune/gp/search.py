@@ -11,7 +11,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine
 from gpprune.gp.fidelity import race
-from gpprune.gp.fitness import Fitness
+from gpprune.gp.fitness import Fitness, Screened
 from gpprune.gp.outcome import Candidate, Outcome
 from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.screen import Screen
@@ -181,7 +181,9 @@ class _Search:
 
     def _evaluate(self, candidate: Candidate, reference: tuple[float, ...] | None) -> Outcome:
         formula = candidate.parsed(self.engine.language)
-        screen = Screen(self.engine.archive.outcomes)
+        screen = None
+        if isinstance(self.fitness, Screened):
+            screen = Screen(self.engine.archive.outcomes)
         verdict = race(self.fitness, formula, self.engine.settings, reference, screen)
         outcome = Outcome.of(candidate, verdict)
         if self.directory is not None:

@@ -43,11 +43,10 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """What one shot did.
+    """What one shot of several did; empty where it is the only one.
 
     Attributes:
-        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone; none
-            where a shot is the only one, since they take a byte a weight.
+        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone.
         predicted: what the curvature says that the loss grows by, in nats a token; None where the
             weight update reads no curvature of the outputs.
     """
@@ -72,8 +71,8 @@ def prune_once(
         calibration: ``[samples, length]``, int64.
         order: one of `ORDERS`.
         progress: called as ``progress(label, done, total)``.
-        stage: where the shot stands among several; by default it is the only one, and its masks
-            are not kept.
+        stage: where the shot stands among several; by default it is the only one, of which
+            nothing is noted: masks take a byte a weight, and the prediction two products.
 
     Raises:
         GppruneError: see `gpprune.prune.prune_model`.
@@ -89,8 +88,6 @@ def prune_once(
         zeros = recipe_zeros(
             model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
         )
-    elif stage.part < 1 and recipe.shape.sparsity is not None:
-        zeros = {name: _partly(recipe, layer, stage.part) for name, layer in layers.items()}
     job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage, keeps)
     with torch.no_grad():
         _ORDERS[order](job)
@@ -100,11 +97,6 @@ def prune_once(
 def _dense_reads(recipe: Recipe) -> frozenset[str]:
     """What is the dense model's in every order."""
     return frozenset(m.name for m in measurers(recipe.reads) if not m.anew)
-
-
-def _partly(recipe: Recipe, layer: LinearLayer, part: float) -> int:
-    """How many weights of a layer go in part of the way to a pattern that fixes their number."""
-    return round(part * uniform_zeros(recipe.shape, recipe.sparsity, layer.weight.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +112,12 @@ class _Job:
     measured: Mapping[str, Mapping[str, Tensor]] | None  # of the dense model, for the zeros
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
     stage: Stage
-    keeps: bool  # the masks
+    keeps: bool  # what the outcome says
     outcome: Outcome = field(default_factory=Outcome)
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
         recipe, weight = self.recipe, layer.weight
-        curved = {"aaT", "ggT"} <= statistics.keys()
+        curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         before = weight.clone() if curved else weight
         try:
             mask = self._mask(layer, statistics)
@@ -147,15 +139,15 @@ class _Job:
         """A layer's mask, or how its update is to choose it."""
         recipe, held, shape = self.recipe, self.stage.held.get(layer.name), layer.weight.shape
         score = self.score if held is None else Holding(self.score, held)
-        pattern, target = recipe.shape, recipe.sparsity * self.stage.part
+        pattern, part = recipe.shape, self.stage.part
         if self.zeros is not None:
             zeros = self.zeros[layer.name]
-        elif pattern.sparsity is not None:
-            zeros = uniform_zeros(pattern, recipe.sparsity, shape)
+        elif pattern.sparsity is not None:  # the number is fixed, and not a share of it
+            zeros = round(part * uniform_zeros(pattern, recipe.sparsity, shape))
         else:
-            zeros = uniform_zeros(pattern, target, shape)
+            zeros = uniform_zeros(pattern, recipe.sparsity * part, shape)
         together = 1
-        if pattern.sparsity is not None and self.stage.part < 1:
+        if pattern.sparsity is not None and part < 1:
             # a group of M that was cut would be judged twice, on different weights
             together = Choice(score, statistics, pattern, zeros).step(shape, 1)
             score, pattern = Within(score, pattern), parse_pattern("layer")

@@ -68,7 +68,8 @@ def prune_in_shots(
         progress("shots", len(shots), recipe.shots)
         done = prune_once(model, recipe, calibration, order, progress, Stage(part, held))
         held = done.masks
-        zeros, size = (sum(f(mask) for mask in held.values()) for f in (_count, torch.numel))
+        zeros = sum(int(mask.sum()) for mask in held.values())
+        size = sum(mask.numel() for mask in held.values())
         after = mean_loss(model, calibration)
         seconds = time.perf_counter() - start
         shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
@@ -76,10 +77,6 @@ def prune_in_shots(
             kept.store(model, held, shots)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
-
-
-def _count(mask: Tensor) -> int:
-    return int(mask.sum())
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def recipe_zeros(
 
         bounds = bounds_across(layers.values(), target, recipe.shape, capped)
         _check_room(recipe, [bound.most for bound in bounds], total, sum(sizes))
-        counts = zeros_under(layers.values(), scores, target, recipe.shape, capped)
+        counts = zeros_under(layers.values(), scores, target, recipe.shape, bounds)
         return dict(zip(layers, counts, strict=True))
     allocator = Allocator(layers, statistics, target, recipe.unit)
     if recipe.allocator is None:
@@ -175,7 +175,7 @@ def zeros_under(
     scores: Callable[[LinearLayer], Tensor],
     sparsity: float,
     pattern: Pattern,
-    most: Sequence[int] | None = None,
+    bounds: Sequence[Bound] | None = None,
 ) -> list[int]:
     """The number of zeros of every layer under a pattern across the model: one threshold for all.
 
@@ -189,13 +189,14 @@ def zeros_under(
             and the same both times.
         sparsity: the share of all weights to prune.
         pattern: a pattern across the model.
-        most: of each layer, how many weights it gives up at most, where that is less.
+        bounds: of each layer, where they are not those of `bounds_across`.
 
     Raises:
         GppruneError: naming the layer whose scores are NaN.
     """
     layers = list(layers)
-    bounds = bounds_across(layers, sparsity, pattern, most)
+    if bounds is None:
+        bounds = bounds_across(layers, sparsity, pattern)
     checked: set[str] = set()
 
     def competing() -> Iterator[Tensor]:
@@ -219,7 +220,14 @@ def bounds_across(
     pattern: Pattern,
     most: Sequence[int] | None = None,
 ) -> list[Bound]:
-    """What each layer gives up at most under a pattern across the model; see `zeros_under`."""
+    """What each layer gives up at most under a pattern across the model; see `zeros_under`.
+
+    Args:
+        layers: in the model's order.
+        sparsity: the share of all weights to prune.
+        pattern: a pattern across the model.
+        most: of each layer, how many weights it gives up at most, where that is less.
+    """
     shapes = [layer.weight.shape for layer in layers]
     highest = max(HIGHEST, sparsity)
     bounds = [

@@ -26,22 +26,18 @@ HOW: dict[str, Any] = {"update": "refit", "damp_inputs": 0.05, "damp_outputs": 0
 
 
 @pytest.fixture
-def text(tiny_text: str, tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(tiny_text, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def goal(tiny_model_dir: Path, text: Path) -> gpprune.MetricGoal:
-    texts = Texts(str(text), str(text), windows=3, window_length=32, calibration_samples=3)
+def goal(tiny_model_dir: Path, text_file: Path) -> gpprune.MetricGoal:
+    texts = Texts(
+        str(text_file), str(text_file), windows=3, window_length=32, calibration_samples=3
+    )
     return gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32", sparsity=0.7, **HOW)
 
 
 @pytest.fixture
-def flags(tiny_model_dir: Path, text: Path) -> list[str]:
+def flags(tiny_model_dir: Path, text_file: Path) -> list[str]:
     return [
-        *("--model", str(tiny_model_dir), "--text", str(text), "--calibration-text", str(text)),
+        *("--model", str(tiny_model_dir), "--text", str(text_file)),
+        *("--calibration-text", str(text_file)),
         *("--windows", "3", "--window-length", "32", "--calibration-samples", "3"),
         *("--dtype", "float32"),
     ]
@@ -146,7 +142,7 @@ def test_what_reads_a_run_bears_candidates_that_were_judged_on_no_case(
 
 def test_a_line_says_what_an_estimate_was_worth() -> None:
     assert screening_line(Screening(0.831, judged=41, spared=12, estimated=60)) == (
-        "the curvature's estimate ranks candidates as the loss does: Kendall's tau 0.83 over 41; "
+        "the curvature's estimate and the loss rank 41 candidates with Kendall's tau 0.83; "
         "it spared 12 of 60 candidates their judging"
     )
     assert screening_line(Screening(None, judged=1, spared=0, estimated=3)) == (

@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from gpprune.prune.model.run import listening
 from gpprune.prune.model.structure import LinearLayer
 
 
@@ -101,14 +101,13 @@ class Activations(ABC):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """See every call of the layers inside this context."""
-        handles: list[RemovableHandle] = []
+        layers = self.layers.items()
         try:
-            for name, layer in self.layers.items():
-                handles.append(layer.module.register_forward_hook(self._hook(name)))
-            yield
+            with listening(
+                layer.module.register_forward_hook(self._hook(name)) for name, layer in layers
+            ):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self.settle()
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

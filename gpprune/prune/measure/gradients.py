@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.errors import GppruneError
+from gpprune.prune.model.run import listening
 from gpprune.prune.model.structure import LinearLayer
 
 
@@ -34,22 +35,23 @@ class SquaredGradients:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Let gradients flow to the layers' weights alone inside this context."""
         before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-        handles: list[RemovableHandle] = []
         try:
             for parameter, _, _ in before:
                 parameter.requires_grad_(False)
                 parameter.grad = None
-            for name, layer in self._layers.items():
+            for layer in self._layers.values():
                 layer.parameter.requires_grad_(True)
-                listen: Any = layer.parameter.register_post_accumulate_grad_hook  # untyped in torch
-                handles.append(listen(self._hook(name)))
-            yield
+            with listening(map(self._listen, self._layers)):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             for parameter, needed, gradient in before:
                 parameter.requires_grad_(needed)
                 parameter.grad = gradient
+
+    def _listen(self, name: str) -> RemovableHandle:
+        parameter: Any = self._layers[name].parameter  # the method is untyped in torch
+        hook: RemovableHandle = parameter.register_post_accumulate_grad_hook(self._hook(name))
+        return hook
 
     def _hook(self, name: str) -> Callable[[Tensor], None]:
         total = self._sums[name]
@@ -125,14 +127,11 @@ class Gradients(ABC):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Gather from every backward pass through the layers inside this context."""
-        handles: list[RemovableHandle] = []
-        try:
-            for name, layer in self.layers.items():
-                handles.append(layer.module.register_forward_hook(self._hook(name)))
+        layers = self.layers.items()
+        with listening(
+            layer.module.register_forward_hook(self._hook(name)) for name, layer in layers
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
+from gpprune.prune.model.run import listening
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer
 
@@ -49,8 +50,7 @@ def input_groups(
         yield unread
 
 
-@contextmanager
-def _watching(layers: Mapping[str, LinearLayer], reads: _Reads) -> Iterator[None]:
+def _watching(layers: Mapping[str, LinearLayer], reads: _Reads) -> AbstractContextManager[None]:
     """Note each layer's first input inside this context."""
 
     def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -59,11 +59,6 @@ def _watching(layers: Mapping[str, LinearLayer], reads: _Reads) -> Iterator[None
 
         return note
 
-    handles = [
+    return listening(
         layer.module.register_forward_pre_hook(noting(name)) for name, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -41,6 +42,19 @@ def body(model: nn.Module) -> nn.Module:
     """The model without its output head, where it can be told apart."""
     inner = getattr(model, "base_model", model)
     return inner if isinstance(inner, nn.Module) else model
+
+
+@contextmanager
+def listening(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Let hooks listen inside this context.
+
+    Args:
+        hooks: as they are registered: where one cannot be, those before it are removed.
+    """
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.remove)
+        yield
 
 
 @contextmanager

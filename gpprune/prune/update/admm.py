@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpprune.prune.update.choice import Choice
-from gpprune.prune.update.damping import Damping, scaled
+from gpprune.prune.update.damping import Damping, computed_in, scaled, unit_diagonal
 from gpprune.prune.update.refit import solve
 
 ITERATIONS = 20
@@ -39,11 +39,9 @@ def admm(
         The weight, ``[out, in]``, float64 if ``weight`` is and else float32, and the mask, bool
         ``[out, in]``.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = computed_in(weight)
     gram = statistics["aaT"].to(weight.device, torch.float64)
-    root = gram.diagonal().sqrt()
-    root = torch.where(root > 0, root, torch.ones_like(root))
-    curvature = gram / root[:, None] / root
+    curvature, root = unit_diagonal(gram)
     curvature.diagonal().add_(_DAMPING)
     drawn = curvature.clone()
     drawn.diagonal().add_(_RHO)

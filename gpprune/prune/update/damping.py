@@ -30,6 +30,18 @@ DAMPING = Damping()
 """LLM Surgeon's, for masks of single weights; that of the inputs is SparseGPT's too."""
 
 
+def computed_in(weight: Tensor) -> torch.dtype:
+    """What updates of a weight compute in: float64 if it is, else float32."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix of unit diagonal, ``D M D``, and the roots of the diagonal, ``[n]``: 1 for 0."""
+    root = matrix.diagonal().clamp(min=0).sqrt()
+    root = torch.where(root > 0, root, torch.ones_like(root))
+    return matrix / root[:, None] / root, root
+
+
 def scaled(matrix: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     """A curvature of mean diagonal 1, damped; the identity in place of one of zeros.
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.damping import Damping, scaled
+from gpprune.prune.update.damping import Damping, computed_in, scaled, unit_diagonal
 
 STEPS = 20
 
@@ -50,11 +50,11 @@ def solve(
         ``[out, in]``, float64 if ``weight`` is and else float32, 0 in the mask. Its cost is no
         greater than the start's.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = computed_in(weight)
     # With unit diagonals the preconditioner is the identity. A dead feature moves nothing.
-    A, root = _unit(A.to(weight.device, dtype))
+    A, root = unit_diagonal(A.to(weight.device, dtype))
     if G is not None:
-        G, left = _unit(G.to(weight.device, dtype))
+        G, left = unit_diagonal(G.to(weight.device, dtype))
         root = left[:, None] * root
     weight = weight.to(dtype).contiguous()
     kept = (~mask).to(weight.device, dtype).contiguous()
@@ -63,13 +63,6 @@ def solve(
     found = _descend(dense, first, _Curvature(A, G, kept), steps, tolerance)
     # By way of the change, so that what has not moved is the dense weight to the last bit.
     return found.sub_(dense).div_(root).add_(weight).mul_(kept)
-
-
-def _unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix of unit diagonal, ``D M D``, and the roots of the diagonal, ``[n]``: 1 for 0."""
-    root = matrix.diagonal().clamp(min=0).sqrt()
-    root = torch.where(root > 0, root, torch.ones_like(root))
-    return matrix / root[:, None] / root, root
 
 
 class _Curvature:
@@ -138,7 +131,7 @@ def refit(
     Returns:
         ``[out, in]``, see `solve`.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = computed_in(weight)
     A = scaled(statistics["aaT"], damping.inputs, dtype)
     return solve(weight, mask, A, scaled(statistics["ggT"], damping.outputs, dtype))
 
@@ -157,7 +150,7 @@ def least_squares(
     Returns:
         ``[out, in]``, see `solve`.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = computed_in(weight)
     return solve(weight, mask, scaled(statistics["aaT"], damping.inputs, dtype))
 
 
@@ -174,7 +167,7 @@ def predicted_increase(weight: Tensor, new: Tensor, A: Tensor, G: Tensor) -> flo
         G: E[g g^T] of the gradients of the summed loss at its outputs, ``[out, out]``; or its
             diagonal, ``[out]``.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = computed_in(weight)
     change = new.to(weight.device, dtype) - weight.to(dtype)
     A, G = A.to(change), G.to(change)
     bent = change @ A

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpprune.prune.update.choice import BLOCK, Choice
-from gpprune.prune.update.damping import Damping, inverse_factor
+from gpprune.prune.update.damping import Damping, computed_in, inverse_factor
 
 _LEAF = 16  # columns: the rest of a block is changed once a leaf, later blocks once a block
 
@@ -89,7 +89,7 @@ class _Sweep:
         choice: Choice | None = None,
         step: int = 1,
     ) -> None:
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = computed_in(weight)
         self.weight = weight.t().to(dtype, copy=True, memory_format=torch.contiguous_format)
         self.goes = torch.zeros_like(self.weight)
         self._kept = torch.ones_like(self.weight)

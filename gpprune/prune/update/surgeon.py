@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.damping import Damping, inverse
+from gpprune.prune.update.damping import Damping, computed_in, inverse
 
 ENTRIES = 2000  # of a system of equations, as the published runs have it
 
@@ -45,10 +45,8 @@ def surgeon(
     Returns:
         ``[out, in]``, float64 if ``weight`` is and else float32; not zero in the mask.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    dense = weight.to(dtype)
-    Ai = inverse(statistics["aaT"], damping.inputs).to(dense)
-    Gi = inverse(statistics["ggT"], damping.outputs).to(dense)
+    dense = weight.to(computed_in(weight))
+    Ai, Gi = _inverses(statistics, damping, dense)
     new = dense.clone()
     for first, last in _chunks(mask.sum(1).tolist(), entries):
         rows, columns = mask[first:last].nonzero(as_tuple=True)
@@ -61,6 +59,14 @@ def surgeon(
         found[rows, columns] = _solved(system, right)
         new.addmm_(Gi[:, first:last], found @ Ai, alpha=-1)
     return new
+
+
+def _inverses(
+    statistics: Mapping[str, Tensor], damping: Damping, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the damped factors of the inputs and of the gradients, as a tensor is."""
+    Ai = inverse(statistics["aaT"], damping.inputs).to(like)
+    return Ai, inverse(statistics["ggT"], damping.outputs).to(like)
 
 
 def _chunks(counts: Sequence[int], entries: int) -> Iterator[tuple[int, int]]:
@@ -101,9 +107,7 @@ def independent(
     Returns:
         ``[out, in]``, float64 if ``weight`` is and else float32; not zero in the mask.
     """
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    dense = weight.to(dtype)
-    Ai = inverse(statistics["aaT"], damping.inputs).to(dense)
-    Gi = inverse(statistics["ggT"], damping.outputs).to(dense)
+    dense = weight.to(computed_in(weight))
+    Ai, Gi = _inverses(statistics, damping, dense)
     alone = torch.outer(Gi.diagonal(), Ai.diagonal())
     return dense - Gi @ (dense / alone).masked_fill_(~mask, 0) @ Ai

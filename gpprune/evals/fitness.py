@@ -80,17 +80,28 @@ class ModelFitness:
         blocks = 1 + max(layer.block for layer in masking.layers.values())
         self._sampled = frozenset(range(blocks // (2 * SAMPLED), blocks, -(-blocks // SAMPLED)))
 
-    def under(self, masking: Masking) -> ModelFitness:
+    def under(self, masking: Masking, update: str | None = None) -> ModelFitness:
         """The same windows and the same copy for another masking of the same dense model.
 
         A trial of the one ends the other's.
+
+        Args:
+            masking: what a formula prunes.
+            update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`; None:
+                as here. "none" takes the masks of the masking, even where the update here chooses
+                its own, as sparsegpt-blocks does.
+
+        Raises:
+            UsageError: there is no such update.
         """
         if masking.model is not self.masking.model:
             raise GppruneError("the other masking is of another model: make a fitness of its own")
-        if masking is self.masking:
+        wanted = self._update if update is None else UPDATES.find(update)
+        if masking is self.masking and wanted is self._update:
             return self
         other = copy.copy(self)
         other.masking = masking
+        other._update = wanted
         other._known = {}
         other._drawn = None
         return other

@@ -7,6 +7,7 @@ import torch
 from tiny_families import tiny
 from torch import Tensor
 
+from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import AllocationMasking, JointMasking, MetricMasking, ModelFitness
 from gpprune.primitives import LANGUAGES, allocation, metric, parse
 from gpprune.prune import UPDATES, Damping, Recipe, calibrate, linear_layers, prune_model
@@ -43,3 +44,28 @@ def test_a_fitness_prunes_as_the_dense_order(sequences: Tensor, update: str, kin
         assert torch.allclose(layer.weight, linear_layers(wanted)[name].weight, atol=1e-5), name
     evaluated = fitness.evaluate(formula, sequences[:2])[0]
     assert evaluated.mean == pytest.approx(sum(losses) / 2)
+
+
+@pytest.mark.parametrize("update", [name for name in UPDATES if name != "none"])
+def test_one_copy_is_judged_with_and_without_the_update(sequences: Tensor, update: str) -> None:
+    model, windows, wanda = tiny("llama"), sequences[:2], metric("wanda")
+    statistics = calibrate(model, sequences, UPDATES[update].reads | {"X"})
+    masking = MetricMasking(model, statistics, sparsity=0.5, pattern="layer")
+    fitness = ModelFitness(masking, windows, update=update)
+    updated = fitness.prepare(wanda)(0, 2)
+    alone = fitness.under(masking, "none")
+    assert alone.model is fitness.model
+    own = ModelFitness(masking, windows)
+    # the formula's own masks, also where the update has chosen others
+    assert alone.prepare(wanda)(0, 2) == own.prepare(wanda)(0, 2) != updated
+    assert alone.estimate(wanda) is None
+    # neither takes the other's losses for its own
+    assert fitness.prepare(wanda)(0, 2) == updated
+    assert alone.under(masking, update).prepare(wanda)(0, 2) == updated
+    assert fitness.under(masking, update) is fitness.under(masking) is fitness
+    trial = fitness.prepare(wanda)
+    alone.prepare(wanda)
+    with pytest.raises(GppruneError, match="prepare it again"):
+        trial(0, 1)
+    with pytest.raises(UsageError, match="repair"):
+        fitness.under(masking, "repair")

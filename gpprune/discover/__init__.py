@@ -23,6 +23,7 @@ from .describe import describe as describe
 from .describe import describe_run as describe_run
 from .describe import ingredients as ingredients
 from .findings import Finding as Finding
+from .findings import Judged as Judged
 from .goals import AllocationGoal as AllocationGoal
 from .goals import Goal as Goal
 from .goals import JointGoal as JointGoal

@@ -24,6 +24,27 @@ RIVALS = ("all", "best")
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """How good the model is that a formula has pruned.
+
+    Attributes:
+        validation: on the text that the search judged on.
+        test: on text that the search never saw.
+    """
+
+    validation: Evaluation
+    test: Evaluation
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Plain values for JSON."""
+        figure = self.test.loss.figure
+        return {
+            f"validation_{figure}": _finite(self.validation.figure),
+            f"test_{figure}": _finite(self.test.figure),
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Finding:
     """A formula of a search's report.
 
@@ -33,8 +54,8 @@ class Finding:
         formula: the formula.
         setting: the pattern or the unit that it was judged in, see `Goal.varied`.
         evolved: whether the search made it.
-        validation: on the text that the search judged on.
-        test: on text that the search never saw.
+        judged: under the goal's weight update.
+        masks_alone: in the same setting without the update; None where the goal has no update.
     """
 
     name: str
@@ -42,8 +63,18 @@ class Finding:
     formula: Formula
     setting: str
     evolved: bool
-    validation: Evaluation
-    test: Evaluation
+    judged: Judged
+    masks_alone: Judged | None
+
+    @property
+    def validation(self) -> Evaluation:
+        """On the text that the search judged on, under the goal's weight update."""
+        return self.judged.validation
+
+    @property
+    def test(self) -> Evaluation:
+        """On text that the search never saw, under the goal's weight update."""
+        return self.judged.test
 
     @property
     def closed_form(self) -> str:
@@ -52,15 +83,15 @@ class Finding:
 
     def as_dict(self, varied: str) -> dict[str, Any]:
         """Plain values for JSON; `varied` is what the setting is of, see `Goal.varied`."""
-        figure = self.test.loss.figure
+        alone = {} if self.masks_alone is None else {"masks_alone": self.masks_alone.as_dict()}
         return {
             "name": self.name,
             "origin": self.origin,
             "formula": self.formula.text,
             "key": self.formula.key,
             varied: self.setting,
-            f"validation_{figure}": _finite(self.validation.figure),
-            f"test_{figure}": _finite(self.test.figure),
+            **self.judged.as_dict(),
+            **alone,
             "closed_form": self.closed_form,
         }
 
@@ -75,6 +106,10 @@ def find(
     progress: Progress = silent,
 ) -> tuple[Finding, ...]:
     """Judge the published formulas and the best evolved ones on validation and test text.
+
+    Under a weight update a rival is shown in the setting that serves it best with the update. What
+    is shown is judged with masks alone too; the other settings are not, as that would cost as much
+    again.
 
     Args:
         goal: what was searched for.
@@ -130,9 +165,9 @@ class _Judges:
         shapes = (layer.weight.shape for layer in self.bench.layers.values())
         return all(as_strict(choice.setting, self.goal.pattern, shape) for shape in shapes)
 
-    def validation(self, choice: Choice) -> Evaluation:
-        """On the fitness's own windows, which it remembers."""
-        fitness, form = self._judge(choice)
+    def validation(self, choice: Choice, update: str | None = None) -> Evaluation:
+        """On the fitness's own windows, which it remembers under the goal's update."""
+        fitness, form = self._judge(choice, update)
         try:
             losses = fitness.prepare(form)(0, fitness.cases)
         except Unfit:  # as a search has it: no masks, and so the worst loss
@@ -140,21 +175,27 @@ class _Judges:
         return Evaluation(torch.tensor(losses, dtype=torch.float64), fitness.loss)
 
     def finding(self, choice: Choice, origin: str, evolved: bool) -> Finding:
-        """A choice on validation and test text."""
-        fitness, form = self._judge(choice)
-        validation = self.validation(choice)
+        """A choice on validation and test text, as the goal has it and with masks alone."""
+        alone = None if self.goal.update == "none" else self._judged(choice, "none")
+        shown = (choice.name, origin, choice.formula, choice.setting)
+        return Finding(*shown, evolved, self._judged(choice), alone)
+
+    def _judged(self, choice: Choice, update: str | None = None) -> Judged:
+        validation = self.validation(choice, update)
         test = validation  # what is no number there is not judged again
         if math.isfinite(validation.mean):
+            fitness, form = self._judge(choice, update)
             (test,) = fitness.evaluate(form, self.test)
-        shown = (choice.name, origin, choice.formula, choice.setting)
-        return Finding(*shown, evolved, validation, test)
+        return Judged(validation, test)
 
-    def _judge(self, choice: Choice) -> tuple[ModelFitness, Formula]:
+    def _judge(self, choice: Choice, update: str | None) -> tuple[ModelFitness, Formula]:
+        """What judges a choice, and the form that it takes; the update is the goal's if None."""
         setting = choice.setting
         if setting not in self.fitness:
             own = self.fitness[self.goal.own_setting]
             self.fitness[setting] = self.goal.variant(own, self.bench, setting)
-        return self.fitness[setting], self.goal.canonical(choice.formula, setting)
+        fitness = self.fitness[setting]
+        return fitness.under(fitness.masking, update), self.goal.canonical(choice.formula, setting)
 
 
 def _standing(evaluation: Evaluation) -> tuple[bool, float]:

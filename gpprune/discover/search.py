@@ -38,7 +38,8 @@ class Discovery:
     Attributes:
         goal: what was searched for.
         result: every candidate that was judged.
-        findings: the published formulas and the best evolved ones, judged on test text.
+        findings: the published formulas and the best evolved ones, judged on test text, each under
+            the goal's update and with masks alone.
         coverage: which matrices of the decoder blocks were pruned, and which left alone.
         run: the run directory, if there is one.
     """

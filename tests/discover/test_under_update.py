@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gpprune
 from gpprune.cli import run
@@ -95,6 +97,67 @@ def test_a_search_says_what_its_estimate_was_worth(
     assert screening_line(screening) in " ".join(capsys.readouterr().out.split())
     assert run(["report", str(where), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["estimate"] == screening.as_dict()
+
+
+@pytest.mark.parametrize("update", ["refit", "sparsegpt-blocks"])
+def test_a_formula_is_reported_under_the_update_and_with_masks_alone(
+    goal: gpprune.MetricGoal, update: str
+) -> None:
+    goal = replace(goal, update=update)
+    found = gpprune.discover(goal, settings=FEW.replaced(generations=1), rivals="best")
+    assert len(found.rivals) == 1 and found.winners
+    bench = ready(goal)
+    for finding in found.findings:
+        for judged, how in ((finding.judged, update), (finding.masks_alone, "none")):
+            own = replace(goal, update=how, pattern=finding.setting)
+            fitness = own.fitness(bench)
+            formula = own.canonical(finding.formula)
+            wanted = fitness.evaluate(formula, fitness.windows, bench.test_windows())
+            assert judged is not None
+            figures = [judged.validation.figure, judged.test.figure]
+            assert figures == pytest.approx([evaluation.figure for evaluation in wanted])
+    rows = found.document()["formulas"]
+    for finding, row in zip(found.findings, rows, strict=True):
+        alone = finding.masks_alone
+        assert alone is not None
+        assert row["validation_perplexity"] == finding.validation.figure
+        assert row["test_perplexity"] == finding.test.figure
+        assert row["masks_alone"] == {
+            "validation_perplexity": alone.validation.figure,
+            "test_perplexity": alone.test.figure,
+        }
+        assert row["masks_alone"]["test_perplexity"] != row["test_perplexity"]
+
+
+@pytest.mark.parametrize("kind", [gpprune.AllocationGoal, gpprune.JointGoal])
+def test_allocations_and_pairs_are_reported_with_masks_alone_too(
+    kind: Any, goal: gpprune.MetricGoal
+) -> None:
+    settings = FEW.replaced(generations=0)
+    other = kind(goal.texts, goal.model, dtype="float32", sparsity=0.7, update="least-squares")
+    without = gpprune.discover(replace(other, update="none"), settings=settings)
+    plain = {(f.name, f.setting): (f.validation.figure, f.test.figure) for f in without.findings}
+    shared = 0
+    for finding in gpprune.discover(other, settings=settings).findings:
+        alone = finding.masks_alone
+        assert alone is not None
+        # a rival may stand in another setting, and another formula may be the best that evolved
+        if (finding.name, finding.setting) in plain and not finding.evolved:
+            figures = (alone.validation.figure, alone.test.figure)
+            assert figures == plain[finding.name, finding.setting]
+            shared += 1
+    assert shared
+
+
+def test_what_an_update_spoils_still_has_masks(goal: gpprune.MetricGoal) -> None:
+    spoils = Update("spoils", "mine", lambda weight, *_: torch.full_like(weight, math.nan))
+    with UPDATES.including(spoils):
+        found = gpprune.discover(
+            replace(goal, update="spoils"), settings=FEW.replaced(generations=0), rivals="best"
+        )
+    (row,) = found.document()["formulas"]
+    assert row["validation_perplexity"] is row["test_perplexity"] is None
+    assert all(figure > 1 for figure in row["masks_alone"].values())
 
 
 def test_a_search_without_an_update_has_no_estimate(goal: gpprune.MetricGoal) -> None:

@@ -12,17 +12,21 @@ from gpprune.discover.report import screening_line
 def print_discovery(found: Discovery) -> None:
     """The table of a search, and what to do next."""
     goal = found.goal
-    columns = [goal.kind, "from", goal.varied, "validation", "test", "closed form"]
+    updated = ["update"] if goal.update != "none" else []
+    columns = [goal.kind, "from", goal.varied, *updated, "validation", "test", "closed form"]
     rows = [
         [
             finding.name,
             finding.origin.removeprefix("published, "),
             finding.setting,
-            shown(finding.validation.figure),
-            shown(finding.test.figure),
+            *([update] if updated else []),
+            shown(judged.validation.figure),
+            shown(judged.test.figure),
             finding.closed_form,
         ]
         for finding in found.findings
+        for update, judged in [("masks alone", finding.masks_alone), (goal.update, finding.judged)]
+        if judged is not None
     ]
     result = found.result
     title = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 import gpprune
 from gpprune.cli import run
+from gpprune.cli.console import shown
 from gpprune.discover import Texts, compare
 from gpprune.discover.describe import describe_run
 from gpprune.discover.plots import summary_figure
@@ -24,6 +26,7 @@ from gpprune.gp import Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
 
 FEW = gpprune.SearchSettings(population=16, offspring=12, generations=3, top_k=2, race_z=0.5)
+SPLITS = ("validation", "test")
 HOW: dict[str, Any] = {"update": "refit", "damp_inputs": 0.05, "damp_outputs": 0.2}
 
 
@@ -158,6 +161,55 @@ def test_what_an_update_spoils_still_has_masks(goal: gpprune.MetricGoal) -> None
     (row,) = found.document()["formulas"]
     assert row["validation_perplexity"] is row["test_perplexity"] is None
     assert all(figure > 1 for figure in row["masks_alone"].values())
+
+
+def cells(printed: str) -> list[list[str]]:
+    """The rows of a table that was printed, its titles first."""
+    lines = [line.strip("│┃ ") for line in printed.splitlines() if line[:1] in "│┃"]
+    return [[cell.strip() for cell in re.split("[│┃]", line)] for line in lines]
+
+
+def test_tables_have_a_row_with_masks_alone_and_a_row_with_the_update(
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    out = str(tmp_path / "run")
+    search = ["--population", "6", "--generations", "1", "--rivals", "best", "--out", out]
+    assert run(["evolve", "metric", *flags, *search, "--update", "least-squares"]) == 0
+    titles, *rows = cells(capsys.readouterr().out)
+    assert titles == ["metric", "from", "pattern", "update", "validation", "test", "closed form"]
+    document = json.loads((tmp_path / "run" / "report.json").read_text())
+    wanted = [
+        [formula["name"], update, *(shown(judged[f"{split}_perplexity"]) for split in SPLITS)]
+        for formula in document["formulas"]
+        for update, judged in (("masks alone", formula["masks_alone"]), ("least-squares", formula))
+    ]
+    assert [[row[0], *row[3:6]] for row in rows] == wanted
+    # a search that is resumed reports the same
+    assert run(["resume", out, "--rivals", "best"]) == 0
+    assert cells(capsys.readouterr().out) == [titles, *rows]
+    assert run(["resume", out, "--rivals", "best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+
+
+def test_a_search_without_an_update_reports_a_formula_once(
+    goal: gpprune.MetricGoal,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    search = ["--population", "6", "--generations", "1", "--rivals", "best"]
+    assert run(["evolve", "metric", *flags, *search, "--out", str(tmp_path / "run")]) == 0
+    table = cells(capsys.readouterr().out)
+    assert table[0] == ["metric", "from", "pattern", "validation", "test", "closed form"]
+    rows = json.loads((tmp_path / "run" / "report.json").read_text())["formulas"]
+    assert [row[0] for row in table[1:]] == [row["name"] for row in rows]
+    assert not any("masks_alone" in row for row in rows)
 
 
 def test_a_search_without_an_update_has_no_estimate(goal: gpprune.MetricGoal) -> None:

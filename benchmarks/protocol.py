@@ -1,16 +1,19 @@
-"""Evolved recipes under the protocol of the published codes, on SmolLM2-135M.
+"""Recipes under the protocol of the published codes, on SmolLM2-135M.
 
-    python -m benchmarks.protocol RECIPE.json [RECIPE.json ...]
+    python -m benchmarks.protocol RECIPE.json [RECIPE.json ...] [--order dense]
+        [--sparsity 0.5 0.6] [--update none refit]
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
-before it, and judged in float32, on the very tokens that the published codes were given. Another
+before it, and judged in float32, on the very tokens that the published codes were given, and on C4
+beside them. With ``--order dense`` one calibration on the dense model serves all recipes. Another
 model needs tokens of its own tokenizer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -18,10 +21,12 @@ from torch import Tensor
 
 from benchmarks.flags import add_model, parser_of, positive
 from benchmarks.shown import print_table, progress
-from gpprune.evals import evaluate
-from gpprune.prune import ORDERS, Recipe, load_model, prune_model
+from gpprune.evals import MetricMasking, ModelFitness, evaluate
+from gpprune.progress import Progress
+from gpprune.prune import ORDERS, UPDATES, Recipe, calibrate, load_model, prune_model
 
 TOKENS = Path(__file__).parents[1] / "tests" / "data" / "reference_protocol.safetensors"
+SHOWN = {"evaluation": "perplexity", "c4": "C4"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,26 +37,100 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--tokens",
         type=Path,
         default=TOKENS,
-        help="safetensors with `calibration` [samples, length] and `evaluation` [windows, length]",
+        help="safetensors with `calibration` [samples, length], `evaluation` [windows, length] and "
+        "perhaps `c4`, likewise",
     )
     parser.add_argument("--samples", type=positive, help="the first so many; by default all")
     parser.add_argument("--windows", type=positive, help="the first so many; by default all")
     parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
+    parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
+    parser.add_argument("--update", choices=list(UPDATES), nargs="+", help="likewise")
     given = parser.parse_args(arguments)
-    recipes = [Recipe.read(path) for path in given.recipes]
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
-    evaluation = tokens["evaluation"][: given.windows]
+    texts = {name: tokens[name][: given.windows] for name in SHOWN if name in tokens}
+    recipes = [
+        (str(path), recipe)
+        for path in given.recipes
+        for recipe in variants(Recipe.read(path), given.sparsity, given.update)
+    ]
     rows = []
-    for path, recipe in zip(given.recipes, recipes, strict=True):
-        model = load_model(given.model).model
-        with progress() as report:
+    with progress() as report:
+        judge = _Judge(given.model, calibration, list(texts.values()), given.order, report)
+        judge.prepare(recipe for _, recipe in recipes)
+        for path, recipe in recipes:
             start = time.perf_counter()
-            prune_model(model, recipe, calibration, order=given.order, progress=report)
+            figures = judge(recipe)
             seconds = time.perf_counter() - start
-            judged = evaluate(model, evaluation, progress=report)
-        rows.append([str(path), f"{recipe.sparsity:g}", f"{judged.figure:.2f}", f"{seconds:.0f}"])
-    print_table(["recipe", "sparsity", "perplexity", "seconds of pruning"], rows)
+            shown = [f"{figure:.2f}" for figure in figures]
+            rows.append([path, f"{recipe.sparsity:g}", recipe.update, *shown, f"{seconds:.0f}"])
+            print(*rows[-1], flush=True)  # a later one may fail
+    columns = ["recipe", "sparsity", "update", *(SHOWN[name] for name in texts), "seconds"]
+    print_table(columns, rows)
+
+
+def variants(
+    recipe: Recipe, sparsities: Sequence[float] | None, updates: Sequence[str] | None
+) -> list[Recipe]:
+    """A recipe at other sparsities and with other updates than its own."""
+    if sparsities is None and updates is None:
+        return [recipe]
+    stated = recipe.model_dump()
+    changes = product(sparsities or [recipe.sparsity], updates or [recipe.update])
+    return [
+        Recipe(**{**stated, "sparsity": sparsity, "update": update}) for sparsity, update in changes
+    ]
+
+
+class _Judge:
+    """Prunes and judges by recipe after recipe.
+
+    Args:
+        model: what `gpprune.load_model` takes.
+        calibration: `[samples, length]`, int64.
+        texts: each `[windows, length]`, int64.
+        order: of calibration.
+        report: called as `report(label, done, total)`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        calibration: Tensor,
+        texts: Sequence[Tensor],
+        order: str,
+        report: Progress,
+    ) -> None:
+        self._name, self._calibration, self._texts = model, calibration, texts
+        self._order, self._report = order, report
+        self._dense = load_model(model).model
+        self._statistics: dict[str, dict[str, Tensor]] = {}
+
+    def prepare(self, recipes: Iterable[Recipe]) -> None:
+        """Measure once what recipes read that can share it."""
+        names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
+        if names:
+            found = calibrate(self._dense, self._calibration, names, progress=self._report)
+            self._statistics = {layer: found[layer] for layer in found}
+
+    def __call__(self, recipe: Recipe) -> list[float]:
+        """The figure of each text."""
+        if self._shares(recipe):
+            masking = MetricMasking(
+                self._dense, self._statistics, sparsity=recipe.sparsity, pattern=recipe.pattern
+            )
+            fitness = ModelFitness(
+                masking, self._texts[0], update=recipe.update, damping=recipe.damping
+            )
+            formula = recipe.formula.canonical(recipe.shape.group)
+            return [found.figure for found in fitness.evaluate(formula, *self._texts)]
+        model = load_model(self._name).model
+        prune_model(model, recipe, self._calibration, order=self._order, progress=self._report)
+        return [evaluate(model, text, progress=self._report).figure for text in self._texts]
+
+    def _shares(self, recipe: Recipe) -> bool:
+        """Whether the dense model's statistics say all: one shot, and no allocation."""
+        return self._order == "dense" and recipe.shots == 1 and recipe.allocation == "uniform"
 
 
 def stored_tokens(path: Path) -> dict[str, Tensor]:

@@ -192,6 +192,7 @@ def test_protocol_takes_the_stored_tokens():
     assert {name: found.dtype for name, found in tokens.items()} == {
         "calibration": torch.int64,
         "evaluation": torch.int64,
+        "c4": torch.int64,
     }
 
 
@@ -206,7 +207,32 @@ def test_protocol_judges_recipes(
     grid = tiny_tokens[: 8 * 64].view(8, 64).to(torch.int32)
     save_file({"calibration": grid[:4].clone(), "evaluation": grid[4:].clone()}, stored)
     protocol.main([str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)])
-    assert re.search(r"0\.5 │ +\d+\.\d\d", capsys.readouterr().out)
+    assert re.search(r"0\.5 │ +none │ +\d+\.\d\d", capsys.readouterr().out)
+
+
+def test_protocol_varies_recipes_on_one_calibration(
+    recipe: Path,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    tiny_tokens: torch.Tensor,
+    capsys: pytest.CaptureFixture[str],
+):
+    stored = tmp_path / "tokens.safetensors"
+    grid = tiny_tokens[: 10 * 64].view(10, 64).to(torch.int32)
+    save_file({"calibration": grid[:4].clone(), "evaluation": grid[4:8].clone()}, stored)
+    args = [str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)]
+    varied = ["--sparsity", "0.4", "0.6", "--update", "none", "least-squares"]
+    shown = []
+    for order in ("dense", "dense", "sequential"):
+        protocol.main([*args, *varied, "--order", order])
+        shown.append(re.findall(r"│ +(0\.\d) │ +(\S+) │ +(\d+\.\d\d)", capsys.readouterr().out))
+        varied = varied if len(shown) == 2 else varied[:-1]  # without least-squares
+    both, alone, sequential = shown
+    assert [row[:2] for row in both] == [
+        (sparsity, update) for sparsity in ("0.4", "0.6") for update in ("none", "least-squares")
+    ]
+    assert alone == both[::2]
+    assert [row[:2] for row in sequential] == [row[:2] for row in alone]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from gpprune.evals import Evaluation, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
+from gpprune.prune import UPDATES
 
 WINNERS = 3
 RIVALS = ("all", "best")
@@ -107,9 +108,9 @@ def find(
 ) -> tuple[Finding, ...]:
     """Judge the published formulas and the best evolved ones on validation and test text.
 
-    Under a weight update a rival is shown in the setting that serves it best with the update. What
-    is shown is judged with masks alone too; the other settings are not, as that would cost as much
-    again.
+    Under a weight update the formulas and the settings of rivals that are shown are those that the
+    search's own judgement has as the best. What is shown is judged with the whole update, where
+    the search judged by its draft, and with masks alone. The best evolved one comes first.
 
     Args:
         goal: what was searched for.
@@ -134,14 +135,20 @@ def find(
         progress("judging on test text", done, len(origins))
         findings.append(judges.finding(choice, origin, evolved))
     progress("judging on test text", len(origins), len(origins))
-    return tuple(findings)
+    evolved_ones = [finding for finding in findings if finding.evolved]
+    evolved_ones.sort(key=lambda finding: _standing(finding.validation))
+    named = [
+        replace(finding, name=f"evolved {place}")
+        for place, finding in enumerate(evolved_ones, start=1)
+    ]
+    return (*(finding for finding in findings if not finding.evolved), *named)
 
 
 def _evolved(goal: Goal, result: SearchResult) -> Iterator[tuple[Choice, str]]:
-    for place, outcome in enumerate(result.archive.evolved(WINNERS), start=1):
+    for outcome in result.archive.evolved(WINNERS):
         formula = outcome.parsed(goal.language)
         origin = f"{outcome.origin}, generation {outcome.generation}"
-        yield Choice(f"evolved {place}", formula, goal.own_setting), origin
+        yield Choice("evolved", formula, goal.own_setting), origin
 
 
 class _Judges:
@@ -166,7 +173,7 @@ class _Judges:
         return all(as_strict(choice.setting, self.goal.pattern, shape) for shape in shapes)
 
     def validation(self, choice: Choice, update: str | None = None) -> Evaluation:
-        """On the fitness's own windows, which it remembers under the goal's update."""
+        """On the fitness's own windows, which it remembers as it judged them in the search."""
         fitness, form = self._judge(choice, update)
         try:
             losses = fitness.prepare(form)(0, fitness.cases)
@@ -178,7 +185,8 @@ class _Judges:
         """A choice on validation and test text, as the goal has it and with masks alone."""
         alone = None if self.goal.update == "none" else self._judged(choice, "none")
         shown = (choice.name, origin, choice.formula, choice.setting)
-        return Finding(*shown, evolved, self._judged(choice), alone)
+        whole = None if UPDATES.find(self.goal.update) is self.goal.judged_by else self.goal.update
+        return Finding(*shown, evolved, self._judged(choice, whole), alone)
 
     def _judged(self, choice: Choice, update: str | None = None) -> Judged:
         validation = self.validation(choice, update)
@@ -189,7 +197,7 @@ class _Judges:
         return Judged(validation, test)
 
     def _judge(self, choice: Choice, update: str | None) -> tuple[ModelFitness, Formula]:
-        """What judges a choice, and the form that it takes; the update is the goal's if None."""
+        """What judges a choice, and the form that it takes; the update is the search's if None."""
         setting = choice.setting
         if setting not in self.fitness:
             own = self.fitness[self.goal.own_setting]

@@ -30,7 +30,7 @@ from gpprune.primitives import (
     seeds,
 )
 from gpprune.progress import Progress, silent
-from gpprune.prune import DAMPING, UPDATES, Damping, Recipe, parse_pattern
+from gpprune.prune import DAMPING, UPDATES, Damping, Recipe, Update, parse_pattern
 from gpprune.prune.recipe import check_room
 
 
@@ -39,7 +39,7 @@ class Goal(ABC):
     """What is searched for, on which model and text.
 
     A search judges one shot, whatever `shots` says: that is how the recipe of its best formula is
-    to be pruned by.
+    to be pruned by. Where the weight update has a draft, it judges by that (`judged_by`).
 
     Attributes:
         texts: what is judged and calibrated on.
@@ -122,19 +122,13 @@ class Goal(ABC):
             self.masking(bench, progress=progress),
             bench.windows("validation", spread=self.spread),
             loss=bench.loss,
-            update=self.update,
+            update=self.judged_by,
             damping=Damping(self.damp_inputs, self.damp_outputs),
             dtype=bench.dtype,
         )
 
     def variant(self, fitness: ModelFitness, bench: Workbench, setting: str) -> ModelFitness:
-        """Judges formulas in another setting of the varied field, on the same copy of the model.
-
-        Args:
-            fitness: in the goal's own setting.
-            bench: holds the model and its statistics.
-            setting: the other one.
-        """
+        """The fitness in another setting of the varied field, on the same copy of the model."""
         return fitness.under(self.masking(bench, setting))
 
     @abstractmethod
@@ -149,8 +143,15 @@ class Goal(ABC):
     def statistics(self) -> frozenset[str]:
         """What the search reads: what formulas may draw, the update's and its estimate's."""
         drawn = (name for name, entry in STATISTICS.items() if entry.searched and entry.type)
+        updates = (UPDATES.find(self.update), self.judged_by)
+        read = (update.reads | frozenset(update.foretold_by or ()) for update in updates)
+        return frozenset(drawn).union(*read)
+
+    @property
+    def judged_by(self) -> Update:
+        """The update that the search judges by: the goal's, or its draft."""
         update = UPDATES.find(self.update)
-        return frozenset(drawn) | update.reads | frozenset(update.foretold_by or ())
+        return update.draft or update
 
     @property
     def own_setting(self) -> str:

@@ -52,8 +52,8 @@ def screening_line(screening: Screening) -> str:
     )
 
 
-def tested_figure(run: Path, text: str | None, figure: str) -> float | None:
-    """What a run's report says of a formula on test text; None where it says nothing.
+def reported(run: Path, text: str | None, figure: str) -> tuple[float | None, float | None]:
+    """What a run's report says of an evolved formula on validation and test text; None: nothing.
 
     Args:
         run: the run directory.
@@ -65,20 +65,23 @@ def tested_figure(run: Path, text: str | None, figure: str) -> float | None:
     """
     file = run / REPORT_FILE
     if text is None or not file.is_file():
-        return None
+        return None, None
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["formulas"]
         # a published formula may be of the same text, in another setting
         evolved = [row for row in rows if str(row["name"]).startswith("evolved")]
-        found = next((row[f"test_{figure}"] for row in evolved if row["formula"] == text), None)
-        return None if found is None else _number(found)
+        row: dict[str, Any] = next((row for row in evolved if row["formula"] == text), {})
+        validation, test = (row.get(f"{text}_{figure}") for text in ("validation", "test"))
+        return _number(validation), _number(test)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GppruneError(
             f"{file} cannot be read: {error}; make it anew with `gpprune resume {run}`"
         ) from error
 
 
-def _number(value: object) -> float:
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a test figure is {value!r}, not a number")
+        raise ValueError(f"a figure is {value!r}, not a number")
     return float(value)

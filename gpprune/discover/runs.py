@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.compile import render
-from gpprune.discover.report import tested_figure
+from gpprune.discover.report import reported
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
 from gpprune.files import expanded
@@ -30,7 +30,8 @@ class RunSummary:
         seed: the search's seed.
         candidates: how many formulas were judged.
         best: the best evolved formula; None before there is one.
-        validation: its figure on the text that the search judged on.
+        validation: its figure on the text that the search judged on, as the report has it or,
+            before there is one, the search.
         test: its figure on test text, where the run has been judged there.
         screening: what the estimates of its candidates were worth; None where there are none.
         path: (candidates judged, least figure by then), a point for each improvement; the last
@@ -93,6 +94,9 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
     loss, language = loss_of(run), language_of(run)
     outcomes = run.outcomes(language)
     best = next(iter(Archive(outcomes).evolved(1)), None)
+    validation, test = reported(run.path, None if best is None else best.text, loss.figure)
+    if validation is None and best is not None:
+        validation = loss.shown(best.fitness)
     return RunSummary(
         name=name,
         goal=str(run.problem.get("goal")),
@@ -102,8 +106,8 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
         seed=run.search.seed,
         candidates=len(outcomes),
         best=None if best is None else best.parsed(language),
-        validation=None if best is None else loss.shown(best.fitness),
-        test=tested_figure(run.path, None if best is None else best.text, loss.figure),
+        validation=validation,
+        test=test,
         screening=Screening.of(outcomes),
         path=best_so_far(outcomes, loss),
     )

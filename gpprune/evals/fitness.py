@@ -20,6 +20,7 @@ from gpprune.prune import (
     Choice,
     Damping,
     LinearLayer,
+    Update,
     is_local,
     linear_layers,
     predicted_increase,
@@ -48,7 +49,7 @@ class ModelFitness:
         windows: Tensor,
         *,
         loss: Loss = NEXT_TOKEN,
-        update: str = "none",
+        update: str | Update = "none",
         damping: Damping = DAMPING,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -58,7 +59,8 @@ class ModelFitness:
             masking: what a formula prunes, and of which dense model.
             windows: `[cases, length]`, int64: what is judged on.
             loss: what is measured.
-            update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+            update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES` or
+                an entry.
             damping: of the curvature that the update inverts.
             dtype: what to judge in, see `gpprune.evals.compute_dtype`; None: as the model.
 
@@ -69,12 +71,13 @@ class ModelFitness:
         self.masking = masking
         self.windows = windows
         self.loss = loss
-        self._update = UPDATES.find(update)
+        self._update = UPDATES.find(update) if isinstance(update, str) else update
         self._damping = damping
         self._model = copy_as(masking.model, dtype)
         self._pruned = linear_layers(self._model)
         self._measure = loss.on(self._model, masking.model)
-        self._prepared = [0]  # shared by all that prune this copy
+        self._prepared = [0]  # shared by all that prune this copy, as what it holds is
+        self._content: list[Hashable] = [None]
         self._known: dict[Hashable, list[float]] = {}
         self._drawn: tuple[Hashable, list[Masked]] | None = None
         blocks = 1 + max(layer.block for layer in masking.layers.values())
@@ -141,14 +144,14 @@ class ModelFitness:
         identity = self.masking.identity(formula)
         written = identity not in self._known
         if written:
-            self._write(self._masks(formula), self.masking.metric_of(formula))
+            self._write_of(formula)
         known = self._known.setdefault(identity, [])
 
         def trial(start: int, stop: int) -> list[float]:
             nonlocal written
             self._check(formula, prepared)
             if stop > len(known) and not written:
-                self._write(self._masks(formula), self.masking.metric_of(formula))
+                self._write_of(formula)
                 written = True
             while stop > len(known):
                 known.append(self._measure(self.windows[len(known)]))
@@ -202,8 +205,9 @@ class ModelFitness:
         Returns:
             One evaluation a text.
         """
-        metric = self.masking.metric_of(formula)
-        return self.evaluate_masks(self.masking.masks(formula), *texts, metric=metric)
+        self._count()
+        self._write_of(formula)
+        return [self._evaluated(text) for text in texts]
 
     def evaluate_masks(
         self, masks: Iterable[Masked], *texts: Tensor, metric: Formula | None = None
@@ -228,6 +232,7 @@ class ModelFitness:
     def restore(self) -> None:
         """Put the dense weights back into the copy; ends the last trial."""
         self._count()
+        self._content[0] = None
         for name, layer in self.masking.layers.items():
             self._pruned[name].write(layer.weight)
 
@@ -235,8 +240,16 @@ class ModelFitness:
         losses = [self._measure(window) for window in windows]
         return Evaluation(torch.tensor(losses, dtype=torch.float64), self.loss)
 
+    def _write_of(self, formula: Formula) -> None:
+        """Prune the copy by a formula, unless it is what it holds."""
+        content = (self.masking, self._update, self.masking.identity(formula))
+        if self._content[0] != content:
+            self._write(self._masks(formula), self.masking.metric_of(formula))
+            self._content[0] = content
+
     def _write(self, masks: Iterable[Masked], metric: Formula | None) -> None:
         """Write the dense weights into the copy, pruned and updated."""
+        self._content[0] = None
         for layer, mask in masks:
             self._prune(layer, mask, metric, self._pruned[layer.name].weight)
 

@@ -1,30 +1,43 @@
 """Mask and weights together by the alternating direction method of multipliers.
 
 Boza 2024, arXiv 2401.02938 ("Fast and effective weight update"): the weight that keeps the layer's
-outputs and the weight with zeros are two, which are drawn together; 15 of the 20 iterations choose
+outputs and the weight with zeros are two, which are drawn together. Three of four iterations choose
 the zeros anew, ever more of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from gpprune.prune.update.choice import Choice
-from gpprune.prune.update.damping import Damping, computed_in, scaled, unit_diagonal
-from gpprune.prune.update.refit import solve
+from gpprune.prune.update.damping import (
+    Damping,
+    Remembered,
+    computed_in,
+    scaled,
+    unit_diagonal,
+)
+from gpprune.prune.update.refit import STEPS, solve
 
 ITERATIONS = 20
-CHOOSING = 15  # of them choose the mask
-_DAMPING = 0.1  # of the inputs' unit diagonal
+# Under both factors half as many do: on SmolLM2-135M at 50 and 70 % the perplexity of 10 is within
+# 1.2 % of that of 20, and an iteration takes four products in place of one.
+_KRON_ITERATIONS = 10
+_DAMPING = 0.1  # of the unit diagonals
 _RHO = 1.0  # how hard the two weights are drawn together
 
 
-@torch.no_grad()
 def admm(
-    weight: Tensor, choice: Choice, statistics: Mapping[str, Tensor], damping: Damping
+    weight: Tensor,
+    choice: Choice,
+    statistics: Mapping[str, Tensor],
+    damping: Damping,
+    *,
+    iterations: int = ITERATIONS,
+    steps: int = STEPS,
 ) -> tuple[Tensor, Tensor]:
     """Choose the mask and fit the weights in turns, then fit what stays by least squares.
 
@@ -34,31 +47,115 @@ def admm(
         statistics: ``aaT``, E[a a^T] of the layer's inputs, ``[in, in]``.
         damping: of the inputs, for the least squares at the end; the iterations have the
             published 0.1.
+        iterations: how often the two weights are drawn together.
+        steps: of the least squares, see `solve`.
 
     Returns:
         The weight, ``[out, in]``, float64 if ``weight`` is and else float32, and the mask, bool
         ``[out, in]``.
     """
     dtype = computed_in(weight)
-    gram = statistics["aaT"].to(weight.device, torch.float64)
-    curvature, root = unit_diagonal(gram)
-    curvature.diagonal().add_(_DAMPING)
-    drawn = curvature.clone()
-    drawn.diagonal().add_(_RHO)
-    backward = torch.cholesky_inverse(torch.linalg.cholesky(drawn)).to(dtype)
-    root = root.to(dtype)
-    aim = weight.to(dtype) * root @ curvature.to(dtype)
-    fitted = weight.to(dtype) * root
+    curvature, root, backward = _placed(_inputs(statistics["aaT"], _DAMPING), weight)
+    aim = (weight.to(dtype) * root) @ curvature
+    zeroed, mask = _drawn(weight, choice, root, aim, lambda drawn: drawn @ backward, iterations)
+    A = scaled(statistics["aaT"], damping.inputs, dtype)
+    return solve(weight, mask, A, steps=steps, start=zeroed), mask
+
+
+def kron_admm(
+    weight: Tensor, choice: Choice, statistics: Mapping[str, Tensor], damping: Damping
+) -> tuple[Tensor, Tensor]:
+    """As `admm` under both factors of the layer's curvature, then fitted as by `refit`.
+
+    The two weights are drawn together in the eigenvectors of the factors, where the system
+    ``G X A + rho X`` is diagonal: an iteration is four products.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        choice: how the mask is chosen, of the iterate in the place of the weight.
+        statistics: ``aaT``, ``[in, in]``, and ``ggT``, ``[out, out]``.
+        damping: of both factors, for the fit at the end; the iterations have 0.1.
+
+    Returns:
+        As `admm`.
+    """
+    dtype = computed_in(weight)
+    A, right, bent, across = _placed(_eigen(statistics["aaT"], _DAMPING), weight)
+    G, left, steep, along = _placed(_eigen(statistics["ggT"], _DAMPING), weight)
+    root = left[:, None] * right
+    divisor = (steep[:, None] * bent).add_(_RHO)
+
+    def backward(drawn: Tensor) -> Tensor:
+        return along @ (along.t() @ drawn @ across).div_(divisor) @ across.t()
+
+    aim = G @ (weight.to(dtype) * root) @ A
+    zeroed, mask = _drawn(weight, choice, root, aim, backward, _KRON_ITERATIONS)
+    A = scaled(statistics["aaT"], damping.inputs, dtype)
+    G = scaled(statistics["ggT"], damping.outputs, dtype)
+    return solve(weight, mask, A, G, start=zeroed), mask
+
+
+@torch.no_grad()
+def _drawn(
+    weight: Tensor,
+    choice: Choice,
+    root: Tensor,
+    aim: Tensor,
+    backward: Callable[[Tensor], Tensor],
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """The weight with zeros ``[out, in]``, and its mask.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        choice: how the mask is chosen.
+        root: what a weight is multiplied with for curvature of unit diagonal, of its shape or
+            broadcast to it.
+        aim: the curvature times the dense weight, so multiplied, ``[out, in]``.
+        backward: solves the system of the curvature with rho on its diagonal.
+        iterations: how often the two weights are drawn together.
+    """
+    fitted = weight.to(aim.dtype) * root
     apart = torch.zeros_like(fitted)  # the scaled multipliers
     mask = torch.zeros_like(weight, dtype=torch.bool)
     zeroed = fitted
-    for iteration in range(1, ITERATIONS + 1):
+    choosing = iterations * 3 // 4
+    for iteration in range(1, iterations + 1):
         apart += fitted
-        if iteration <= CHOOSING:
+        if iteration <= choosing:
             # the cubic ramp of Zhu and Gupta 2017, arXiv 1710.01878
-            mask = choice.mask(apart / root, 1 - (1 - iteration / CHOOSING) ** 3)
+            mask = choice.mask(apart / root, 1 - (1 - iteration / choosing) ** 3)
         zeroed = apart.masked_fill(mask, 0)
         apart -= zeroed
-        fitted = (aim + _RHO * (zeroed - apart)) @ backward
-    A = scaled(statistics["aaT"], damping.inputs, dtype)
-    return solve(weight, mask, A, start=zeroed / root), mask
+        fitted = backward(aim + _RHO * (zeroed - apart))
+    return zeroed / root, mask
+
+
+@Remembered
+def _inputs(gram: Tensor, damping: float) -> tuple[Tensor, ...]:
+    """A factor of unit diagonal, damped; the roots of its diagonal; its inverse with rho added."""
+    curvature, root = _damped(gram, damping)
+    drawn = curvature.clone()
+    drawn.diagonal().add_(_RHO)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(drawn))
+    return tuple(part.to(computed_in(gram)) for part in (curvature, root, inverse))
+
+
+@Remembered
+def _eigen(gram: Tensor, damping: float) -> tuple[Tensor, ...]:
+    """A factor of unit diagonal, damped; the roots of its diagonal; its eigenvalues and vectors."""
+    curvature, root = _damped(gram, damping)
+    values, vectors = torch.linalg.eigh(curvature)
+    return tuple(part.to(computed_in(gram)) for part in (curvature, root, values, vectors))
+
+
+def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """A float64 factor of unit diagonal, damped, and the roots of its diagonal."""
+    curvature, root = unit_diagonal(gram.double())
+    curvature.diagonal().add_(damping)
+    return curvature, root
+
+
+def _placed(parts: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:
+    """What was made of a factor, where and as a weight is computed with."""
+    return [part.to(weight.device, computed_in(weight)) for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,18 +62,21 @@ def scaled(matrix: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     return found
 
 
-class Remembered:
+Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
+
+
+class Remembered(Generic[Made]):
     """A function of a matrix and its damping that remembers its last result.
 
     Layers that read one tensor (query, key, value) share one matrix, and are pruned one after
     another: they share what is made of it. It is forgotten with the matrix.
     """
 
-    def __init__(self, make: Callable[[Tensor, float], Tensor]) -> None:
+    def __init__(self, make: Callable[[Tensor, float], Made]) -> None:
         self._make = make
-        self._last: tuple[weakref.ref[Tensor], int, float, Tensor] | None = None
+        self._last: tuple[weakref.ref[Tensor], int, float, Made] | None = None
 
-    def __call__(self, matrix: Tensor, damping: float) -> Tensor:
+    def __call__(self, matrix: Tensor, damping: float) -> Made:
         """What is made of the matrix ``[n, n]``; not to be written to."""
         last = self._last
         if last is not None:

@@ -137,7 +137,12 @@ def refit(
 
 
 def least_squares(
-    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+    weight: Tensor,
+    mask: Tensor,
+    statistics: Mapping[str, Tensor],
+    damping: Damping,
+    *,
+    steps: int = STEPS,
 ) -> Tensor:
     """The kept weights with which the layer's outputs change the least: no gradients are needed.
 
@@ -146,12 +151,13 @@ def least_squares(
         mask: bool ``[out, in]``, True where a weight goes.
         statistics: ``aaT``, ``[in, in]``.
         damping: of the inputs.
+        steps: see `solve`.
 
     Returns:
         ``[out, in]``, see `solve`.
     """
     dtype = computed_in(weight)
-    return solve(weight, mask, scaled(statistics["aaT"], damping.inputs, dtype))
+    return solve(weight, mask, scaled(statistics["aaT"], damping.inputs, dtype), steps=steps)
 
 
 @torch.no_grad()

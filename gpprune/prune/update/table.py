@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from gpprune.prune.update.admm import admm
+from gpprune.prune.update.admm import admm, kron_admm
 from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import Damping
 from gpprune.prune.update.none import none
@@ -37,6 +38,7 @@ class Update:
             the mask is chosen, the statistics and the damping to the new weight and the mask,
             bool ``[out, in]``, of as many zeros as the choice says. `apply` is then for masks
             that were chosen elsewhere.
+        draft: a cheaper update that ranks masks alike, for where many are judged; None: itself.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Update:
     apply: Callable[[Tensor, Tensor, Statistics, Damping], Tensor]
     reads: frozenset[str] = frozenset()
     choose: Callable[[Tensor, Choice, Statistics, Damping], tuple[Tensor, Tensor]] | None = None
+    draft: Update | None = None
 
     @property
     def foretold_by(self) -> tuple[str, str] | None:
@@ -55,6 +58,23 @@ class Update:
             return None
         return ("aaT", "ggT" if self.reads >= _BOTH else "Gk")
 
+
+# On SmolLM2-135M the quadratic is within 8 % of its least after 5 steps, and within 1 % after 10.
+_FEW = 5
+_FITTED = Update(
+    f"least-squares of {_FEW} steps",
+    "least-squares, broken off",
+    partial(least_squares, steps=_FEW),
+    _INPUTS,
+)
+# At 50 and 70 % the perplexity of 10 iterations is within 1.2 % of that of 20.
+_DRAWN = Update(
+    f"admm of 10 iterations and {_FEW} steps",
+    "admm, broken off",
+    partial(least_squares, steps=_FEW),
+    _INPUTS,
+    partial(admm, iterations=10, steps=_FEW),
+)
 
 UPDATES: Table[Update] = Table(
     "weight update",
@@ -72,6 +92,7 @@ UPDATES: Table[Update] = Table(
             "gradients)",
             refit,
             _BOTH,
+            draft=_FITTED,
         ),
         Update(
             "least-squares",
@@ -79,6 +100,7 @@ UPDATES: Table[Update] = Table(
             "step of ALPS, Meng et al. 2024, arXiv 2406.07831)",
             least_squares,
             _INPUTS,
+            draft=_FITTED,
         ),
         Update(
             "sparsegpt",
@@ -101,6 +123,7 @@ UPDATES: Table[Update] = Table(
             "arXiv 2312.17244, as published)",
             surgeon,
             _BOTH,
+            draft=_FITTED,
         ),
         Update(
             "independent",
@@ -116,6 +139,15 @@ UPDATES: Table[Update] = Table(
             least_squares,
             _INPUTS,
             admm,
+            _DRAWN,
+        ),
+        Update(
+            "kron-admm",
+            "as admm under both factors of the curvature, then what stays is fitted as by refit",
+            refit,
+            _BOTH,
+            kron_admm,
+            _DRAWN,
         ),
     ),
 )

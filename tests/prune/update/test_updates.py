@@ -29,7 +29,8 @@ def test_the_refit_costs_the_least(seed: int, share: float) -> None:
     }
     best = solve(of.weight, of.mask, A, G, steps=2000)
     assert predicted_increase(of.weight, best, A, G) <= min(costs.values()) * (1 + 1e-9)
-    others = [costs[name] for name in UPDATES if name not in ("refit", "surgeon")]
+    # on a mask that is given, kron-admm is a refit
+    others = [costs[name] for name in UPDATES if name not in ("refit", "surgeon", "kron-admm")]
     assert costs["refit"] < min(others)  # 20 steps do, where surgeon has all in one system
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,7 @@ from gpprune.errors import UsageError
 _ABANDONED_AFTER = 3600.0  # seconds without a write, after which something partial is rubbish
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 _RANDOM = 8  # characters that are added to the name of something partial
+_PARTIAL = re.compile(r"\.(.+)\.partial-\w+")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,6 +48,20 @@ def out_of_room(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _NO_ROOM
     return any(f"os error {number})" in str(error) for number in _NO_ROOM)
+
+
+def whole_name(name: str) -> str:
+    """What a file or folder is called, or is to be called if it is partial still."""
+    partial = _PARTIAL.fullmatch(name)
+    return partial[1] if partial else name
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def whole_file(path: Path, content: str | bytes) -> None:
@@ -189,10 +205,7 @@ def _clear_abandoned(parent: Path, prefix: str) -> None:
     # Names are compared and not globbed: a target's name may hold the characters of a pattern.
     for path in parent.iterdir():
         if path.name.startswith(prefix) and _is_abandoned(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _is_abandoned(path: Path) -> bool:

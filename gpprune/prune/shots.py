@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_file
+from gpprune.files import remove, whole_file, whole_name
 from gpprune.progress import Progress
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
@@ -27,6 +28,7 @@ from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
 RECORD = "shots.json"
+_WEIGHTS = re.compile(r"shot-\d+\.safetensors")
 
 
 def prune_in_shots(
@@ -101,10 +103,12 @@ def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str)
 def check_shots(folder: Path) -> None:
     """See that shots may be kept in a directory: it holds others, or it is still to be made.
 
+    A run that was killed before its first shot was kept leaves one without a record.
+
     Raises:
         UsageError: something else lies there.
     """
-    if os.path.lexists(folder) and not has_shots(folder):
+    if os.path.lexists(folder) and not (has_shots(folder) or _holds_ours_alone(folder)):
         raise UsageError(
             f"{str(folder)!r}, where finished shots are kept, is something else: move it away, or "
             "choose another --out"
@@ -118,10 +122,23 @@ def has_shots(folder: Path) -> bool:
 
 def forget_shots(folder: Path) -> None:
     """Remove the shots that are kept in a directory, and the directory if nothing else is there."""
-    for path in (folder / RECORD, *folder.glob("shot-*.safetensors")):
-        path.unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    (folder / RECORD).unlink(missing_ok=True)  # first: it names one of the others
+    for path in filter(_is_ours, folder.iterdir()):
+        remove(path)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the name is that of a record or of weights, which a kill may have left partial."""
+    name = whole_name(path.name)
+    return name == RECORD or _WEIGHTS.fullmatch(name) is not None
+
+
+def _holds_ours_alone(folder: Path) -> bool:
+    return folder.is_dir() and all(map(_is_ours, folder.iterdir()))
 
 
 class _Kept:
@@ -173,7 +190,7 @@ class _Kept:
         )
 
     def store(self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot]) -> None:
-        """Keep the model's weights after a shot, and then forget the shot before."""
+        """Keep the model's weights after a shot, and then nothing of the shots before."""
         held = {}
         for name, layer in linear_layers(model).items():
             held[f"{name} weight"] = layer.weight.detach().cpu().contiguous()
@@ -182,7 +199,9 @@ class _Kept:
         try:
             whole_file(self._folder / self._name(len(shots)), save(held))
             whole_file(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
-            (self._folder / self._name(len(shots) - 1)).unlink(missing_ok=True)
+            for path in filter(_is_ours, self._folder.iterdir()):
+                if path.name not in (RECORD, self._name(len(shots))):
+                    remove(path)
         except OSError as error:
             raise GppruneError(
                 f"the shots cannot be kept in {str(self._folder)!r} ({error.strerror}): make room"

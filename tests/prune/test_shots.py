@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import SCHEDULES, Recipe, linear_layers, prune_model
+from gpprune.prune import (
+    SCHEDULES,
+    Recipe,
+    check_shots,
+    forget_shots,
+    linear_layers,
+    prune_model,
+)
 from gpprune.prune.allocate.budget import total_zeros
 from gpprune.prune.once import Stage, prune_once
 
@@ -216,6 +223,25 @@ def test_what_is_kept_of_another_pruning_is_refused(sequences: Tensor, tmp_path:
     with pytest.raises(GppruneError, match="are damaged"):
         prune_model(other, recipe, sequences, keep=tmp_path)
     assert all(torch.equal(before[name], weight) for name, weight in _weights(other).items())
+
+
+def test_what_a_kill_leaves_is_no_stranger_s(tmp_path: Path) -> None:
+    folder = tmp_path / "out.shots"
+    folder.mkdir()
+    check_shots(folder)  # killed before anything was in it
+    for name in (".shot-1.safetensors.partial-0a1b2c3d", "shot-1.safetensors"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".shots.json.partial-0a1b2c3d").mkdir()
+    check_shots(folder)  # killed before there was a record
+    (folder / "shot-1.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is something else"):
+        check_shots(folder)
+    forget_shots(folder)
+    assert [path.name for path in folder.iterdir()] == ["shot-1.txt"]
+    (folder / "shot-1.txt").unlink()
+    forget_shots(folder)
+    assert not folder.exists()
+    forget_shots(folder)
 
 
 def test_a_recipe_says_its_shots_only_where_there_are_several() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,7 @@ from gpprune.errors import UsageError
 _ABANDONED_AFTER = 3600.0  # seconds without a write, after which something partial is rubbish
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 _RANDOM = 8  # characters that are added to the name of something partial
+_PARTIAL = re.compile(r"\.(.+)\.partial-\w+")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,12 +50,26 @@ def out_of_room(error: BaseException) -> bool:
     return any(f"os error {number})" in str(error) for number in _NO_ROOM)
 
 
+def whole_name(name: str) -> str:
+    """What a file or folder is called, or is to be called if it is partial still."""
+    partial = _PARTIAL.fullmatch(name)
+    return partial[1] if partial else name
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def whole_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all.
 
     The content goes into a new file beside ``path``, which then takes its name: a link there is
     replaced and never followed. Missing directories above it are made. After a kill the new
-    file stays under a hidden name, and the next writer of the same path clears it away.
+    file stays in a hidden directory, and the next writer of the same path clears it away.
 
     Args:
         path: the file; its mode is what the umask leaves of 0666.
@@ -62,17 +78,28 @@ def whole_file(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with file_to_write(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def file_to_write(path: Path) -> Iterator[Path]:
+    """A path to write a file at, which takes the name ``path`` when the context ends well.
+
+    As :func:`whole_file`, for a writer that takes a path. It lies in a hidden directory of its own
+    until then, for writers that begin under a name of theirs (safetensors) and are killed.
+
+    Raises:
+        OSError: as :func:`whole_file`; or nothing was written.
+    """
     with _beside(path) as prefix:
-        partial = path.parent / f"{prefix}{secrets.token_hex(_RANDOM // 2)}"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
         try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            yield folder / path.name
+            _settle(folder)
+            os.replace(folder / path.name, path)
         finally:
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
         _sync(path.parent)
 
 
@@ -150,7 +177,14 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Put the files on disk with the modes of new files, then give the folder its name."""
+    """Settle a folder, then give it its name."""
+    _settle(partial)
+    os.replace(partial, target)
+    _sync(target.parent)
+
+
+def _settle(partial: Path) -> None:
+    """Put a folder's files on disk, and give them and it the modes of new ones."""
     allowed = _allowed(partial)
     for path in (*partial.rglob("*"), partial):
         if not path.is_symlink():
@@ -159,8 +193,6 @@ def _publish(partial: Path, target: Path) -> None:
             runs = path.is_dir() or mode & stat.S_IXUSR
             # A set-group-id bit that a directory has from its parent stays.
             path.chmod(stat.S_IMODE(mode) & ~0o777 | (0o777 if runs else 0o666) & allowed)
-    os.replace(partial, target)
-    _sync(target.parent)
 
 
 def _allowed(folder: Path) -> int:
@@ -189,10 +221,7 @@ def _clear_abandoned(parent: Path, prefix: str) -> None:
     # Names are compared and not globbed: a target's name may hold the characters of a pattern.
     for path in parent.iterdir():
         if path.name.startswith(prefix) and _is_abandoned(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _is_abandoned(path: Path) -> bool:

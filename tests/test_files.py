@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpprune.errors import UsageError
-from gpprune.files import expanded, whole_file, whole_folder
+from gpprune.files import expanded, file_to_write, whole_file, whole_folder
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -121,6 +121,27 @@ def test_a_file_is_written_as_it_is(tmp_path: Path, content: str | bytes) -> Non
         whole_file(path, content)
         assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_writer_with_names_and_modes_of_its_own_makes_a_usual_file(
+    tmp_path: Path, mask: int
+) -> None:
+    path = tmp_path / "deep" / "file"
+    for content in ("one", "other"):  # the second time it is there
+        with _umask(mask), file_to_write(path) as partial:
+            (partial.parent / ".tmpXYZ").write_text(content)
+            (partial.parent / ".tmpXYZ").chmod(0o600)
+            (partial.parent / ".tmpXYZ").rename(partial)
+            assert not path.exists() or path.read_text() == "one"
+        assert path.read_text() == content and _mode(path) == 0o666 & ~mask
+        assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(OSError), file_to_write(path):
+        pass  # nothing is written
+    with pytest.raises(ValueError), file_to_write(path) as partial:
+        partial.write_text("half")
+        raise ValueError
+    assert path.read_text() == "other" and list(path.parent.iterdir()) == [path]
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gpprune.errors import GppruneError
 from gpprune.progress import Progress
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
+from gpprune.prune.measure.cut_off import is_cut_off, signs
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.sequential import BlockRunner
@@ -20,12 +21,12 @@ from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.patterns import parse_pattern
 from gpprune.prune.select.scores import ScoreKernel
-from gpprune.prune.select.staged import Holding, Within
+from gpprune.prune.select.staged import Within
 from gpprune.prune.step import prune_masked
 from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
 from gpprune.prune.update.refit import predicted_increase
-from gpprune.prune.update.table import UPDATES
-from gpprune.prune.zeros import recipe_kernel, recipe_zeros
+from gpprune.prune.update.table import UPDATES, Update
+from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class Stage:
 
     part: float = 1.0
     held: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def later(self) -> bool:
+        """Whether shots went before it, which may have cut layers off."""
+        return bool(self.held)
+
+    def measured(self, names: Iterable[str]) -> frozenset[str]:
+        """What is measured where statistics are read: later also what layers are cut off from."""
+        return frozenset(names) | (signs(names) if self.later else frozenset())
 
 
 @dataclass
@@ -84,7 +94,13 @@ def prune_once(
     if recipe.varies:
         reads = recipe.reads if order == "dense" else recipe.shares_by | _dense_reads(recipe)
         if reads:
-            measured = calibrate(model, calibration, reads, progress=progress)
+            measured = calibrate(
+                model,
+                calibration,
+                stage.measured(reads),
+                cut_off=stage.later,
+                progress=progress,
+            )
         zeros = recipe_zeros(
             model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
         )
@@ -116,12 +132,14 @@ class _Job:
     outcome: Outcome = field(default_factory=Outcome)
 
     def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
-        recipe, weight = self.recipe, layer.weight
+        recipe, weight, update = self.recipe, layer.weight, self.update
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         before = weight.clone() if curved else weight
+        if self.stage.later and is_cut_off(statistics, update.reads):
+            update = UPDATES.find("none")  # there is nothing to make up for
         try:
-            mask = self._mask(layer, statistics)
-            pruned = prune_masked(weight, mask, statistics, recipe.update, weight, recipe.damping)
+            mask = self._mask(layer, statistics, update)
+            pruned = prune_masked(weight, mask, statistics, update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
         held = self.stage.held.get(layer.name)
@@ -135,10 +153,12 @@ class _Job:
             own = predicted_increase(before, pruned.weight, statistics["aaT"], statistics["ggT"])
             self.outcome.predicted = (self.outcome.predicted or 0.0) + own
 
-    def _mask(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> Tensor | Choice:
+    def _mask(
+        self, layer: LinearLayer, statistics: Mapping[str, Tensor], update: Update
+    ) -> Tensor | Choice:
         """A layer's mask, or how its update is to choose it."""
-        recipe, held, shape = self.recipe, self.stage.held.get(layer.name), layer.weight.shape
-        score = self.score if held is None else Holding(self.score, held)
+        recipe, shape = self.recipe, layer.weight.shape
+        score = staged_score(self.score, statistics, self.stage.held.get(layer.name))
         pattern, part = recipe.shape, self.stage.part
         if self.zeros is not None:
             zeros = self.zeros[layer.name]
@@ -153,7 +173,7 @@ class _Job:
             score, pattern = Within(score, pattern), parse_pattern("layer")
         local = score is self.score and self.local
         choice = Choice(score, statistics, pattern, zeros, local, together)
-        return choice if UPDATES.find(recipe.update).choose else choice.mask(layer.weight)
+        return choice if update.choose else choice.mask(layer.weight)
 
     @cached_property
     def local(self) -> bool:
@@ -163,15 +183,25 @@ class _Job:
         self.progress("pruning", done, total)
 
     @property
+    def update(self) -> Update:
+        return UPDATES.find(self.recipe.update)
+
+    @property
     def reads(self) -> list[str]:
         """The statistics that scoring and updating a layer take."""
-        return sorted(self.score.terminals - {"W"} | UPDATES.find(self.recipe.update).reads)
+        return sorted(self.stage.measured(self.score.terminals - {"W"} | self.update.reads))
 
     def dense(self, names: Iterable[str]) -> dict[str, Mapping[str, Tensor]]:
         """These statistics of the dense model, by layer name."""
         if self.measured is not None:
             return dict(self.measured)
-        return calibrate(self.model, self.tokens, names, progress=self.progress)
+        return calibrate(
+            self.model,
+            self.tokens,
+            names,
+            cut_off=self.stage.later,
+            progress=self.progress,
+        )
 
 
 def _prune_dense(job: _Job) -> None:
@@ -204,7 +234,7 @@ def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
             measuring = Measuring(group, anew)
             with measuring.watching(job.model):
                 runner.forward(index, keep=False)
-            measuring.check_reached()
+            measuring.check_reached(job.stage.later)
             for name, layer in group.items():
                 found = measuring.statistics(name, Extent(*job.tokens.shape))
                 job.prune(layer, {**dense.pop(name), **found})

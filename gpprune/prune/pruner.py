@@ -54,9 +54,9 @@ def prune_model(
     Raises:
         UsageError: a bad order, calibration or pattern, or `keep` holds another pruning; nothing
             has been changed then.
-        GppruneError: a damaged weight, a layer that no token reached, a statistic that is not
-            finite, or a metric that gives NaN. Of the last three, the layers of the blocks before
-            the named one may be pruned already.
+        GppruneError: a damaged weight, a layer that no token reached in the first shot, a
+            statistic that is not finite, or a metric that gives NaN. Of the last three, the layers
+            of the blocks before the named one may be pruned already.
     """
     if order not in ORDERS:
         raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")

@@ -5,28 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import whole_file
+from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
-from gpprune.prune.model.structure import linear_layers
+from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.once import Stage, prune_once
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
 RECORD = "shots.json"
+_WEIGHTS = re.compile(r"shot-\d+\.safetensors")
 
 
 def prune_in_shots(
@@ -101,10 +104,12 @@ def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str)
 def check_shots(folder: Path) -> None:
     """See that shots may be kept in a directory: it holds others, or it is still to be made.
 
+    A run that was killed before its first shot was kept leaves one without a record.
+
     Raises:
         UsageError: something else lies there.
     """
-    if os.path.lexists(folder) and not has_shots(folder):
+    if os.path.lexists(folder) and not (has_shots(folder) or _holds_ours_alone(folder)):
         raise UsageError(
             f"{str(folder)!r}, where finished shots are kept, is something else: move it away, or "
             "choose another --out"
@@ -118,10 +123,23 @@ def has_shots(folder: Path) -> bool:
 
 def forget_shots(folder: Path) -> None:
     """Remove the shots that are kept in a directory, and the directory if nothing else is there."""
-    for path in (folder / RECORD, *folder.glob("shot-*.safetensors")):
-        path.unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    (folder / RECORD).unlink(missing_ok=True)  # first: it names one of the others
+    for path in filter(_is_ours, folder.iterdir()):
+        remove(path)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the name is that of a record or of weights, which a kill may have left partial."""
+    name = whole_name(path.name)
+    return name == RECORD or _WEIGHTS.fullmatch(name) is not None
+
+
+def _holds_ours_alone(folder: Path) -> bool:
+    return folder.is_dir() and all(map(_is_ours, folder.iterdir()))
 
 
 class _Kept:
@@ -155,17 +173,10 @@ class _Kept:
                 "text: remove it, or name another place"
             )
         try:
-            held = load_file(self._folder / self._name(len(done)))
-            layers = linear_layers(model)
-            weights = {name: held[f"{name} weight"] for name in layers}
-            masks = {
-                name: held[f"{name} mask"].to(layer.weight.device) for name, layer in layers.items()
-            }
-        except (OSError, KeyError, SafetensorError) as error:
+            with safe_open(self._folder / self._name(len(done)), "pt") as file:
+                return done, _read(file, linear_layers(model))
+        except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
-        for name, layer in layers.items():
-            layer.write(weights[name])
-        return done, masks
 
     def _damaged(self, error: Exception) -> GppruneError:
         return GppruneError(
@@ -173,21 +184,53 @@ class _Kept:
         )
 
     def store(self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot]) -> None:
-        """Keep the model's weights after a shot, and then forget the shot before."""
+        """Keep the model's weights after a shot, and then nothing of the shots before."""
         held = {}
         for name, layer in linear_layers(model).items():
-            held[f"{name} weight"] = layer.weight.detach().cpu().contiguous()
-            held[f"{name} mask"] = masks[name].cpu().contiguous()
+            # as it is stored: of a model on the CPU there is then no second copy
+            held[_stored(name)] = layer.parameter.detach().cpu().contiguous()
+            held[_mask(name)] = masks[name].cpu().contiguous()
         record = {"identity": self._identity, "shots": [asdict(shot) for shot in shots]}
         try:
-            whole_file(self._folder / self._name(len(shots)), save(held))
+            with file_to_write(self._folder / self._name(len(shots))) as partial:
+                save_file(held, partial)
             whole_file(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
-            (self._folder / self._name(len(shots) - 1)).unlink(missing_ok=True)
-        except OSError as error:
+            for path in filter(_is_ours, self._folder.iterdir()):
+                if path.name not in (RECORD, self._name(len(shots))):
+                    remove(path)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise GppruneError(
-                f"the shots cannot be kept in {str(self._folder)!r} ({error.strerror}): make room"
+                f"the shots cannot be kept in {str(self._folder)!r} ({reason}): make room"
             ) from error
 
     @staticmethod
     def _name(shots: int) -> str:
         return f"shot-{shots}.safetensors"
+
+
+def _stored(name: str) -> str:
+    return f"{name} stored"
+
+
+def _mask(name: str) -> str:
+    return f"{name} mask"
+
+
+def _read(file: Any, layers: Mapping[str, LinearLayer]) -> dict[str, Tensor]:
+    """Put weights that were kept into a model, layer by layer, once all are known to fit.
+
+    Returns:
+        The masks of the layers.
+
+    Raises:
+        ValueError, SafetensorError: some are missing or do not fit.
+    """
+    for name, layer in layers.items():
+        wanted = {_stored(name): layer.parameter.shape, _mask(name): layer.weight.shape}
+        for key, shape in wanted.items():
+            if file.get_slice(key).get_shape() != list(shape):
+                raise ValueError(f"{key!r} has another shape than the model's {list(shape)}")
+    for name, layer in layers.items():
+        layer.write(layer.oriented(file.get_tensor(_stored(name))))
+    return {n: file.get_tensor(_mask(n)).to(layer.weight.device) for n, layer in layers.items()}

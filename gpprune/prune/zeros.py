@@ -13,13 +13,14 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.allocate.allocator import Allocator
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.allocate.learned import LEARNED
+from gpprune.prune.measure.cut_off import is_cut_off
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.across import Bound, zeros_across
 from gpprune.prune.select.masks import check_scores
 from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
-from gpprune.prune.select.staged import Holding
+from gpprune.prune.select.staged import Holding, Lowest
 
 
 def recipe_kernel(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:
@@ -28,6 +29,27 @@ def recipe_kernel(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKer
     elements = sum(weight.numel() for weight in weights)
     formula = recipe.formula.canonical(recipe.shape.group)
     return kernel(formula, elements=elements, device=weights[0].device)
+
+
+def staged_score(
+    score: ScoreKernel, statistics: Mapping[str, Tensor], held: Tensor | None
+) -> ScoreKernel:
+    """A metric as a layer's weights are scored by it in a shot.
+
+    Args:
+        score: the metric.
+        statistics: of the layer by name, with the `signs` of those that the metric reads.
+        held: bool ``[out, in]``, True where a weight went before; None in the first shot.
+
+    Returns:
+        The metric itself in the first shot. Later, what went before goes first, and a layer that
+        has been cut off from what the metric measures has one score throughout.
+    """
+    if held is None:
+        return score
+    if is_cut_off(statistics, score.terminals - {"W"}):
+        score = Lowest(score)
+    return Holding(score, held)
 
 
 def recipe_zeros(
@@ -69,8 +91,9 @@ def recipe_zeros(
         score = recipe_kernel(recipe, layers)
 
         def scores(layer: LinearLayer) -> Tensor:
-            own = Holding(score, held[layer.name]) if layer.name in held else score
-            return layer_scores(own, layer.weight, statistics.get(layer.name))
+            own = statistics.get(layer.name, {})
+            staged = staged_score(score, own, held.get(layer.name))
+            return layer_scores(staged, layer.weight, own)
 
         bounds = bounds_across(layers.values(), target, recipe.shape, capped)
         _check_room(recipe, [bound.most for bound in bounds], total, sum(sizes))

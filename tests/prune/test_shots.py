@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from tiny_families import tiny
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import SCHEDULES, Recipe, linear_layers, prune_model
+from gpprune.prune import (
+    SCHEDULES,
+    Recipe,
+    check_shots,
+    forget_shots,
+    linear_layers,
+    prune_model,
+)
 from gpprune.prune.allocate.budget import total_zeros
 from gpprune.prune.once import Stage, prune_once
 
@@ -172,12 +180,12 @@ class _Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("shot", [1, 2])
+@pytest.mark.parametrize(("family", "shot"), [("llama", 1), ("llama", 2), ("gpt2", 1)])
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    sequences: Tensor, tmp_path: Path, shot: int
+    sequences: Tensor, tmp_path: Path, family: str, shot: int
 ) -> None:
     recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.6, update="refit", shots=3)
-    unbroken = tiny("llama")
+    unbroken = tiny(family)
     wanted = prune_model(unbroken, recipe, sequences, keep=tmp_path / "unbroken")
 
     def kill(label: str, done: int, total: int) -> None:
@@ -185,8 +193,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
             raise _Killed
 
     with pytest.raises(_Killed):
-        prune_model(tiny("llama"), recipe, sequences, keep=tmp_path / "kept", progress=kill)
-    resumed, seen = tiny("llama"), []
+        prune_model(tiny(family), recipe, sequences, keep=tmp_path / "kept", progress=kill)
+    resumed, seen = tiny(family), []
     found = prune_model(
         resumed,
         recipe,
@@ -212,10 +220,35 @@ def test_what_is_kept_of_another_pruning_is_refused(sequences: Tensor, tmp_path:
             prune_model(other, recipe.model_copy(update=change), sequences, keep=tmp_path)
     with pytest.raises(UsageError, match="another recipe, model or calibration"):
         prune_model(other, recipe, sequences.flip(1), keep=tmp_path)
-    (tmp_path / "shot-2.safetensors").write_bytes(b"cut off")
-    with pytest.raises(GppruneError, match="are damaged"):
-        prune_model(other, recipe, sequences, keep=tmp_path)
+    kept = tmp_path / "shot-2.safetensors"
+    weights = load_file(kept)
+    last = max(weights)
+    fewer = save({name: value for name, value in weights.items() if name != last})
+    narrower = save({**weights, last: weights[last][:, 1:].contiguous()})
+    for damaged in (b"cut off", kept.read_bytes()[:-1], fewer, narrower):
+        kept.write_bytes(damaged)
+        with pytest.raises(GppruneError, match="are damaged"):
+            prune_model(other, recipe, sequences, keep=tmp_path)
     assert all(torch.equal(before[name], weight) for name, weight in _weights(other).items())
+
+
+def test_what_a_kill_leaves_is_no_stranger_s(tmp_path: Path) -> None:
+    folder = tmp_path / "out.shots"
+    folder.mkdir()
+    check_shots(folder)  # killed before anything was in it
+    for name in (".shot-1.safetensors.partial-0a1b2c3d", "shot-1.safetensors"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".shots.json.partial-0a1b2c3d").mkdir()
+    check_shots(folder)  # killed before there was a record
+    (folder / "shot-1.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is something else"):
+        check_shots(folder)
+    forget_shots(folder)
+    assert [path.name for path in folder.iterdir()] == ["shot-1.txt"]
+    (folder / "shot-1.txt").unlink()
+    forget_shots(folder)
+    assert not folder.exists()
+    forget_shots(folder)
 
 
 def test_a_recipe_says_its_shots_only_where_there_are_several() -> None:

@@ -30,7 +30,8 @@ class Accumulator(Protocol):
     """Gathers something of each of a few layers, in any number of passes over a model.
 
     It is made with the layers by name. One that listens to gradients gets a backward pass of
-    every sequence's mean next-token loss.
+    every sequence's mean next-token loss. One with an attribute ``zero_unreached`` that is true
+    holds zeros of a layer that nothing has reached.
     """
 
     @property

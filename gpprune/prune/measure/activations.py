@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,10 +17,19 @@ from gpprune.prune.model.structure import LinearLayer
 class OutputSquares(Activations):
     """Each output neuron's sum of squares over all tokens, float64 ``[out]``."""
 
+    zero_unreached: ClassVar[bool] = True
+
     def see(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
         """Add the squares of a layer's outputs ``[..., out]``."""
         found = squares(outputs)
         self.seen[name] = self.seen[name] + found if name in self.seen else found
+
+    def held(self, name: str) -> Tensor:
+        """The sums of a layer; of one that was never called, zeros."""
+        if name in self.seen:
+            return self.seen[name]
+        layer = self.layers[name]
+        return torch.zeros(layer.out_features, dtype=torch.float64, device=layer.weight.device)
 
 
 @dataclass(eq=False)
@@ -37,6 +47,8 @@ class InputSums(Activations):
 
     Query, key and value read one tensor, and so do gate and up.
     """
+
+    zero_unreached: ClassVar[bool] = True
 
     def __init__(self, layers: Mapping[str, LinearLayer]) -> None:
         super().__init__(layers)

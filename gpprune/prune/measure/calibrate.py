@@ -48,6 +48,7 @@ def calibrate(
     *,
     labels: str = "true",
     seed: int = 0,
+    cut_off: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Mapping[str, Tensor]]:
     """Measure statistics of every linear layer of the dense model.
@@ -65,6 +66,8 @@ def calibrate(
             (the empirical Fisher), or ``"sampled"``, one a token drawn from the model's own
             prediction (a Monte-Carlo estimate of the Fisher).
         seed: of those draws.
+        cut_off: whether layers may be cut off by pruning: what reads nothing but zeros, or is
+            never called, is then measured as zeros, where else it is refused.
         progress: called as ``progress("calibrating", done, total)``.
 
     Returns:
@@ -86,7 +89,7 @@ def calibrate(
     wanted = measurers(names)
     back = [m.name for m in wanted if m.backward]
     ahead = [m.name for m in wanted if not m.backward]
-    found = _Found(model, Extent(*tokens.shape))
+    found = _Found(model, Extent(*tokens.shape), cut_off)
     with ExitStack() as stack:
         stack.callback(found.close)
         visits = [found.visit(part) if part else None for part in (ahead, back)]
@@ -110,9 +113,10 @@ def calibrate(
 class _Found:
     """What has been measured of the layers so far."""
 
-    def __init__(self, model: nn.Module, extent: Extent) -> None:
+    def __init__(self, model: nn.Module, extent: Extent, cut_off: bool) -> None:
         self._model = model
         self._extent = extent
+        self._cut_off = cut_off
         self._library = Library()
         self._own: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         self._numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -125,7 +129,7 @@ class _Found:
             measuring = Measuring(layers, names)
             with measuring.watching(self._model):
                 yield
-            measuring.check_reached()
+            measuring.check_reached(self._cut_off)
             shared: dict[int, tuple[int, Tensor]] = {}  # numbers of wide tensors, by identity
             for name in layers:
                 for statistic, value in measuring.statistics(name, self._extent).items():

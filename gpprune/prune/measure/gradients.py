@@ -88,6 +88,7 @@ class Gradients(ABC):
     """
 
     backward: ClassVar[bool] = True
+    zero_unreached: ClassVar[bool] = True
 
     def __init__(self, layers: Mapping[str, LinearLayer]) -> None:
         self.layers = dict(layers)

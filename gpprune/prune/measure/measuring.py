@@ -71,13 +71,18 @@ class Measuring:
                 stack.enter_context(accumulator.watching(model))
             yield
 
-    def check_reached(self) -> None:
+    def check_reached(self, cut_off: bool = False) -> None:
         """See that every layer was reached, once the text has flowed through.
+
+        Args:
+            cut_off: whether layers may be cut off, of which then zeros are held.
 
         Raises:
             GppruneError: naming the first layer of which nothing could be gathered.
         """
         for make, accumulator in self._accumulators.items():
+            if cut_off and getattr(accumulator, "zero_unreached", False):
+                continue
             for name in self._layers:
                 if not accumulator.reached(name):
                     raise GppruneError(_unreached(name, self._fed_by(make)))

@@ -12,6 +12,30 @@ from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel
 
 
+class Lowest:
+    """A metric under which all weights have one score, the lowest that is finite.
+
+    So a layer's weights go in their order, and before those of other layers.
+
+    Args:
+        score: the metric in whose place it stands.
+    """
+
+    def __init__(self, score: ScoreKernel) -> None:
+        self._score = score
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The terminals that the metric reads."""
+        return self._score.terminals
+
+    def __call__(self, *, out: Tensor | None = None, **terminals: Tensor) -> Tensor:
+        """The scores ``[out, in]``, float32."""
+        weight = terminals["W"]
+        lowest = torch.finfo(torch.float32).min
+        return torch.full(weight.shape, lowest, dtype=torch.float32, device=weight.device)
+
+
 class Holding:
     """A metric under which weights that went before go before all others.
 

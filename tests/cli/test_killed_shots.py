@@ -101,9 +101,12 @@ def command(
 
 
 @pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Here and in what is started: two that wait for each other crawl beside a busy neighbour."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # what is killed leaves its temporary files behind
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

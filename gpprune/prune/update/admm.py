@@ -20,7 +20,7 @@ from gpprune.prune.update.damping import (
     scaled,
     unit_diagonal,
 )
-from gpprune.prune.update.refit import STEPS, solve
+from gpprune.prune.update.refit import solve
 
 ITERATIONS = 20
 # Under both factors half as many do: on SmolLM2-135M at 50 and 70 % the perplexity of 10 is within
@@ -31,13 +31,7 @@ _RHO = 1.0  # how hard the two weights are drawn together
 
 
 def admm(
-    weight: Tensor,
-    choice: Choice,
-    statistics: Mapping[str, Tensor],
-    damping: Damping,
-    *,
-    iterations: int = ITERATIONS,
-    steps: int = STEPS,
+    weight: Tensor, choice: Choice, statistics: Mapping[str, Tensor], damping: Damping
 ) -> tuple[Tensor, Tensor]:
     """Choose the mask and fit the weights in turns, then fit what stays by least squares.
 
@@ -47,8 +41,6 @@ def admm(
         statistics: ``aaT``, E[a a^T] of the layer's inputs, ``[in, in]``.
         damping: of the inputs, for the least squares at the end; the iterations have the
             published 0.1.
-        iterations: how often the two weights are drawn together.
-        steps: of the least squares, see `solve`.
 
     Returns:
         The weight, ``[out, in]``, float64 if ``weight`` is and else float32, and the mask, bool
@@ -57,9 +49,9 @@ def admm(
     dtype = computed_in(weight)
     curvature, root, backward = _placed(_inputs(statistics["aaT"], _DAMPING), weight)
     aim = (weight.to(dtype) * root) @ curvature
-    zeroed, mask = _drawn(weight, choice, root, aim, lambda drawn: drawn @ backward, iterations)
+    zeroed, mask = _drawn(weight, choice, root, aim, lambda drawn: drawn @ backward, ITERATIONS)
     A = scaled(statistics["aaT"], damping.inputs, dtype)
-    return solve(weight, mask, A, steps=steps, start=zeroed), mask
+    return solve(weight, mask, A, start=zeroed), mask
 
 
 def kron_admm(

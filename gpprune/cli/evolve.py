@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from gpprune.cli.options import (
     CalibrationSpec,
     DampInputs,
     DampOutputs,
+    Draft,
     DType,
     DTypeOption,
     Generations,
@@ -44,6 +45,9 @@ from gpprune.cli.options import (
     UpdateOption,
     WindowLength,
     Windows,
+    Winners,
+    given,
+    search_settings,
     seconds,
 )
 from gpprune.discover import (
@@ -57,12 +61,21 @@ from gpprune.discover import (
 )
 from gpprune.discover import resume as resume_search
 from gpprune.discover.contenders import pattern_with_room
+from gpprune.discover.findings import WINNERS
 from gpprune.discover.stored import restored
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
-from gpprune.gp import PRESETS, RunDirectory, SearchSettings
+from gpprune.gp import RunDirectory, SearchSettings
 from gpprune.primitives import metric as read_metric
+
+
+class _Shown(NamedTuple):
+    """Which formulas the report shows."""
+
+    rivals: Rivals
+    winners: int
+
 
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
@@ -77,6 +90,7 @@ def evolve_metric(
     update: UpdateOption = "none",
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
+    draft: Draft = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _METRIC.windows,
@@ -91,14 +105,16 @@ def evolve_metric(
     time_limit: TimeLimit = None,
     seed: Seed = 0,
     rivals: RivalsOption = Rivals.all,
+    winners: Winners = WINNERS,
     json: Json = False,
 ) -> None:
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
+    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= given(shots=shots, schedule=schedule)
     goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = _settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, rivals, json)
+    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    _begin(out, goal, settings, _Shown(rivals, winners), json)
 
 
 def evolve_allocation(
@@ -113,6 +129,7 @@ def evolve_allocation(
     update: UpdateOption = "none",
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
+    draft: Draft = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -127,19 +144,21 @@ def evolve_allocation(
     time_limit: TimeLimit = None,
     seed: Seed = 0,
     rivals: RivalsOption = Rivals.all,
+    winners: Winners = WINNERS,
     json: Json = False,
 ) -> None:
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
+    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= given(shots=shots, schedule=schedule)
     read_metric(metric)
     chosen = pattern_with_room(metric, pattern)
     goal = AllocationGoal(
         *(texts, model, sparsity, chosen, str(dtype), loss, update),
         **{**how, "metric": metric, "unit": str(unit)},
     )
-    settings = _settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, rivals, json)
+    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    _begin(out, goal, settings, _Shown(rivals, winners), json)
 
 
 def evolve_joint(
@@ -153,6 +172,7 @@ def evolve_joint(
     update: UpdateOption = "none",
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
+    draft: Draft = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -167,30 +187,33 @@ def evolve_joint(
     time_limit: TimeLimit = None,
     seed: Seed = 0,
     rivals: RivalsOption = Rivals.all,
+    winners: Winners = WINNERS,
     json: Json = False,
 ) -> None:
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = _given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, shots=shots, schedule=schedule)
+    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= given(shots=shots, schedule=schedule)
     how["unit"] = str(unit)
     goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = _settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, rivals, json)
+    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    _begin(out, goal, settings, _Shown(rivals, winners), json)
 
 
-def _begin(out: Path, goal: Goal, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
+def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: _Shown, json: bool) -> None:
     """Search, and say what was found."""
     run = expanded(out)
-    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, rivals):
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = discover(
             goal,
             out=run,
             settings=settings,
-            rivals=str(rivals),
+            rivals=str(shown.rivals),
+            winners=shown.winners,
             progress=screen.progress,
             observer=screen.observe,
         )
-    _end(found, settings, rivals, json)
+    _end(found, settings, shown, json)
 
 
 def resume(
@@ -209,10 +232,11 @@ def resume(
         str | None, typer.Option("--calibration-text", help="Where that calibrated on lies now.")
     ] = None,
     rivals: RivalsOption = Rivals.all,
+    winners: Winners = WINNERS,
     json: Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
-    run = expanded(run)
+    run, shown = expanded(run), _Shown(rivals, winners)
     limit = seconds(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
@@ -221,7 +245,7 @@ def resume(
             "generations": opened.search.generations if generations is None else generations,
         }
         settings = opened.search.replaced(**changes)
-    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, rivals):
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = resume_search(
             run,
             generations=generations,
@@ -229,15 +253,16 @@ def resume(
             model=model,
             text=text,
             calibration_text=calibration_text,
-            rivals=str(rivals),
+            rivals=str(shown.rivals),
+            winners=shown.winners,
             progress=screen.progress,
             observer=screen.observe,
         )
-    _end(found, settings, rivals, json)
+    _end(found, settings, shown, json)
 
 
 @contextmanager
-def _kept(run: Path, settings: SearchSettings, rivals: Rivals) -> Iterator[None]:
+def _kept(run: Path, settings: SearchSettings, shown: _Shown) -> Iterator[None]:
     """Say how to go on, if a search is broken off once it has a run directory."""
     try:
         yield
@@ -245,54 +270,31 @@ def _kept(run: Path, settings: SearchSettings, rivals: Rivals) -> Iterator[None]
         raise
     except BaseException:
         if run.is_dir():
-            tell(f"the run is kept: go on with `{_again(run, settings, rivals)}`")
+            tell(f"the run is kept: go on with `{_again(run, settings, shown)}`")
         raise
 
 
-def _again(run: Path, settings: SearchSettings, rivals: Rivals) -> str:
+def _again(run: Path, settings: SearchSettings, shown: _Shown) -> str:
     """The command that goes on with a run."""
     more = ""
     with suppress(GppruneError), RunDirectory.open(run) as opened:
         if settings.generations != opened.search.generations:
             more = f" --generations {settings.generations}"
-    if rivals != Rivals.all:
-        more += f" --rivals {rivals}"
+    if shown.rivals != Rivals.all:
+        more += f" --rivals {shown.rivals}"
+    if shown.winners != WINNERS:
+        more += f" --winners {shown.winners}"
     return f"gpprune resume {shlex.quote(str(run))}{more}"
 
 
-def _end(found: Discovery, settings: SearchSettings, rivals: Rivals, json: bool) -> None:
+def _end(found: Discovery, settings: SearchSettings, shown: _Shown, json: bool) -> None:
     if found.result.stopped and found.run is not None:
         tell(
             f"stopped by the {found.result.stopped} after {found.result.generations} generations; "
-            f"go on with `{_again(found.run, settings, rivals)}`"
+            f"go on with `{_again(found.run, settings, shown)}`"
         )
     tell_left_alone(found.coverage)
     if json:
         print_json(found.document())
     else:
         print_discovery(found)
-
-
-def _settings(
-    preset: str,
-    population: int | None,
-    generations: int | None,
-    strategy: str | None,
-    time_limit: str | None,
-    seed: int,
-) -> SearchSettings:
-    if preset not in PRESETS:
-        raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
-    given = _given(
-        population=population,
-        generations=generations,
-        strategy=strategy,
-        time_limit=seconds(time_limit),
-        seed=seed,
-    )
-    return PRESETS[preset].replaced(**given)
-
-
-def _given(**flags: Any) -> dict[str, Any]:
-    """The flags that were given."""
-    return {name: value for name, value in flags.items() if value is not None}

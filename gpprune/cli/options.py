@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
-from gpprune.gp import PRESETS
+from gpprune.gp import PRESETS, SearchSettings
 from gpprune.prune import SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
@@ -87,6 +87,10 @@ UnitOption = Annotated[
     Unit,
     typer.Option("--unit", metavar="UNIT", help="What gets its own sparsity: layer or block."),
 ]
+Winners = Annotated[
+    int,
+    typer.Option("--winners", help="Evolved formulas judged on test text.", rich_help_panel=SEARCH),
+]
 RivalsOption = Annotated[
     Rivals,
     typer.Option(
@@ -120,6 +124,10 @@ LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', 
 _UPDATE = typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}.")
 GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[str, _UPDATE]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", help="The update that candidates are judged by; none: masks alone."),
+]
 DampInputs = Annotated[
     float | None,
     typer.Option("--damp-inputs", help="Of the inputs' curvature, a share of its mean diagonal."),
@@ -196,3 +204,29 @@ def seconds(limit: str | None) -> float | None:
     if match is None or float(match[1]) == 0:
         raise UsageError(f"--time-limit {limit!r} is not a duration: write for example 90s or 20m")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def search_settings(
+    preset: str,
+    population: int | None,
+    generations: int | None,
+    strategy: str | None,
+    time_limit: str | None,
+    seed: int,
+) -> SearchSettings:
+    """A preset with what was given in place of its own."""
+    if preset not in PRESETS:
+        raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
+    changes = given(
+        population=population,
+        generations=generations,
+        strategy=strategy,
+        time_limit=seconds(time_limit),
+        seed=seed,
+    )
+    return PRESETS[preset].replaced(**changes)
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}

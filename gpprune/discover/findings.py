@@ -104,6 +104,7 @@ def find(
     result: SearchResult,
     *,
     rivals: str = "all",
+    winners: int = WINNERS,
     progress: Progress = silent,
 ) -> tuple[Finding, ...]:
     """Judge the published formulas and the best evolved ones on validation and test text.
@@ -118,6 +119,7 @@ def find(
         fitness: judged the search's candidates.
         result: what the search found.
         rivals: which published formulas: "all", or "best" for the best on validation text.
+        winners: how many of the best evolved formulas.
         progress: called as `progress(label, done, formulas)`.
     """
     judges = _Judges(goal, bench, fitness)
@@ -129,7 +131,7 @@ def find(
     if rivals == "best":
         chosen = [min(chosen, key=lambda found: _standing(judges.validation(found[0])))]
     origins = [(choice, f"published, {paper.split(',')[0]}", False) for choice, paper in chosen]
-    origins += [(choice, origin, True) for choice, origin in _evolved(goal, result)]
+    origins += [(choice, origin, True) for choice, origin in _evolved(goal, result, winners)]
     findings = []
     for done, (choice, origin, evolved) in enumerate(origins):
         progress("judging on test text", done, len(origins))
@@ -144,8 +146,8 @@ def find(
     return (*(finding for finding in findings if not finding.evolved), *named)
 
 
-def _evolved(goal: Goal, result: SearchResult) -> Iterator[tuple[Choice, str]]:
-    for outcome in result.archive.evolved(WINNERS):
+def _evolved(goal: Goal, result: SearchResult, winners: int) -> Iterator[tuple[Choice, str]]:
+    for outcome in result.archive.evolved(winners):
         formula = outcome.parsed(goal.language)
         origin = f"{outcome.origin}, generation {outcome.generation}"
         yield Choice("evolved", formula, goal.own_setting), origin

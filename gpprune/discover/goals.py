@@ -39,7 +39,7 @@ class Goal(ABC):
     """What is searched for, on which model and text.
 
     A search judges one shot, whatever `shots` says: that is how the recipe of its best formula is
-    to be pruned by. Where the weight update has a draft, it judges by that (`judged_by`).
+    to be pruned by.
 
     Attributes:
         texts: what is judged and calibrated on.
@@ -49,6 +49,7 @@ class Goal(ABC):
         dtype: what the model is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+        draft: such a name, by which the search judges; None: the update's own draft, if it has one.
         damp_inputs: see `gpprune.Recipe`, as all that follow.
         damp_outputs: the search's own damping too.
         shots: of the recipe alone.
@@ -66,6 +67,7 @@ class Goal(ABC):
     damp_outputs: float = DAMPING.outputs
     shots: int = 1
     schedule: str = "linear"
+    draft: str | None = None
 
     kind: ClassVar[str]
     language: ClassVar[Language]
@@ -84,9 +86,9 @@ class Goal(ABC):
         """See that its fields make a recipe, with a pattern that has room for what is searched for.
 
         Raises:
-            UsageError: they do not.
+            UsageError: they do not, or there is no such draft.
         """
-        recipe = self._recipe()
+        recipe, _ = self._recipe(), self.judged_by
         if self.language is not METRIC:
             check_room(recipe.shape, "an allocation")
 
@@ -150,8 +152,8 @@ class Goal(ABC):
     @property
     def judged_by(self) -> Update:
         """The update that the search judges by: the goal's, or its draft."""
-        update = UPDATES.find(self.update)
-        return update.draft or update
+        update = UPDATES.find(self.draft or self.update)
+        return update if self.draft else update.draft or update
 
     @property
     def own_setting(self) -> str:
@@ -288,10 +290,8 @@ class JointGoal(Goal):
 
     def rivals(self) -> list[Rival]:
         """The seeds, each metric under its own pattern or the search's."""
-        return [
-            metric_rival(name, name.split()[0], formula, self.pattern)
-            for name, formula in self.seeds().items()
-        ]
+        seeds, own = self.seeds(), self.pattern
+        return [metric_rival(name, name.split()[0], seeds[name], own) for name in seeds]
 
     def recipe(self, formula: Formula) -> Recipe:
         """Both parts."""

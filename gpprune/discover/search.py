@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpprune.discover.findings import RIVALS, Finding, find
+from gpprune.discover.findings import RIVALS, WINNERS, Finding, find
 from gpprune.discover.goals import Goal
 from gpprune.discover.report import write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
@@ -104,6 +104,7 @@ def discover(
     out: str | Path | None = None,
     settings: SearchSettings | None = None,
     rivals: str = "all",
+    winners: int = WINNERS,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -116,6 +117,7 @@ def discover(
             is kept on disk.
         settings: of the search; by default those of the goal's preset.
         rivals: which published formulas to judge beside: "all", or "best" on validation text.
+        winners: how many of the best evolved formulas to judge on test text.
         loaded: the goal's model, loaded already in float32.
         progress: called as `progress(label, done, total)` before and after the search.
         observer: called with a `SearchEvent` after each candidate.
@@ -125,7 +127,7 @@ def discover(
         GppruneError: the model or a text cannot be had.
     """
     goal.check()
-    _check_rivals(rivals)
+    shown = _shown(rivals, winners)
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
     bench = ready(goal, loaded, progress)
@@ -136,7 +138,7 @@ def discover(
         else RunDirectory.create(path, chosen, problem_of(goal, bench))
     )
     with making as run:
-        return _search(goal, bench, fitness, chosen, run, rivals, progress, observer)
+        return _search(goal, bench, fitness, chosen, run, shown, progress, observer)
 
 
 def resume(
@@ -148,6 +150,7 @@ def resume(
     text: str | None = None,
     calibration_text: str | None = None,
     rivals: str = "all",
+    winners: int = WINNERS,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -162,6 +165,7 @@ def resume(
         text: where the text that is judged on lies now.
         calibration_text: where the text that is calibrated on lies now.
         rivals: as for `discover`.
+        winners: as for `discover`.
         loaded: the run's model, loaded already in float32.
         progress: as for `discover`.
         observer: as for `discover`.
@@ -170,7 +174,7 @@ def resume(
         UsageError: the model, its tokenizer or a text is no longer what the run began with.
         GppruneError: the directory is damaged, or is no search of this gpprune.
     """
-    _check_rivals(rivals)
+    shown = _shown(rivals, winners)
     with RunDirectory.open(run) as opened:
         goal = moved(restored(opened), model, text, calibration_text)
         changes: dict[str, Any] = {"time_limit": time_limit}
@@ -180,7 +184,7 @@ def resume(
         bench = ready(goal, loaded, progress)
         check_digests(opened, bench)
         fitness = goal.fitness(bench, progress)
-        return _search(goal, bench, fitness, settings, opened, rivals, progress, observer)
+        return _search(goal, bench, fitness, settings, opened, shown, progress, observer)
 
 
 def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent) -> Workbench:
@@ -212,9 +216,13 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
     return bench
 
 
-def _check_rivals(rivals: str) -> None:
+def _shown(rivals: str, winners: int) -> tuple[str, int]:
+    """Which formulas a report shows, checked."""
     if rivals not in RIVALS:
         raise UsageError(f"there is no choice of rivals {rivals!r}: choose from all, best")
+    if winners < 1:
+        raise UsageError(f"{winners} winners cannot be judged: give --winners 1 or more")
+    return rivals, winners
 
 
 def _search(
@@ -223,7 +231,7 @@ def _search(
     fitness: ModelFitness,
     settings: SearchSettings,
     run: RunDirectory | None,
-    rivals: str,
+    shown: tuple[str, int],
     progress: Progress,
     observer: Observer | None,
 ) -> Discovery:
@@ -237,7 +245,8 @@ def _search(
         run=run,
         observer=observer,
     )
-    findings = find(goal, bench, fitness, result, rivals=rivals, progress=progress)
+    rivals, winners = shown
+    findings = find(goal, bench, fitness, result, rivals=rivals, winners=winners, progress=progress)
     path = None if run is None else run.path
     discovery = Discovery(goal, result, findings, bench.coverage, path)
     if run is not None:

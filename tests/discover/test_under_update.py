@@ -22,7 +22,7 @@ from gpprune.discover.report import screening_line
 from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
 from gpprune.errors import UsageError
-from gpprune.gp import Outcome, RunDirectory, Screening
+from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
 
 FEW = gpprune.SearchSettings(population=16, offspring=12, generations=3, top_k=2, race_z=0.5)
@@ -341,3 +341,33 @@ def test_damping_changes_a_comparison(
     assert json.loads(capsys.readouterr().out)[1]["perplexity"] != printed[1]["perplexity"]
     assert run([*score, "--update", "refit", "--damp-inputs", "-1"]) == 2
     assert "damp_inputs" in capsys.readouterr().err
+
+
+def test_a_search_may_judge_by_another_update_than_it_prunes_by(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    search = ["--population", "6", "--generations", "1", "--rivals", "best", "--winners", "1"]
+    under = ["--update", "kron-admm", "--draft", "none"]
+    assert run(["evolve", "metric", *flags, *search, *under, "--json", "--out", str(out)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    _, evolved = document["formulas"]
+    assert document["update"] == "kron-admm" and document["estimate"] is None
+    with RunDirectory.open(out) as opened:
+        goal = restored(opened)
+        best = Archive(opened.outcomes()).evolved(1)[0]
+    assert isinstance(goal, gpprune.MetricGoal) and goal.draft == "none"
+    # candidates were judged with masks alone, and the recipe has the update
+    assert best.text == evolved["formula"]
+    alone = evolved["masks_alone"]["validation_perplexity"]
+    assert math.exp(best.fitness) == pytest.approx(alone)
+    assert evolved["validation_perplexity"] != pytest.approx(alone)
+    assert gpprune.Recipe.read(out / "recipe.json").update == "kron-admm"
+    # a search that is resumed reports the same
+    assert run(["resume", str(out), "--rivals", "best", "--winners", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+    for wrong in (["--draft", "nine"], ["--winners", "0"]):
+        assert run(["evolve", "metric", *flags, *wrong, "--out", str(tmp_path / "no")]) == 2
+        assert wrong[1] in capsys.readouterr().err
+    with pytest.raises(gpprune.GppruneError, match="0 winners"):
+        gpprune.discover(goal, winners=0)

@@ -226,7 +226,9 @@ def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
     if not anew:
         _prune_dense(job)  # nothing that is measured changes as blocks are pruned
         return
-    dense = job.dense(set(job.reads) - set(anew))
+    known = set(job.reads) - set(anew)
+    dense = job.dense(known)
+    cut_off = job.stage.later
     runner = BlockRunner(job.model, job.tokens, job.progress)
     for index in range(len(runner)):
         block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
@@ -234,10 +236,13 @@ def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
             measuring = Measuring(group, anew)
             with measuring.watching(job.model):
                 runner.forward(index, keep=False)
-            measuring.check_reached(job.stage.later)
+            measuring.check_reached(cut_off)
             for name, layer in group.items():
                 found = measuring.statistics(name, Extent(*job.tokens.shape))
                 job.prune(layer, {**dense.pop(name), **found})
+            # Idle experts were refused on the dense model, if anything was measured of it. What
+            # is given zeros from here on, the layers before it have cut off.
+            cut_off |= bool(known)
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
         job.report(index + 1, len(runner))

@@ -12,7 +12,7 @@ model needs tokens of its own tokenizer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.flags import add_model, parser_of, positive
 from benchmarks.shown import print_table, progress
-from gpprune.evals import MetricMasking, ModelFitness, evaluate
+from gpprune.evals import MetricMasking, ModelFitness, copy_as, evaluate
 from gpprune.progress import Progress
 from gpprune.prune import ORDERS, UPDATES, Recipe, calibrate, load_model, prune_model
 
@@ -101,17 +101,18 @@ class _Judge:
         order: str,
         report: Progress,
     ) -> None:
-        self._name, self._calibration, self._texts = model, calibration, texts
+        self._calibration, self._texts = calibration, texts
         self._order, self._report = order, report
         self._dense = load_model(model).model
-        self._statistics: dict[str, dict[str, Tensor]] = {}
+        self._statistics: dict[str, Mapping[str, Tensor]] = {}
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
         """Measure once what recipes read that can share it."""
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
-            found = calibrate(self._dense, self._calibration, names, progress=self._report)
-            self._statistics = {layer: found[layer] for layer in found}
+            self._statistics = calibrate(
+                self._dense, self._calibration, names, progress=self._report
+            )
 
     def __call__(self, recipe: Recipe) -> list[float]:
         """The figure of each text."""
@@ -124,7 +125,7 @@ class _Judge:
             )
             formula = recipe.formula.canonical(recipe.shape.group)
             return [found.figure for found in fitness.evaluate(formula, *self._texts)]
-        model = load_model(self._name).model
+        model = copy_as(self._dense)
         prune_model(model, recipe, self._calibration, order=self._order, progress=self._report)
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]
 

@@ -196,35 +196,28 @@ def test_protocol_takes_the_stored_tokens():
     }
 
 
-def test_protocol_judges_recipes(
-    recipe: Path,
-    tmp_path: Path,
-    tiny_model_dir: Path,
-    tiny_tokens: torch.Tensor,
-    capsys: pytest.CaptureFixture[str],
-):
+@pytest.fixture
+def protocol_flags(
+    recipe: Path, tmp_path: Path, tiny_model_dir: Path, tiny_tokens: torch.Tensor
+) -> list[str]:
     stored = tmp_path / "tokens.safetensors"
     grid = tiny_tokens[: 8 * 64].view(8, 64).to(torch.int32)
     save_file({"calibration": grid[:4].clone(), "evaluation": grid[4:].clone()}, stored)
-    protocol.main([str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)])
+    return [str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)]
+
+
+def test_protocol_judges_recipes(protocol_flags: list[str], capsys: pytest.CaptureFixture[str]):
+    protocol.main(protocol_flags)
     assert re.search(r"0\.5 │ +none │ +\d+\.\d\d", capsys.readouterr().out)
 
 
 def test_protocol_varies_recipes_on_one_calibration(
-    recipe: Path,
-    tmp_path: Path,
-    tiny_model_dir: Path,
-    tiny_tokens: torch.Tensor,
-    capsys: pytest.CaptureFixture[str],
+    protocol_flags: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    stored = tmp_path / "tokens.safetensors"
-    grid = tiny_tokens[: 10 * 64].view(10, 64).to(torch.int32)
-    save_file({"calibration": grid[:4].clone(), "evaluation": grid[4:8].clone()}, stored)
-    args = [str(recipe), "--model", str(tiny_model_dir), "--tokens", str(stored)]
     varied = ["--sparsity", "0.4", "0.6", "--update", "none", "least-squares"]
     shown = []
     for order in ("dense", "dense", "sequential"):
-        protocol.main([*args, *varied, "--order", order])
+        protocol.main([*protocol_flags, *varied, "--order", order])
         shown.append(re.findall(r"│ +(0\.\d) │ +(\S+) │ +(\d+\.\d\d)", capsys.readouterr().out))
         varied = varied if len(shown) == 2 else varied[:-1]  # without least-squares
     both, alone, sequential = shown

@@ -18,7 +18,6 @@ from gpprune.evals import Evaluation, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import UPDATES
 
 WINNERS = 3
 RIVALS = ("all", "best")
@@ -187,10 +186,9 @@ class _Judges:
         """A choice on validation and test text, as the goal has it and with masks alone."""
         alone = None if self.goal.update == "none" else self._judged(choice, "none")
         shown = (choice.name, origin, choice.formula, choice.setting)
-        whole = None if UPDATES.find(self.goal.update) is self.goal.judged_by else self.goal.update
-        return Finding(*shown, evolved, self._judged(choice, whole), alone)
+        return Finding(*shown, evolved, self._judged(choice, self.goal.update), alone)
 
-    def _judged(self, choice: Choice, update: str | None = None) -> Judged:
+    def _judged(self, choice: Choice, update: str) -> Judged:
         validation = self.validation(choice, update)
         test = validation  # what is no number there is not judged again
         if math.isfinite(validation.mean):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,14 @@ from gpprune.prune import (
 
 Trial = Callable[[int, int], list[float]]
 SAMPLED = 5  # decoder blocks that an estimate is made of
+
+
+@dataclass
+class _State:
+    """Of a copy that is pruned."""
+
+    number: int = 0  # of its states, counted
+    content: Hashable = None  # what it is pruned by; None: that has no name
 
 
 class ModelFitness:
@@ -76,8 +85,7 @@ class ModelFitness:
         self._model = copy_as(masking.model, dtype)
         self._pruned = linear_layers(self._model)
         self._measure = loss.on(self._model, masking.model)
-        self._prepared = [0]  # shared by all that prune this copy, as what it holds is
-        self._content: list[Hashable] = [None]
+        self._state = _State()  # shared by all that prune this copy
         self._known: dict[Hashable, list[float]] = {}
         self._drawn: tuple[Hashable, list[Masked]] | None = None
         blocks = 1 + max(layer.block for layer in masking.layers.values())
@@ -142,17 +150,18 @@ class ModelFitness:
         """
         prepared = self._count()
         identity = self.masking.identity(formula)
-        written = identity not in self._known
-        if written:
+        if identity not in self._known:
             self._write_of(formula)
         known = self._known.setdefault(identity, [])
 
         def trial(start: int, stop: int) -> list[float]:
-            nonlocal written
-            self._check(formula, prepared)
-            if stop > len(known) and not written:
+            if prepared != self._state.number:
+                raise GppruneError(
+                    f"the model has been pruned by another formula since {formula.text!r} was "
+                    "prepared: prepare it again"
+                )
+            if stop > len(known):
                 self._write_of(formula)
-                written = True
             while stop > len(known):
                 known.append(self._measure(self.windows[len(known)]))
             return known[start:stop]
@@ -232,7 +241,7 @@ class ModelFitness:
     def restore(self) -> None:
         """Put the dense weights back into the copy; ends the last trial."""
         self._count()
-        self._content[0] = None
+        self._state.content = None
         for name, layer in self.masking.layers.items():
             self._pruned[name].write(layer.weight)
 
@@ -243,13 +252,13 @@ class ModelFitness:
     def _write_of(self, formula: Formula) -> None:
         """Prune the copy by a formula, unless it is what it holds."""
         content = (self.masking, self._update, self.masking.identity(formula))
-        if self._content[0] != content:
+        if self._state.content != content:
             self._write(self._masks(formula), self.masking.metric_of(formula))
-            self._content[0] = content
+            self._state.content = content
 
     def _write(self, masks: Iterable[Masked], metric: Formula | None) -> None:
         """Write the dense weights into the copy, pruned and updated."""
-        self._content[0] = None
+        self._state.content = None
         for layer, mask in masks:
             self._prune(layer, mask, metric, self._pruned[layer.name].weight)
 
@@ -267,16 +276,8 @@ class ModelFitness:
 
     def _count(self) -> int:
         """A new number for the state of the copy's weights, which ends earlier trials."""
-        self._prepared[0] += 1
-        return self._prepared[0]
-
-    def _check(self, formula: Formula, prepared: int) -> None:
-        """See that a trial is still good."""
-        if prepared != self._prepared[0]:
-            raise GppruneError(
-                f"the model has been pruned by another formula since {formula.text!r} was "
-                "prepared: prepare it again"
-            )
+        self._state.number += 1
+        return self._state.number
 
 
 def copy_as(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:

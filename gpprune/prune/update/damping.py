@@ -66,31 +66,30 @@ Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 
 
 class Remembered(Generic[Made]):
-    """A function of a matrix and its damping that remembers its last result.
+    """A function of a matrix and its damping that remembers its last two results.
 
     Layers that read one tensor (query, key, value) share one matrix, and are pruned one after
-    another: they share what is made of it. It is forgotten with the matrix.
+    another: they share what is made of it. Two, since each layer has a matrix of its outputs
+    between. A result is forgotten with its matrix.
     """
 
     def __init__(self, make: Callable[[Tensor, float], Made]) -> None:
         self._make = make
-        self._last: tuple[weakref.ref[Tensor], int, float, Made] | None = None
+        self._last: list[tuple[weakref.ref[Tensor], int, float, Made]] = []  # the latest first
 
     def __call__(self, matrix: Tensor, damping: float) -> Made:
         """What is made of the matrix ``[n, n]``; not to be written to."""
-        last = self._last
-        if last is not None:
-            of, version, how, made = last
+        for at, (of, version, how, made) in enumerate(self._last):
             if of() is matrix and version == matrix._version and how == damping:
+                self._last.insert(0, self._last.pop(at))
                 return made
         made = self._make(matrix, damping)
-        of = weakref.ref(matrix, self._forget)
-        self._last = (of, matrix._version, damping, made)
+        entry = (weakref.ref(matrix, self._forget), matrix._version, damping, made)
+        self._last = [entry, *self._last[:1]]
         return made
 
     def _forget(self, of: weakref.ref[Tensor]) -> None:
-        if self._last is not None and self._last[0] is of:
-            self._last = None
+        self._last = [entry for entry in self._last if entry[0] is not of]
 
 
 @Remembered

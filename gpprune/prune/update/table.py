@@ -38,7 +38,7 @@ class Update:
             the mask is chosen, the statistics and the damping to the new weight and the mask,
             bool ``[out, in]``, of as many zeros as the choice says. `apply` is then for masks
             that were chosen elsewhere.
-        draft: a cheaper update that ranks masks alike, for where many are judged; None: itself.
+        draft: a cheaper update that stands in for it where many are judged; None: itself.
     """
 
     name: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from curved_layers import Layer, layer, layers, optimum
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpprune.prune import UPDATES, Damping, predicted_increase, prune_layer
-from gpprune.prune.update.damping import inverse
+from gpprune.prune.update.damping import Remembered, inverse
 from gpprune.prune.update.refit import solve
 from gpprune.prune.update.surgeon import independent, surgeon
 
@@ -131,3 +133,23 @@ def test_layers_that_share_a_matrix_share_its_inverse(monkeypatch: pytest.Monkey
     again: Tensor = inverse(of.A, 0.02)
     of.A *= 2  # written to: no longer what was inverted
     assert torch.allclose(inverse(of.A, 0.02) * 2, again)
+
+
+def test_layers_that_share_their_inputs_share_what_is_made_of_them() -> None:
+    made: list[int] = []
+
+    @Remembered
+    def doubled(matrix: Tensor, damping: float) -> Tensor:
+        made.append(len(matrix))
+        return 2 * matrix + damping
+
+    inputs = torch.eye(3)
+    for size in (4, 5, 6):  # each layer has outputs of its own
+        assert torch.equal(doubled(inputs, 0.1), 2 * torch.eye(3) + 0.1)
+        doubled(torch.eye(size), 0.1)
+    assert made == [3, 4, 5, 6]
+    inputs.add_(1)
+    assert torch.equal(doubled(inputs, 0.1), 2 * inputs + 0.1)
+    assert torch.equal(doubled(inputs, 0.2), 2 * inputs + 0.2)
+    held = weakref.ref(doubled(torch.eye(7), 0.1))
+    assert held() is None, "it is forgotten with its matrix"

@@ -45,6 +45,11 @@ def _along(axis: int, reduce: Callable[..., Array]) -> Callable[..., Array]:
     return reduced
 
 
+def _centred(x: Array) -> Array:
+    """Deviations from the mean, which of a constant are 0 even where its mean is rounded."""
+    return np.zeros_like(x) if x.min() == x.max() else x - x.mean()
+
+
 def _norm(x: Array, axis: int) -> Array:
     return np.sqrt((x**2).sum(axis, keepdims=True))
 
@@ -67,7 +72,7 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "max": lambda x, y, shape: np.maximum(x, y),
     "min": lambda x, y, shape: np.minimum(x, y),
     "minmax": lambda x, shape: _divide(x - x.min(), np.array(x.max() - x.min())),
-    "zscore": lambda x, shape: _divide(x - x.mean(), np.array(x.std())),
+    "zscore": lambda x, shape: _divide(_centred(x), np.array(x.std())),
     "rowsum": _along(1, lambda x, a: x.sum(a, keepdims=True)),
     "colsum": _along(0, lambda x, a: x.sum(a, keepdims=True)),
     "rowmean": _along(1, lambda x, a: x.mean(a, keepdims=True)),
@@ -79,7 +84,7 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     ),
     "pz_log": lambda x, shape: np.log(np.abs(x) + 0.001),
     "pz_exp": lambda x, shape: np.exp(np.minimum(x, 100)),
-    "pz_zsn": lambda x, shape: _divide(x - x.mean(), np.array(_std1(x))),
+    "pz_zsn": lambda x, shape: _divide(_centred(x), np.array(_std1(x))),
     "pz_half": lambda x, shape: (
         (x.astype(np.float32) * np.float32(100))
         .clip(-65504, 65504)

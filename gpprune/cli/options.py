@@ -40,6 +40,7 @@ class Order(StrEnum):
     dense = "dense"
     sequential = "sequential"
     true_sequential = "true-sequential"
+    corrected = "corrected"
 
 
 class Rivals(StrEnum):

@@ -13,6 +13,7 @@ from gpprune.prune import (
     Loaded,
     PruneReport,
     Recipe,
+    check_order,
     check_output,
     check_shots,
     forget_shots,
@@ -40,16 +41,18 @@ def prune_to(
         recipe: how to prune.
         model: what `gpprune.load_model` takes, or a loaded model in float32, pruned in place.
         texts: what is calibrated on.
-        order: "sequential", "true-sequential" or "dense", see `gpprune.prune_model`.
+        order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
         progress: called as `progress(label, done, total)`.
 
     Returns:
         What became of every layer.
 
     Raises:
-        UsageError: `out` exists or cannot be written; nothing has been done then.
+        UsageError: the recipe cannot be followed in the order, or `out` exists or cannot be
+            written; nothing has been done then.
         GppruneError: the model or text cannot be had, pruned or written.
     """
+    check_order(order, recipe)
     path = check_output(out)
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:

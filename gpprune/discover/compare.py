@@ -26,7 +26,7 @@ from gpprune.evals import (
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, ORDERS, Coverage, Damping, Loaded, Recipe
+from gpprune.prune import LEARNED, Coverage, Damping, Loaded, Recipe, check_order
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,9 @@ def compare_recipes(
         UsageError: a setting that is none, or a pattern that does not fit a layer.
         GppruneError: the model or a text cannot be had, or a recipe cannot be pruned by.
     """
-    if order not in ORDERS:
-        raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
     contenders = list(dict.fromkeys(contenders))
     for contender in contenders:
+        check_order(order, contender.recipe)
         if order == "dense" and contender.recipe.shots > 1:
             raise UsageError(
                 f"{contender.name!r} has {contender.recipe.shots} shots, and the order 'dense' "

@@ -247,7 +247,7 @@ class Workbench:
         Args:
             recipe: how to prune.
             tokens: what is judged on, `[windows, length]`, int64.
-            order: "sequential" or "true-sequential", see `gpprune.prune_model`.
+            order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
         fresh = copy.deepcopy(self.loaded.model)

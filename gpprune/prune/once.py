@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
 from gpprune.prune.measure.cut_off import is_cut_off, signs
+from gpprune.prune.measure.drift import Drift
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.sequential import BlockRunner
@@ -24,6 +26,7 @@ from gpprune.prune.select.scores import ScoreKernel
 from gpprune.prune.select.staged import Within
 from gpprune.prune.step import prune_masked
 from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
+from gpprune.prune.update.correction import corrected
 from gpprune.prune.update.refit import predicted_increase
 from gpprune.prune.update.table import UPDATES, Update
 from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
@@ -131,15 +134,19 @@ class _Job:
     keeps: bool  # what the outcome says
     outcome: Outcome = field(default_factory=Outcome)
 
-    def prune(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> None:
+    def prune(
+        self, layer: LinearLayer, statistics: Mapping[str, Tensor], drift: Tensor | None = None
+    ) -> None:
+        """Prune a layer in place; it makes up for a share of the drift, if one was measured."""
         recipe, weight, update = self.recipe, layer.weight, self.update
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         before = weight.clone() if curved else weight
         if self.stage.later and is_cut_off(statistics, update.reads):
             update = UPDATES.find("none")  # there is nothing to make up for
         try:
-            mask = self._mask(layer, statistics, update)
-            pruned = prune_masked(weight, mask, statistics, update, weight, recipe.damping)
+            aim = weight if drift is None else corrected(weight, drift, statistics["aaT"])
+            choice = self._choice(layer, statistics)
+            pruned = prune_masked(aim, choice, statistics, update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
         held = self.stage.held.get(layer.name)
@@ -153,10 +160,8 @@ class _Job:
             own = predicted_increase(before, pruned.weight, statistics["aaT"], statistics["ggT"])
             self.outcome.predicted = (self.outcome.predicted or 0.0) + own
 
-    def _mask(
-        self, layer: LinearLayer, statistics: Mapping[str, Tensor], update: Update
-    ) -> Tensor | Choice:
-        """A layer's mask, or how its update is to choose it."""
+    def _choice(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> Choice:
+        """How a layer's mask is chosen."""
         recipe, shape = self.recipe, layer.weight.shape
         score = staged_score(self.score, statistics, self.stage.held.get(layer.name))
         pattern, part = recipe.shape, self.stage.part
@@ -172,8 +177,7 @@ class _Job:
             together = Choice(score, statistics, pattern, zeros).step(shape, 1)
             score, pattern = Within(score, pattern), parse_pattern("layer")
         local = score is self.score and self.local
-        choice = Choice(score, statistics, pattern, zeros, local, together)
-        return choice if update.choose else choice.mask(layer.weight)
+        return Choice(score, statistics, pattern, zeros, local, together)
 
     @cached_property
     def local(self) -> bool:
@@ -220,38 +224,64 @@ def _whole(runner: BlockRunner, index: int, layers: Mapping[str, LinearLayer]) -
     return [dict(layers)]
 
 
-def _prune_sequential(job: _Job, groups: Groups = _whole) -> None:
+def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False) -> None:
     """Each group of a block's layers on what the already pruned ones before it hand on."""
-    anew = [measurer.name for measurer in measurers(job.reads) if measurer.anew]
+    anew = {measurer.name for measurer in measurers(job.reads) if measurer.anew}
+    if corrects:
+        anew.add("aaT")
     if not anew:
         _prune_dense(job)  # nothing that is measured changes as blocks are pruned
         return
-    known = set(job.reads) - set(anew)
+    known = set(job.reads) - anew
     dense = job.dense(known)
     cut_off = job.stage.later
     runner = BlockRunner(job.model, job.tokens, job.progress)
-    for index in range(len(runner)):
-        block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
-        for group in groups(runner, index, block_layers):
-            measuring = Measuring(group, anew)
-            with measuring.watching(job.model):
-                runner.forward(index, keep=False)
-            measuring.check_reached(cut_off)
-            for name, layer in group.items():
-                found = measuring.statistics(name, Extent(*job.tokens.shape))
-                job.prune(layer, {**dense.pop(name), **found})
-            # Idle experts were refused on the dense model, if anything was measured of it. What
-            # is given zeros from here on, the layers before it have cut off.
-            cut_off |= bool(known)
-        if index + 1 < len(runner):
-            runner.forward(index, keep=True)
-        job.report(index + 1, len(runner))
+    with Drift(runner) if corrects else nullcontext() as drift:
+        for index in range(len(runner)):
+            block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
+            parts = list(groups(runner, index, block_layers))
+            if drift is not None:
+                drift.enter(index, parts)
+            for group in parts:
+                measuring, drifted = Measuring(group, sorted(anew)), {}
+                with measuring.watching(job.model):
+                    if drift is None:
+                        runner.forward(index, keep=False)
+                    else:
+                        drifted = drift.measure(group)
+                measuring.check_reached(cut_off)
+                for name, layer in group.items():
+                    found = measuring.statistics(name, Extent(*job.tokens.shape))
+                    job.prune(layer, {**dense.pop(name), **found}, drifted.get(name))
+                # Idle experts were refused on the dense model, if anything was measured of it. What
+                # is given zeros from here on, the layers before it have cut off.
+                cut_off |= bool(known)
+            if index + 1 < len(runner):
+                runner.forward(index, keep=True)
+            job.report(index + 1, len(runner))
 
 
+CORRECTED = "corrected"
 _ORDERS: dict[str, Callable[[_Job], None]] = {
     "sequential": _prune_sequential,
     "true-sequential": partial(_prune_sequential, groups=input_groups),
+    CORRECTED: partial(_prune_sequential, groups=input_groups, corrects=True),
     "dense": _prune_dense,
 }
 ORDERS = tuple(_ORDERS)
 """On which state of the model statistics may be measured: what `prune_model` takes."""
+
+
+def check_order(order: str, recipe: Recipe) -> None:
+    """See that a recipe can be followed in an order.
+
+    Raises:
+        UsageError: there is no such order, or it changes weights that the recipe leaves alone.
+    """
+    if order not in ORDERS:
+        raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
+    if order == CORRECTED and recipe.update == "none":
+        raise UsageError(
+            f"the order {order!r} changes the weights that stay, and the weight update 'none' "
+            "leaves them as they are: name another update, or take the order 'true-sequential'"
+        )

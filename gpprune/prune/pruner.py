@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
-from gpprune.prune.once import ORDERS
+from gpprune.prune.once import check_order
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.shots import prune_in_shots
@@ -41,7 +40,9 @@ def prune_model(
             D) is measured on the output of the already pruned blocks before it, as Wanda's and
             SparseGPT's code does. ``"true-sequential"``: the layers of a block that read one
             tensor are pruned before it is measured what the next ones read, as SparseGPT's option
-            of that name. ``"dense"``: all of it on the dense model in one pass. G is the dense
+            of that name. ``"corrected"``: the same, and each layer is fitted to bring back a share
+            of what the pruning before it has changed, see `gpprune.prune.measure.drift`; it takes
+            a weight update. ``"dense"``: all of it on the dense model in one pass. G is the dense
             model's in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
         keep: a directory that holds the weights after each shot of a recipe of several, so that
             the same call goes on after the last one that was finished. It is made, and is the
@@ -58,8 +59,7 @@ def prune_model(
             statistic that is not finite, or a metric that gives NaN. Of the last three, the layers
             of the blocks before the named one may be pruned already.
     """
-    if order not in ORDERS:
-        raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
+    check_order(order, recipe)
     start = time.perf_counter()
     check_tokens(calibration)
     layers = linear_layers(model)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_families import tiny
 from torch import Tensor
 
+from gpprune.discover import compare, prune_to
+from gpprune.errors import UsageError
 from gpprune.prune import (
+    ORDERS,
     UPDATES,
     Recipe,
     linear_layers,
@@ -21,8 +26,8 @@ def sequences() -> Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("order", ["dense", "sequential", "true-sequential"])
-@pytest.mark.parametrize("update", list(UPDATES))
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("update", [name for name in UPDATES if name != "none"])
 @pytest.mark.parametrize(
     ("pattern", "sparsity", "allocation"),
     [("row", 0.29, "uniform"), ("layer", 0.5, "atp(0.3)"), ("2:4", None, "uniform")],
@@ -42,7 +47,8 @@ def test_every_update_meets_the_budget(
         )
         for name in (update, "none")
     )
-    found, wanted = (prune_model(tiny(family), r, sequences, order=order) for r in (recipe, plain))
+    found = prune_model(tiny(family), recipe, sequences, order=order)
+    wanted = prune_model(tiny(family), plain, sequences)
     assert [layer.zeros for layer in found.layers] == [layer.zeros for layer in wanted.layers]
     assert found.zeros == wanted.zeros > 0
 
@@ -59,6 +65,43 @@ def test_sequential_updates_keep_the_outputs_better(sequences: Tensor) -> None:
 
         plain = error("none")
         assert all(error(name) < plain for name in UPDATES if name not in ("none", "independent"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2moe", "gemma3"])
+def test_corrected_layers_bring_back_what_drifted(family: str, sequences: Tensor) -> None:
+    dense = tiny(family)
+    recipe = Recipe(sparsity=0.5, update="least-squares")
+    with torch.no_grad():
+        wanted = dense(sequences, output_hidden_states=True).hidden_states[-2]
+
+        def error(order: str) -> float:
+            model = tiny(family)
+            prune_model(model, recipe, sequences, order=order)
+            found = model(sequences, output_hidden_states=True).hidden_states[-2]
+            return float((found - wanted).norm())
+
+        assert error("corrected") < error("true-sequential")
+
+
+def test_a_corrected_order_takes_an_update(sequences: Tensor, tmp_path: Path) -> None:
+    model = tiny("llama")
+    with pytest.raises(UsageError, match=r"'corrected' changes the weights.*name another update"):
+        prune_model(model, Recipe(sparsity=0.5), sequences, order="corrected")
+    same = zip(model.parameters(), tiny("llama").parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    with pytest.raises(UsageError, match="name another update"):
+        prune_to(tmp_path / "out", Recipe(sparsity=0.5), model="no/model", order="corrected")
+    with pytest.raises(UsageError, match="name another update"):
+        compare(["wanda"], model="no/model", order="corrected")
+
+
+def test_shots_are_corrected_too(sequences: Tensor) -> None:
+    model = tiny("llama")
+    recipe = Recipe(sparsity=0.6, update="refit", shots=3, pattern="layer")
+    report = prune_model(model, recipe, sequences, order="corrected")
+    assert [shot.zeros for shot in report.shots] == sorted(shot.zeros for shot in report.shots)
+    assert report.zeros == report.shots[-1].zeros
+    assert report.sparsity == pytest.approx(0.6, abs=0.01)
 
 
 def test_a_damping_is_used(sequences: Tensor) -> None:

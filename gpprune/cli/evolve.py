@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -30,6 +30,7 @@ from gpprune.cli.options import (
     PatternOption,
     Population,
     Preset,
+    ReportOrder,
     Rivals,
     RivalsOption,
     Samples,
@@ -61,21 +62,13 @@ from gpprune.discover import (
 )
 from gpprune.discover import resume as resume_search
 from gpprune.discover.contenders import pattern_with_room
-from gpprune.discover.findings import WINNERS
+from gpprune.discover.findings import WINNERS, Shown
 from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
 from gpprune.gp import RunDirectory, SearchSettings
 from gpprune.primitives import metric as read_metric
-
-
-class _Shown(NamedTuple):
-    """Which formulas the report shows."""
-
-    rivals: Rivals
-    winners: int
-
 
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
@@ -91,6 +84,7 @@ def evolve_metric(
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
+    order: ReportOrder = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _METRIC.windows,
@@ -111,10 +105,10 @@ def evolve_metric(
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule)
+    how |= given(shots=shots, schedule=schedule, order=order)
     goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, _Shown(rivals, winners), json)
+    _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
 def evolve_allocation(
@@ -130,6 +124,7 @@ def evolve_allocation(
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
+    order: ReportOrder = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -150,7 +145,7 @@ def evolve_allocation(
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule)
+    how |= given(shots=shots, schedule=schedule, order=order)
     read_metric(metric)
     chosen = pattern_with_room(metric, pattern)
     goal = AllocationGoal(
@@ -158,7 +153,7 @@ def evolve_allocation(
         **{**how, "metric": metric, "unit": str(unit)},
     )
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, _Shown(rivals, winners), json)
+    _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
 def evolve_joint(
@@ -173,6 +168,7 @@ def evolve_joint(
     damp_inputs: DampInputs = None,
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
+    order: ReportOrder = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -193,14 +189,14 @@ def evolve_joint(
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule)
+    how |= given(shots=shots, schedule=schedule, order=order)
     how["unit"] = str(unit)
     goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, _Shown(rivals, winners), json)
+    _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
-def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: _Shown, json: bool) -> None:
+def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: Shown, json: bool) -> None:
     """Search, and say what was found."""
     run = expanded(out)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
@@ -208,7 +204,7 @@ def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: _Shown, json:
             goal,
             out=run,
             settings=settings,
-            rivals=str(shown.rivals),
+            rivals=shown.rivals,
             winners=shown.winners,
             progress=screen.progress,
             observer=screen.observe,
@@ -236,7 +232,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
-    run, shown = expanded(run), _Shown(rivals, winners)
+    run, shown = expanded(run), Shown(str(rivals), winners)
     limit = seconds(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
@@ -253,7 +249,7 @@ def resume(
             model=model,
             text=text,
             calibration_text=calibration_text,
-            rivals=str(shown.rivals),
+            rivals=shown.rivals,
             winners=shown.winners,
             progress=screen.progress,
             observer=screen.observe,
@@ -262,7 +258,7 @@ def resume(
 
 
 @contextmanager
-def _kept(run: Path, settings: SearchSettings, shown: _Shown) -> Iterator[None]:
+def _kept(run: Path, settings: SearchSettings, shown: Shown) -> Iterator[None]:
     """Say how to go on, if a search is broken off once it has a run directory."""
     try:
         yield
@@ -274,7 +270,7 @@ def _kept(run: Path, settings: SearchSettings, shown: _Shown) -> Iterator[None]:
         raise
 
 
-def _again(run: Path, settings: SearchSettings, shown: _Shown) -> str:
+def _again(run: Path, settings: SearchSettings, shown: Shown) -> str:
     """The command that goes on with a run."""
     more = ""
     with suppress(GppruneError), RunDirectory.open(run) as opened:
@@ -287,7 +283,7 @@ def _again(run: Path, settings: SearchSettings, shown: _Shown) -> str:
     return f"gpprune resume {shlex.quote(str(run))}{more}"
 
 
-def _end(found: Discovery, settings: SearchSettings, shown: _Shown, json: bool) -> None:
+def _end(found: Discovery, settings: SearchSettings, shown: Shown, json: bool) -> None:
     if found.result.stopped and found.run is not None:
         tell(
             f"stopped by the {found.result.stopped} after {found.result.generations} generations; "

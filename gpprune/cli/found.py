@@ -13,6 +13,7 @@ def print_discovery(found: Discovery) -> None:
     """The table of a search, and what to do next."""
     goal = found.goal
     updated = ["update"] if goal.update != "none" else []
+    whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
     columns = [goal.kind, "from", goal.varied, *updated, "validation", "test", "closed form"]
     rows = [
         [
@@ -25,7 +26,7 @@ def print_discovery(found: Discovery) -> None:
             finding.closed_form,
         ]
         for finding in found.findings
-        for update, judged in [("masks alone", finding.masks_alone), (goal.update, finding.judged)]
+        for update, judged in [("masks alone", finding.masks_alone), (whole, finding.judged)]
         if judged is not None
     ]
     result = found.result

@@ -12,7 +12,7 @@ import typer
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
 from gpprune.gp import PRESETS, SearchSettings
-from gpprune.prune import SCHEDULES, UPDATES
+from gpprune.prune import ORDERS, SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
 SEARCH = "Search"
@@ -32,15 +32,6 @@ class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-class Order(StrEnum):
-    """What calibration runs on."""
-
-    dense = "dense"
-    sequential = "sequential"
-    true_sequential = "true-sequential"
-    corrected = "corrected"
 
 
 class Rivals(StrEnum):
@@ -117,9 +108,14 @@ DTypeOption = Annotated[
         help="auto, float32 or bfloat16: what the model computes in while it is judged.",
     ),
 ]
-OrderOption = Annotated[
-    Order,
-    typer.Option("--order", help="Calibrate on the dense model, or block by block as Wanda."),
+_ORDER = typer.Option(
+    "--order", help=f"How calibration and pruning take turns: {', '.join(ORDERS)}."
+)
+OrderOption = Annotated[str, _ORDER]
+OwnOrder = Annotated[str | None, _ORDER]
+ReportOrder = Annotated[
+    str | None,
+    typer.Option("--order", help="In which the report and the recipe prune under the update."),
 ]
 LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
 _UPDATE = typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}.")

@@ -18,9 +18,8 @@ from gpprune.cli.options import (
     GivenUpdate,
     Json,
     ModelSpec,
-    Order,
-    OrderOption,
     Out,
+    OwnOrder,
     Samples,
     ScheduleOption,
     Seed,
@@ -79,7 +78,7 @@ def prune(
     calibration_samples: Samples = 8,
     window_length: WindowLength = TEST_LENGTH,
     seed: Seed = 0,
-    order: OrderOption = Order.sequential,
+    order: OwnOrder = None,
     json: Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
@@ -97,6 +96,8 @@ def prune(
         "cap": cap,
     }
     chosen = _recipe(recipe, given)
+    if order is not None:
+        chosen = chosen.model_copy(update={"order": order})
     texts = Texts(
         calibration_text=calibration_text,
         calibration_samples=calibration_samples,
@@ -104,7 +105,7 @@ def prune(
         seed=seed,
     )
     with progress() as report, _kept(expanded(out)):
-        outcome = prune_to(out, chosen, model=model, texts=texts, order=order, progress=report)
+        outcome = prune_to(out, chosen, model=model, texts=texts, progress=report)
     tell_left_alone(outcome.coverage)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})

@@ -13,7 +13,6 @@ from gpprune.prune import (
     Loaded,
     PruneReport,
     Recipe,
-    check_order,
     check_output,
     check_shots,
     forget_shots,
@@ -28,7 +27,7 @@ def prune_to(
     *,
     model: str | Loaded = "smollm2",
     texts: Texts | None = None,
-    order: str = "sequential",
+    order: str | None = None,
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model by a recipe and write it as a Hugging Face checkpoint with its recipe.
@@ -41,7 +40,7 @@ def prune_to(
         recipe: how to prune.
         model: what `gpprune.load_model` takes, or a loaded model in float32, pruned in place.
         texts: what is calibrated on.
-        order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
+        order: one of `gpprune.prune.ORDERS`; left out, the recipe's own, see `gpprune.prune_model`.
         progress: called as `progress(label, done, total)`.
 
     Returns:
@@ -52,7 +51,8 @@ def prune_to(
             written; nothing has been done then.
         GppruneError: the model or text cannot be had, pruned or written.
     """
-    check_order(order, recipe)
+    if order is not None:
+        recipe = recipe.model_copy(update={"order": order})  # the checkpoint says so
     path = check_output(out)
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:
@@ -66,7 +66,7 @@ def prune_to(
         progress=progress,
     )
     report = prune_model(
-        bench.loaded.model, recipe, bench.calibration(), order=order, keep=keep, progress=progress
+        bench.loaded.model, recipe, bench.calibration(), keep=keep, progress=progress
     )
     save_pruned(bench.loaded, recipe, report, path)
     if keep is not None:

@@ -170,7 +170,7 @@ def compare_recipes(
     """
     contenders = list(dict.fromkeys(contenders))
     for contender in contenders:
-        check_order(order, contender.recipe)
+        check_order(order, contender.recipe.update)
         if order == "dense" and contender.recipe.shots > 1:
             raise UsageError(
                 f"{contender.name!r} has {contender.recipe.shots} shots, and the order 'dense' "
@@ -232,7 +232,8 @@ class _Judges:
     ranked: dict[tuple[str, str], AllocationMasking] = field(default_factory=dict)
 
     def pruned(self, recipe: Recipe, order: str) -> Evaluation:
-        return self.bench.pruned(recipe, self.tokens, order, self.progress)
+        (evaluation,) = self.bench.pruned(recipe, [self.tokens], order, self.progress)
+        return evaluation
 
     def dense(self, recipe: Recipe) -> Evaluation:
         masking, masks = self._masks(recipe)

@@ -13,7 +13,7 @@ from gpprune.compile import render
 from gpprune.discover.goals import Goal
 from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.workbench import Workbench
-from gpprune.errors import Unfit
+from gpprune.errors import Unfit, UsageError
 from gpprune.evals import Evaluation, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
@@ -21,6 +21,30 @@ from gpprune.progress import Progress, silent
 
 WINNERS = 3
 RIVALS = ("all", "best")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which formulas a report shows.
+
+    Attributes:
+        rivals: "all" published ones, or the "best" on validation text.
+        winners: how many of the best evolved ones.
+
+    Raises:
+        UsageError: no such choice, or no winner.
+    """
+
+    rivals: str = "all"
+    winners: int = WINNERS
+
+    def __post_init__(self) -> None:
+        if self.rivals not in RIVALS:
+            raise UsageError(
+                f"there is no choice of rivals {self.rivals!r}: choose from {', '.join(RIVALS)}"
+            )
+        if self.winners < 1:
+            raise UsageError(f"{self.winners} winners cannot be judged: give --winners 1 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +126,7 @@ def find(
     fitness: ModelFitness,
     result: SearchResult,
     *,
-    rivals: str = "all",
-    winners: int = WINNERS,
+    shown: Shown = Shown(),
     progress: Progress = silent,
 ) -> tuple[Finding, ...]:
     """Judge the published formulas and the best evolved ones on validation and test text.
@@ -117,20 +140,19 @@ def find(
         bench: holds the model and the texts.
         fitness: judged the search's candidates.
         result: what the search found.
-        rivals: which published formulas: "all", or "best" for the best on validation text.
-        winners: how many of the best evolved formulas.
+        shown: which formulas.
         progress: called as `progress(label, done, formulas)`.
     """
-    judges = _Judges(goal, bench, fitness)
+    judges = _Judges(goal, bench, fitness, progress)
     chosen, published = [], goal.rivals()
     for done, rival in enumerate(published):
         progress("judging published formulas on validation text", done, len(published))
         chosen.append(judges.best(rival))
     progress("judging published formulas on validation text", len(published), len(published))
-    if rivals == "best":
+    if shown.rivals == "best":
         chosen = [min(chosen, key=lambda found: _standing(judges.validation(found[0])))]
     origins = [(choice, f"published, {paper.split(',')[0]}", False) for choice, paper in chosen]
-    origins += [(choice, origin, True) for choice, origin in _evolved(goal, result, winners)]
+    origins += [(choice, origin, True) for choice, origin in _evolved(goal, result, shown.winners)]
     findings = []
     for done, (choice, origin, evolved) in enumerate(origins):
         progress("judging on test text", done, len(origins))
@@ -155,8 +177,11 @@ def _evolved(goal: Goal, result: SearchResult, winners: int) -> Iterator[tuple[C
 class _Judges:
     """Fitnesses by their setting, all on one pruned copy of the model."""
 
-    def __init__(self, goal: Goal, bench: Workbench, fitness: ModelFitness) -> None:
+    def __init__(
+        self, goal: Goal, bench: Workbench, fitness: ModelFitness, progress: Progress
+    ) -> None:
         self.goal = goal
+        self.progress = progress
         self.bench = bench
         self.test = bench.test_windows(spread=goal.spread)
         self.fitness = {goal.own_setting: fitness}
@@ -189,12 +214,26 @@ class _Judges:
         return Finding(*shown, evolved, self._judged(choice, self.goal.update), alone)
 
     def _judged(self, choice: Choice, update: str) -> Judged:
+        order = self.goal.order
+        if update == self.goal.update and order not in (None, "dense"):
+            return self._in_order(choice, order)
         validation = self.validation(choice, update)
         test = validation  # what is no number there is not judged again
         if math.isfinite(validation.mean):
             fitness, form = self._judge(choice, update)
             (test,) = fitness.evaluate(form, self.test)
         return Judged(validation, test)
+
+    def _in_order(self, choice: Choice, order: str) -> Judged:
+        """A choice on a copy of the model that is pruned in one shot of its recipe."""
+        drafted = self.validation(choice)
+        if not math.isfinite(drafted.mean):
+            return Judged(drafted, drafted)
+        varied: dict[str, Any] = {self.goal.varied: choice.setting}
+        recipe = replace(self.goal, **varied).recipe(choice.formula)
+        once = recipe.model_copy(update={"shots": 1, "schedule": "linear", "cap": 1.0})
+        windows = self.fitness[self.goal.own_setting].windows
+        return Judged(*self.bench.pruned(once, [windows, self.test], order, self.progress))
 
     def _judge(self, choice: Choice, update: str | None) -> tuple[ModelFitness, Formula]:
         """What judges a choice, and the form that it takes; the update is the search's if None."""

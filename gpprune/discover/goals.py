@@ -38,9 +38,6 @@ from gpprune.prune.recipe import check_room
 class Goal(ABC):
     """What is searched for, on which model and text.
 
-    A search judges one shot, whatever `shots` says: that is how the recipe of its best formula is
-    to be pruned by.
-
     Attributes:
         texts: what is judged and calibrated on.
         model: what `gpprune.load_model` takes.
@@ -49,10 +46,12 @@ class Goal(ABC):
         dtype: what the model is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
+        order: in which the report prunes under the update, and the recipe: one of
+            `gpprune.prune.ORDERS`; None: the report prunes as the search, in the order "dense".
         draft: such a name, by which the search judges; None: the update's own draft, if it has one.
         damp_inputs: see `gpprune.Recipe`, as all that follow.
         damp_outputs: the search's own damping too.
-        shots: of the recipe alone.
+        shots: of the recipe alone; a search judges one.
         schedule: of the recipe alone.
     """
 
@@ -68,6 +67,7 @@ class Goal(ABC):
     shots: int = 1
     schedule: str = "linear"
     draft: str | None = None
+    order: str | None = None
 
     kind: ClassVar[str]
     language: ClassVar[Language]
@@ -161,8 +161,8 @@ class Goal(ABC):
         return str(getattr(self, self.varied))
 
     def _recipe(self, **chosen: str) -> Recipe:
-        names = Recipe.model_fields.keys() & {field.name for field in fields(Goal)}
-        return Recipe(**{name: getattr(self, name) for name in names}, **chosen)
+        own = {field.name: getattr(self, field.name) for field in fields(Goal)}
+        return Recipe(**{name: own[name] for name in Recipe.model_fields.keys() & own}, **chosen)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpprune.discover.findings import RIVALS, WINNERS, Finding, find
+from gpprune.discover.findings import WINNERS, Finding, Shown, find
 from gpprune.discover.goals import Goal
 from gpprune.discover.report import write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
@@ -86,6 +86,7 @@ class Discovery:
             "sparsity": goal.sparsity,
             "pattern": goal.pattern,
             "update": goal.update,
+            "order": goal.order,
             "shots": goal.shots,
             "loss": goal.loss,
             "evaluated": self.result.evaluated,
@@ -127,7 +128,7 @@ def discover(
         GppruneError: the model or a text cannot be had.
     """
     goal.check()
-    shown = _shown(rivals, winners)
+    shown = Shown(rivals, winners)
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
     bench = ready(goal, loaded, progress)
@@ -174,7 +175,7 @@ def resume(
         UsageError: the model, its tokenizer or a text is no longer what the run began with.
         GppruneError: the directory is damaged, or is no search of this gpprune.
     """
-    shown = _shown(rivals, winners)
+    shown = Shown(rivals, winners)
     with RunDirectory.open(run) as opened:
         goal = moved(restored(opened), model, text, calibration_text)
         changes: dict[str, Any] = {"time_limit": time_limit}
@@ -216,22 +217,13 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
     return bench
 
 
-def _shown(rivals: str, winners: int) -> tuple[str, int]:
-    """Which formulas a report shows, checked."""
-    if rivals not in RIVALS:
-        raise UsageError(f"there is no choice of rivals {rivals!r}: choose from all, best")
-    if winners < 1:
-        raise UsageError(f"{winners} winners cannot be judged: give --winners 1 or more")
-    return rivals, winners
-
-
 def _search(
     goal: Goal,
     bench: Workbench,
     fitness: ModelFitness,
     settings: SearchSettings,
     run: RunDirectory | None,
-    shown: tuple[str, int],
+    shown: Shown,
     progress: Progress,
     observer: Observer | None,
 ) -> Discovery:
@@ -245,8 +237,7 @@ def _search(
         run=run,
         observer=observer,
     )
-    rivals, winners = shown
-    findings = find(goal, bench, fitness, result, rivals=rivals, winners=winners, progress=progress)
+    findings = find(goal, bench, fitness, result, shown=shown, progress=progress)
     path = None if run is None else run.path
     discovery = Discovery(goal, result, findings, bench.coverage, path)
     if run is not None:

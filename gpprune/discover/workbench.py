@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -240,20 +240,21 @@ class Workbench:
         return evaluate(self.judged, tokens, self.loss, dense=dense, progress=progress)
 
     def pruned(
-        self, recipe: Recipe, tokens: Tensor, order: str, progress: Progress = silent
-    ) -> Evaluation:
+        self, recipe: Recipe, texts: Sequence[Tensor], order: str, progress: Progress = silent
+    ) -> list[Evaluation]:
         """A copy of the model, pruned block after block, judged.
 
         Args:
             recipe: how to prune.
-            tokens: what is judged on, `[windows, length]`, int64.
+            texts: what is judged on, each `[windows, length]`, int64.
             order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
         fresh = copy.deepcopy(self.loaded.model)
-        prune_model(fresh, recipe, self.calibration(), order=order, progress=progress)
+        held, tokens = self._statistics, self.calibration()
+        prune_model(fresh, recipe, tokens, order=order, dense=held, progress=progress)
         dense, judged = self.loaded.model, self._in_dtype(fresh)
-        return evaluate(judged, tokens, self.loss, dense=dense, progress=progress)
+        return [evaluate(judged, text, self.loss, dense=dense, progress=progress) for text in texts]
 
     def digests(self) -> dict[str, str]:
         """What tells the model, its tokenizer and the texts read so far from others."""

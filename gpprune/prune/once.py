@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import GppruneError
 from gpprune.progress import Progress
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
@@ -30,6 +30,8 @@ from gpprune.prune.update.correction import corrected
 from gpprune.prune.update.refit import predicted_increase
 from gpprune.prune.update.table import UPDATES, Update
 from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
+
+Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def prune_once(
     order: str,
     progress: Progress,
     stage: Stage | None = None,
+    dense: Statistics | None = None,
 ) -> Outcome:
     """Prune a model in place, in one shot.
 
@@ -86,6 +89,8 @@ def prune_once(
         progress: called as ``progress(label, done, total)``.
         stage: where the shot stands among several; by default it is the only one, of which
             nothing is noted: masks take a byte a weight, and the prediction two products.
+        dense: what has been measured of the model as it is, by layer name, if it holds all that
+            the recipe reads.
 
     Raises:
         GppruneError: see `gpprune.prune.prune_model`.
@@ -93,10 +98,10 @@ def prune_once(
     keeps, stage = stage is not None, stage or Stage()
     layers = linear_layers(model)
     score = recipe_kernel(recipe, layers)
-    measured = zeros = None
+    measured, zeros = dense, None
     if recipe.varies:
         reads = recipe.reads if order == "dense" else recipe.shares_by | _dense_reads(recipe)
-        if reads:
+        if reads and measured is None:
             measured = calibrate(
                 model,
                 calibration,
@@ -128,7 +133,7 @@ class _Job:
     score: ScoreKernel
     tokens: Tensor
     progress: Progress
-    measured: Mapping[str, Mapping[str, Tensor]] | None  # of the dense model, for the zeros
+    measured: Statistics | None  # of the dense model, at least those that the zeros follow from
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
     stage: Stage
     keeps: bool  # what the outcome says
@@ -196,7 +201,7 @@ class _Job:
         return sorted(self.stage.measured(self.score.terminals - {"W"} | self.update.reads))
 
     def dense(self, names: Iterable[str]) -> dict[str, Mapping[str, Tensor]]:
-        """These statistics of the dense model, by layer name."""
+        """Statistics of the dense model by layer name, at least these."""
         if self.measured is not None:
             return dict(self.measured)
         return calibrate(
@@ -251,8 +256,10 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
                         drifted = drift.measure(group)
                 measuring.check_reached(cut_off)
                 for name, layer in group.items():
-                    found = measuring.statistics(name, Extent(*job.tokens.shape))
-                    job.prune(layer, {**dense.pop(name), **found}, drifted.get(name))
+                    held = dense.pop(name)  # may hold more, and read it from disk
+                    found = {each: held[each] for each in known}
+                    found |= measuring.statistics(name, Extent(*job.tokens.shape))
+                    job.prune(layer, found, drifted.get(name))
                 # Idle experts were refused on the dense model, if anything was measured of it. What
                 # is given zeros from here on, the layers before it have cut off.
                 cut_off |= bool(known)
@@ -261,27 +268,9 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
             job.report(index + 1, len(runner))
 
 
-CORRECTED = "corrected"
 _ORDERS: dict[str, Callable[[_Job], None]] = {
     "sequential": _prune_sequential,
     "true-sequential": partial(_prune_sequential, groups=input_groups),
-    CORRECTED: partial(_prune_sequential, groups=input_groups, corrects=True),
+    "corrected": partial(_prune_sequential, groups=input_groups, corrects=True),
     "dense": _prune_dense,
 }
-ORDERS = tuple(_ORDERS)
-"""On which state of the model statistics may be measured: what `prune_model` takes."""
-
-
-def check_order(order: str, recipe: Recipe) -> None:
-    """See that a recipe can be followed in an order.
-
-    Raises:
-        UsageError: there is no such order, or it changes weights that the recipe leaves alone.
-    """
-    if order not in ORDERS:
-        raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
-    if order == CORRECTED and recipe.update == "none":
-        raise UsageError(
-            f"the order {order!r} changes the weights that stay, and the weight update 'none' "
-            "leaves them as they are: name another update, or take the order 'true-sequential'"
-        )

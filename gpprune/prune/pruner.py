@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
-from gpprune.prune.once import check_order
+from gpprune.prune.once import Statistics
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.shots import prune_in_shots
@@ -22,8 +23,9 @@ def prune_model(
     recipe: Recipe,
     calibration: Tensor,
     *,
-    order: str = "sequential",
+    order: str | None = None,
     keep: Path | None = None,
+    dense: Statistics | None = None,
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model in place.
@@ -36,14 +38,17 @@ def prune_model(
         model: a causal language model; embeddings and head are left alone.
         recipe: how to prune.
         calibration: ``[samples, length]`` int64 tokens to measure statistics on.
-        order: ``"sequential"``: what is measured of the activations of each decoder block (X, Y,
-            D) is measured on the output of the already pruned blocks before it, as Wanda's and
-            SparseGPT's code does. ``"true-sequential"``: the layers of a block that read one
-            tensor are pruned before it is measured what the next ones read, as SparseGPT's option
-            of that name. ``"corrected"``: the same, and each layer is fitted to bring back a share
-            of what the pruning before it has changed, see `gpprune.prune.measure.drift`; it takes
-            a weight update. ``"dense"``: all of it on the dense model in one pass. G is the dense
-            model's in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
+        order: one of `ORDERS`; left out, the recipe's own. ``"sequential"``: what is measured of
+            the activations of each decoder block (X, Y, D) is measured on the output of the
+            already pruned blocks before it, as Wanda's and SparseGPT's code does.
+            ``"true-sequential"``: the layers of a block that read one tensor are pruned before it
+            is measured what the next ones read, as SparseGPT's option of that name.
+            ``"corrected"``: the same, and each layer is fitted to bring back a share of what the
+            pruning before it has changed, see `gpprune.prune.measure.drift`; it takes a weight
+            update. ``"dense"``: all of it on the dense model in one pass. G is the dense model's
+            in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
+        dense: by layer name, what `gpprune.prune.calibrate` has measured of the model on the same
+            text already. It is not measured again if it holds all that the recipe reads.
         keep: a directory that holds the weights after each shot of a recipe of several, so that
             the same call goes on after the last one that was finished. It is made, and is the
             caller's to remove. None: nothing is kept.
@@ -59,13 +64,19 @@ def prune_model(
             statistic that is not finite, or a metric that gives NaN. Of the last three, the layers
             of the blocks before the named one may be pruned already.
     """
-    check_order(order, recipe)
+    order = recipe.in_order(order)
     start = time.perf_counter()
     check_tokens(calibration)
     layers = linear_layers(model)
     check_weights(layers)
     for layer in layers.values():
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
+    held = None if dense is None or not _holds(dense, layers, recipe) else dense
     with quiet_model(model):
-        shots = prune_in_shots(model, recipe, calibration, order, progress, keep)
+        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held)
     return prune_report(model, time.perf_counter() - start, shots)
+
+
+def _holds(dense: Statistics, layers: Iterable[str], recipe: Recipe) -> bool:
+    """Whether the statistics of all layers hold what a recipe reads."""
+    return all(dense.get(name, {}).keys() >= recipe.reads for name in layers)

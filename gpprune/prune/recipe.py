@@ -27,6 +27,7 @@ from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
+from gpprune.prune.orders import check_order
 from gpprune.prune.schedule import SCHEDULES
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
@@ -81,6 +82,8 @@ class Recipe(BaseModel):
             Ouderaa et al. 2024, arXiv 2312.17244).
         schedule: how far each shot goes, one of `SCHEDULES`.
         cap: the largest share of a layer's weights that one shot may take, where layers differ.
+        order: how calibration and pruning take turns, one of `ORDERS`; left out, it is for whoever
+            prunes to say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -96,6 +99,7 @@ class Recipe(BaseModel):
     shots: PositiveInt = 1
     schedule: str = "linear"
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    order: str | None = None
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -137,6 +141,7 @@ class Recipe(BaseModel):
         self.shape.target(self.sparsity)
         if self.allocator is None or self.allocator.names:  # a number alone is uniform
             check_room(self.shape, f"the allocation {self.allocation!r}")
+        self.in_order(None)
         longest = max(after - before for before, after in pairwise((0.0, *self.parts)))
         if longest * self.sparsity > self.cap + 1e-9:
             raise UsageError(
@@ -145,6 +150,16 @@ class Recipe(BaseModel):
                 "greater cap"
             )
         return self
+
+    def in_order(self, order: str | None) -> str:
+        """The order in which to prune: the one that is given, else its own, else sequential.
+
+        Raises:
+            UsageError: there is no such order, or it does not go with the update.
+        """
+        chosen = order or self.order or "sequential"
+        check_order(chosen, self.update)
+        return chosen
 
     @property
     def parts(self) -> list[float]:
@@ -212,12 +227,14 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _record(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Its values; a damping that nothing reads, and what is said of one shot, are left out."""
+        """Its values but for those that say nothing: of one shot, of a damping that is not read."""
         values: dict[str, Any] = written(self)
         if self.shots == 1 and self.schedule == "linear" and self.cap == 1:
             del values["shots"], values["schedule"], values["cap"]
         if not UPDATES.find(self.update).reads and self.damping == DAMPING:
             del values["damp_inputs"], values["damp_outputs"]
+        if self.order is None:
+            del values["order"]
         return values
 
     @classmethod

@@ -24,7 +24,7 @@ from gpprune.progress import Progress
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.once import Stage, Statistics, prune_once
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
@@ -39,6 +39,7 @@ def prune_in_shots(
     order: str,
     progress: Progress,
     keep: Path | None,
+    dense: Statistics | None = None,
 ) -> tuple[Shot, ...]:
     """Prune a model in place in the shots that a recipe has.
 
@@ -49,9 +50,10 @@ def prune_in_shots(
         model: dense, in evaluation mode.
         recipe: how to prune.
         calibration: ``[samples, length]``, int64.
-        order: one of `gpprune.prune.once.ORDERS`.
+        order: one of `gpprune.prune.ORDERS`.
         progress: called as ``progress(label, done, total)``.
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
+        dense: for the first shot, see `gpprune.prune.prune_model`.
 
     Returns:
         What each shot did; nothing for a recipe of one shot.
@@ -61,7 +63,7 @@ def prune_in_shots(
         GppruneError: it holds one that is damaged, or cannot be written to.
     """
     if recipe.shots == 1:
-        prune_once(model, recipe, calibration, order, progress)
+        prune_once(model, recipe, calibration, order, progress, dense=dense)
         return ()
     kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
     shots, held = ([], {}) if kept is None else kept.restore(model)
@@ -69,7 +71,9 @@ def prune_in_shots(
         start = time.perf_counter()
         before = shots[-1].after if shots else mean_loss(model, calibration)
         progress("shots", len(shots), recipe.shots)
-        done = prune_once(model, recipe, calibration, order, progress, Stage(part, held))
+        known = None if shots else dense
+        stage = Stage(part, held)
+        done = prune_once(model, recipe, calibration, order, progress, stage, known)
         held = done.masks
         zeros = sum(int(mask.sum()) for mask in held.values())
         size = sum(mask.numel() for mask in held.values())

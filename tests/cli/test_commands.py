@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gpprune.cli.main import run
@@ -29,6 +30,23 @@ def test_prune_writes_what_plain_transformers_loads(
         assert torch.all(zeros == layer.in_features // 2)
     recipe = json.loads((out / "gpprune_recipe.json").read_text())["recipe"]
     assert (recipe["metric"], recipe["sparsity"], recipe["pattern"]) == ("wanda", 0.5, "row")
+
+
+def test_the_order_is_in_the_recipe(small: list[str], tmp_path: Path) -> None:
+    out, again = tmp_path / "pruned", tmp_path / "again"
+    flags = ["--update", "least-squares", "--order", "corrected", "--out", str(out)]
+    assert run(["prune", *small, *flags]) == 0
+    path = out / "gpprune_recipe.json"
+    assert json.loads(path.read_text())["recipe"]["order"] == "corrected"
+    assert run(["prune", *small, "--recipe", str(path), "--out", str(again)]) == 0
+    weights = [load_file(folder / "model.safetensors") for folder in (out, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # a flag has the last word
+    other = tmp_path / "other"
+    flags = ["--recipe", str(path), "--order", "dense", "--out", str(other)]
+    assert run(["prune", *small, *flags]) == 0
+    found = json.loads((other / "gpprune_recipe.json").read_text())["recipe"]
+    assert found["order"] == "dense"
 
 
 def test_a_saved_model_is_judged_as_before_saving(

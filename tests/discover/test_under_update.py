@@ -22,6 +22,7 @@ from gpprune.discover.report import screening_line
 from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
 from gpprune.errors import UsageError
+from gpprune.evals import evaluate
 from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
 
@@ -131,6 +132,44 @@ def test_a_formula_is_reported_under_the_update_and_with_masks_alone(
             "test_perplexity": alone.test.figure,
         }
         assert row["masks_alone"]["test_perplexity"] != row["test_perplexity"]
+
+
+@pytest.mark.parametrize("order", ["corrected", "sequential"])
+@pytest.mark.parametrize("kind", [gpprune.MetricGoal, gpprune.AllocationGoal])
+def test_a_report_in_an_order_is_what_the_recipe_prunes(
+    kind: Any, order: str, goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    other = kind(
+        *(goal.texts, goal.model),
+        **{"dtype": "float32", "sparsity": 0.7, "update": "least-squares", "order": order},
+    )
+    out, settings = tmp_path / "run", FEW.replaced(generations=1)
+    found = gpprune.discover(other, out=out, settings=settings, rivals="best")
+    assert json.loads((out / "report.json").read_text())["order"] == order
+    recipe = gpprune.Recipe.read(out / "recipe.json")
+    assert recipe.order == order
+    checkpoint = tmp_path / "pruned"
+    gpprune.prune_to(checkpoint, recipe, model=other.model, texts=other.texts)
+    bench = ready(other)
+    model = gpprune.load_model(str(checkpoint)).model
+    for judged, windows in (
+        (found.winners[0].validation, bench.windows("validation", spread=other.spread)),
+        (found.winners[0].test, bench.test_windows(spread=other.spread)),
+    ):
+        assert evaluate(model, windows).figure == pytest.approx(judged.figure, rel=1e-5)
+    plain = gpprune.discover(replace(other, order=None), settings=settings, rivals="best")
+    for ordered, dense in zip(found.findings, plain.findings, strict=True):
+        if ordered.formula.key == dense.formula.key:
+            assert ordered.test.figure != dense.test.figure
+            assert ordered.masks_alone is not None and dense.masks_alone is not None
+            assert ordered.masks_alone.test.figure == dense.masks_alone.test.figure
+
+
+def test_what_an_order_needs_is_said_before_the_search(goal: gpprune.MetricGoal) -> None:
+    with pytest.raises(UsageError, match="'corrected' changes the weights"):
+        gpprune.discover(replace(goal, update="none", order="corrected"))
+    with pytest.raises(UsageError, match="no order 'backwards'"):
+        gpprune.discover(replace(goal, order="backwards"))
 
 
 @pytest.mark.parametrize("kind", [gpprune.AllocationGoal, gpprune.JointGoal])

@@ -15,6 +15,7 @@ from gpprune.prune import (
     ORDERS,
     UPDATES,
     Recipe,
+    calibrate,
     linear_layers,
     prune_model,
 )
@@ -93,6 +94,30 @@ def test_a_corrected_order_takes_an_update(sequences: Tensor, tmp_path: Path) ->
         prune_to(tmp_path / "out", Recipe(sparsity=0.5), model="no/model", order="corrected")
     with pytest.raises(UsageError, match="name another update"):
         compare(["wanda"], model="no/model", order="corrected")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("pattern", ["row", "model"])
+def test_statistics_that_are_there_are_not_measured_again(
+    sequences: Tensor, order: str, pattern: str
+) -> None:
+    recipe = Recipe(metric="kron-obd", sparsity=0.5, pattern=pattern, update="refit", order=order)
+    ours, theirs = tiny("llama"), tiny("llama")
+    dense = calibrate(ours, sequences, recipe.reads)
+    said: list[str] = []
+    prune_model(ours, recipe, sequences, dense=dense, progress=lambda label, *_: said.append(label))
+    assert "calibrating" not in said
+    prune_model(theirs, recipe, sequences)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # what holds too little is of no use
+    few = {
+        name: {"X": held["A"]} for name, held in calibrate(tiny("llama"), sequences, ["A"]).items()
+    }
+    again = tiny("llama")
+    prune_model(again, recipe, sequences, dense=few)
+    for one, other in zip(again.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_shots_are_corrected_too(sequences: Tensor) -> None:

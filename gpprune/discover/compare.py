@@ -171,6 +171,11 @@ def compare_recipes(
     contenders = list(dict.fromkeys(contenders))
     for contender in contenders:
         check_order(order, contender.recipe.update)
+        if contender.recipe.order not in (None, order):
+            raise UsageError(
+                f"{contender.name!r} is to be pruned in the order {contender.recipe.order!r}, and "
+                f"the comparison is in the order {order!r}: compare in that of the recipes"
+            )
         if order == "dense" and contender.recipe.shots > 1:
             raise UsageError(
                 f"{contender.name!r} has {contender.recipe.shots} shots, and the order 'dense' "

@@ -9,7 +9,7 @@ import torch
 from tiny_families import tiny
 from torch import Tensor
 
-from gpprune.discover import compare, prune_to
+from gpprune.discover import Contender, compare, compare_recipes, prune_to
 from gpprune.errors import UsageError
 from gpprune.prune import (
     ORDERS,
@@ -94,6 +94,9 @@ def test_a_corrected_order_takes_an_update(sequences: Tensor, tmp_path: Path) ->
         prune_to(tmp_path / "out", Recipe(sparsity=0.5), model="no/model", order="corrected")
     with pytest.raises(UsageError, match="name another update"):
         compare(["wanda"], model="no/model", order="corrected")
+    other = Contender("mine", Recipe(sparsity=0.5, order="true-sequential"))
+    with pytest.raises(UsageError, match="'mine' is to be pruned in the order 'true-sequential'"):
+        compare_recipes([other], model="no/model")
 
 
 @pytest.mark.parametrize("order", ORDERS)

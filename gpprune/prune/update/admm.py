@@ -26,6 +26,9 @@ ITERATIONS = 20
 # Half as many do where an iteration is four products in place of one: by the inputs' factor alone
 # the perplexity of SmolLM2-135M at 50 and 70 % is within 1.2 % of that of 20.
 _KRON_ITERATIONS = 10
+# Under the inputs' factor the iterations leave the quadratic within 1.2 % of its least on the mask,
+# and so many steps within 0.2 %. Under both factors all steps of a refit are worth their time.
+_FITTING = 5
 _DAMPING = 0.1  # of the unit diagonals
 _RHO = 1.0  # how hard the two weights are drawn together
 
@@ -51,7 +54,7 @@ def admm(
     aim = (weight.to(dtype) * root) @ curvature
     zeroed, mask = _drawn(weight, choice, root, aim, lambda drawn: drawn @ backward, ITERATIONS)
     A = scaled(statistics["aaT"], damping.inputs, dtype)
-    return solve(weight, mask, A, start=zeroed), mask
+    return solve(weight, mask, A, start=zeroed, steps=_FITTING), mask
 
 
 def kron_admm(

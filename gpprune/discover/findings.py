@@ -226,14 +226,17 @@ class _Judges:
 
     def _in_order(self, choice: Choice, order: str) -> Judged:
         """A choice on a copy of the model that is pruned in one shot of its recipe."""
-        drafted = self.validation(choice)
-        if not math.isfinite(drafted.mean):
-            return Judged(drafted, drafted)
+        own = self.fitness[self.goal.own_setting]
+        worst = Evaluation(torch.tensor([math.inf], dtype=torch.float64), own.loss)
+        if not math.isfinite(self.validation(choice).mean):
+            return Judged(worst, worst)
         varied: dict[str, Any] = {self.goal.varied: choice.setting}
         recipe = replace(self.goal, **varied).recipe(choice.formula)
         once = recipe.model_copy(update={"shots": 1, "schedule": "linear", "cap": 1.0})
-        windows = self.fitness[self.goal.own_setting].windows
-        return Judged(*self.bench.pruned(once, [windows, self.test], order, self.progress))
+        try:
+            return Judged(*self.bench.pruned(once, [own.windows, self.test], order, self.progress))
+        except Unfit:  # on the pruned blocks' states, where the search has judged the dense ones'
+            return Judged(worst, worst)
 
     def _judge(self, choice: Choice, update: str | None) -> tuple[ModelFitness, Formula]:
         """What judges a choice, and the form that it takes; the update is the search's if None."""

@@ -211,6 +211,8 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
         progress=progress,
     )
     bench.check_pattern(goal.pattern)
+    if goal.order not in (None, "dense"):
+        bench.check_chain()
     bench.test_windows(spread=goal.spread)
     bench.windows("validation", spread=goal.spread)
     bench.statistics(progress)

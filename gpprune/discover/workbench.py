@@ -43,6 +43,8 @@ from gpprune.prune import (
     prune_model,
     tokenizer_digest,
 )
+from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.sequential import BlockRunner
 
 TEST_WINDOWS = 10
 TEST_LENGTH = 1024
@@ -216,6 +218,15 @@ class Workbench:
         return calibration_samples(
             tokens, texts.calibration_samples, texts.window_length, texts.seed
         )
+
+    def check_chain(self) -> None:
+        """See that the model can be pruned block by block.
+
+        Raises:
+            NotAChain: it cannot.
+        """
+        with quiet_model(self.loaded.model):
+            BlockRunner(self.loaded.model, self.calibration()[:1])
 
     def statistics(self, progress: Progress = silent) -> LayerStatistics:
         """What formulas may read of each layer of the dense model, measured when first asked."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -62,8 +61,9 @@ class Outcome:
 
     Attributes:
         masks: of each layer by name, bool ``[out, in]``, True where a weight is gone.
-        predicted: what the curvature says that the loss grows by, in nats a token; None where the
-            weight update reads no curvature of the outputs.
+        predicted: what the curvature says that the loss grows by, in nats a token, of the weights
+            as they were or as they were corrected; None where the weight update reads no curvature
+            of the outputs.
     """
 
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -145,11 +145,12 @@ class _Job:
         """Prune a layer in place; it makes up for a share of the drift, if one was measured."""
         recipe, weight, update = self.recipe, layer.weight, self.update
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
-        before = weight.clone() if curved else weight
         if self.stage.later and is_cut_off(statistics, update.reads):
-            update = UPDATES.find("none")  # there is nothing to make up for
+            update, drift = UPDATES.find("none"), None  # there is nothing to make up for
         try:
             aim = weight if drift is None else corrected(weight, drift, statistics["aaT"])
+            # what is corrected is no damage; what is written in place is kept
+            before = aim.clone() if curved and drift is None else aim
             choice = self._choice(layer, statistics)
             pruned = prune_masked(aim, choice, statistics, update, weight, recipe.damping)
         except GppruneError as error:
@@ -217,7 +218,8 @@ def _prune_dense(job: _Job) -> None:
     """Every layer on the statistics of the dense model."""
     statistics = job.dense(job.reads)
     for done, (name, layer) in enumerate(job.layers.items(), start=1):
-        job.prune(layer, statistics.pop(name))
+        held = statistics.pop(name)  # may hold more, and read it from disk
+        job.prune(layer, {each: held[each] for each in job.reads})
         job.report(done, len(job.layers))
 
 
@@ -241,31 +243,31 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
     dense = job.dense(known)
     cut_off = job.stage.later
     runner = BlockRunner(job.model, job.tokens, job.progress)
-    with Drift(runner) if corrects else nullcontext() as drift:
-        for index in range(len(runner)):
-            block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
-            parts = list(groups(runner, index, block_layers))
-            if drift is not None:
-                drift.enter(index, parts)
-            for group in parts:
-                measuring, drifted = Measuring(group, sorted(anew)), {}
-                with measuring.watching(job.model):
-                    if drift is None:
-                        runner.forward(index, keep=False)
-                    else:
-                        drifted = drift.measure(group)
-                measuring.check_reached(cut_off)
-                for name, layer in group.items():
-                    held = dense.pop(name)  # may hold more, and read it from disk
-                    found = {each: held[each] for each in known}
-                    found |= measuring.statistics(name, Extent(*job.tokens.shape))
-                    job.prune(layer, found, drifted.get(name))
-                # Idle experts were refused on the dense model, if anything was measured of it. What
-                # is given zeros from here on, the layers before it have cut off.
-                cut_off |= bool(known)
-            if index + 1 < len(runner):
-                runner.forward(index, keep=True)
-            job.report(index + 1, len(runner))
+    drift = Drift(runner) if corrects else None
+    for index in range(len(runner)):
+        block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
+        parts = list(groups(runner, index, block_layers))
+        if drift is not None:
+            drift.enter(index, parts)
+        for group in parts:
+            measuring, drifted = Measuring(group, sorted(anew)), {}
+            with measuring.watching(job.model):
+                if drift is None:
+                    runner.forward(index, keep=False)
+                else:
+                    drifted = drift.measure(group)
+            measuring.check_reached(cut_off)
+            for name, layer in group.items():
+                held = dense.pop(name)  # may hold more, and read it from disk
+                found = {each: held[each] for each in known}
+                found |= measuring.statistics(name, Extent(*job.tokens.shape))
+                job.prune(layer, found, drifted.get(name))
+            # Idle experts were refused on the dense model, if anything was measured of it. What
+            # is given zeros from here on, the layers before it have cut off.
+            cut_off |= bool(known)
+        if index + 1 < len(runner):
+            runner.forward(index, keep=True)
+        job.report(index + 1, len(runner))
 
 
 _ORDERS: dict[str, Callable[[_Job], None]] = {

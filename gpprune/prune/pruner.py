@@ -79,4 +79,4 @@ def prune_model(
 
 def _holds(dense: Statistics, layers: Iterable[str], recipe: Recipe) -> bool:
     """Whether the statistics of all layers hold what a recipe reads."""
-    return all(dense.get(name, {}).keys() >= recipe.reads for name in layers)
+    return all(name in dense and dense[name].keys() >= recipe.reads for name in layers)

@@ -21,7 +21,7 @@ from gpprune.discover.plots import summary_figure
 from gpprune.discover.report import screening_line
 from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
-from gpprune.errors import UsageError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import evaluate
 from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
@@ -165,11 +165,35 @@ def test_a_report_in_an_order_is_what_the_recipe_prunes(
             assert ordered.masks_alone.test.figure == dense.masks_alone.test.figure
 
 
-def test_what_an_order_needs_is_said_before_the_search(goal: gpprune.MetricGoal) -> None:
+def test_what_an_order_needs_is_said_before_the_search(
+    goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="'corrected' changes the weights"):
         gpprune.discover(replace(goal, update="none", order="corrected"))
     with pytest.raises(UsageError, match="no order 'backwards'"):
         gpprune.discover(replace(goal, order="backwards"))
+    loaded = gpprune.load_model(goal.model)
+    block = loaded.model.get_submodule("model.layers.1")
+    block.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 0, *inputs[1:]))
+    chained = replace(goal, order="corrected")
+    with pytest.raises(GppruneError, match="not a plain chain"):
+        gpprune.discover(chained, out=tmp_path / "run", loaded=loaded)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_formula_that_is_unfit_on_pruned_states_loses_no_report(goal: gpprune.MetricGoal) -> None:
+    def spoils(weight: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.full_like(weight, math.nan)
+
+    fine = UPDATES["least-squares"]
+    own = Update("spoils", "makes NaN", spoils, frozenset({"aaT"}), draft=fine)
+    with UPDATES.including(own):
+        other = replace(goal, update="spoils", order="corrected")
+        found = gpprune.discover(other, settings=FEW.replaced(generations=0), rivals="best")
+    assert found.findings
+    for finding in found.findings:
+        assert finding.test.mean == math.inf
+        assert finding.masks_alone is not None and math.isfinite(finding.masks_alone.test.mean)
 
 
 @pytest.mark.parametrize("kind", [gpprune.AllocationGoal, gpprune.JointGoal])

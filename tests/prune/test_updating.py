@@ -68,17 +68,20 @@ def test_sequential_updates_keep_the_outputs_better(sequences: Tensor) -> None:
         assert all(error(name) < plain for name in UPDATES if name not in ("none", "independent"))
 
 
+@pytest.mark.parametrize("place", [-1, -2])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2moe", "gemma3"])
-def test_corrected_layers_bring_back_what_drifted(family: str, sequences: Tensor) -> None:
+def test_corrected_layers_bring_back_what_drifted(
+    family: str, place: int, sequences: Tensor
+) -> None:
     dense = tiny(family)
     recipe = Recipe(sparsity=0.5, update="least-squares")
     with torch.no_grad():
-        wanted = dense(sequences, output_hidden_states=True).hidden_states[-2]
+        wanted = dense(sequences, output_hidden_states=True).hidden_states[place]
 
         def error(order: str) -> float:
             model = tiny(family)
             prune_model(model, recipe, sequences, order=order)
-            found = model(sequences, output_hidden_states=True).hidden_states[-2]
+            found = model(sequences, output_hidden_states=True).hidden_states[place]
             return float((found - wanted).norm())
 
         assert error("corrected") < error("true-sequential")
@@ -113,7 +116,9 @@ def test_statistics_that_are_there_are_not_measured_again(
     prune_model(theirs, recipe, sequences)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
-    # what holds too little is of no use
+    # what holds too little is of no use, and what nothing is read of need not be there
+    magnitude = Recipe(metric="magnitude", sparsity=0.5)
+    prune_model(tiny("llama"), magnitude, sequences, dense={})
     few = {
         name: {"X": held["A"]} for name, held in calibrate(tiny("llama"), sequences, ["A"]).items()
     }
@@ -121,6 +126,31 @@ def test_statistics_that_are_there_are_not_measured_again(
     prune_model(again, recipe, sequences, dense=few)
     for one, other in zip(again.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_more_was_measured_changes_no_prediction(sequences: Tensor) -> None:
+    recipe = Recipe(metric="wanda", sparsity=0.5, shots=2, order="dense")
+    dense = calibrate(tiny("llama"), sequences, ["X", "aaT", "ggT"])
+    report = prune_model(tiny("llama"), recipe, sequences, dense=dense)
+    assert [shot.predicted for shot in report.shots] == [None, None]
+
+
+def test_a_layer_that_was_cut_off_is_not_corrected(sequences: Tensor) -> None:
+    model = tiny("llama")
+    layers = linear_layers(model)
+    gate, down = (layers[f"model.layers.1.mlp.{name}_proj"] for name in ("gate", "down"))
+    before: dict[str, Tensor] = {}
+
+    def cut(label: str, done: int, total: int) -> None:
+        if (label, done) == ("shots", 1):
+            down.write(torch.zeros_like(down.weight))
+            before["gate"] = gate.weight.clone()
+
+    recipe = Recipe(metric="wanda", sparsity=0.5, update="refit", shots=2, order="corrected")
+    prune_model(model, recipe, sequences, progress=cut)
+    kept = gate.weight != 0
+    assert kept.any()
+    assert torch.equal(gate.weight[kept], before["gate"][kept])
 
 
 def test_shots_are_corrected_too(sequences: Tensor) -> None:

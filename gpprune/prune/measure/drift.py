@@ -11,19 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gpprune.prune.measure.spill import Shelf
 from gpprune.prune.model.readers import Group
 from gpprune.prune.model.recorder import in_place_of
 from gpprune.prune.model.run import listening
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer
 
-_IN_MEMORY = 256 * 2**20  # bytes of a block's dense signals
 _SAME = 0.02  # as a share: rounding, also in bfloat16
+
+
+class _Call(NamedTuple):
+    """What a layer reads, ``[..., in]``, and what it writes, ``[..., out]``."""
+
+    reads: Tensor
+    writes: Tensor
 
 
 class Drift:
@@ -42,42 +48,27 @@ class Drift:
     def __init__(self, runner: BlockRunner) -> None:
         self._runner = runner
         self._states = [runner.state(place) for place in range(runner.sequences)]  # the dense ones
-        self._signals = Shelf(_IN_MEMORY)
         self._index = 0
+        self._weights: dict[str, Tensor] = {}
         self._groups: Sequence[Group] = ()
         self.adding: frozenset[str] = frozenset()
 
-    def __enter__(self) -> Drift:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._signals.close()
-
     def enter(self, index: int, groups: Sequence[Group]) -> None:
-        """Note the signals of a block that is dense still, and what the dense block hands on.
+        """Keep what a block is while it is dense still.
 
         Args:
             index: the block's place in the model.
-            groups: all its layers, in the order in which they run and are to be pruned.
+            groups: all its layers, in the order in which they run and are to be pruned. Each is
+                then measured once, the last one last.
         """
         self._index, self._groups = index, groups
+        self._weights = self._runner.weights(index)
         self.adding = frozenset(
             name for group in groups for name in group if self._adds(group, name)
         )
-        self._signals.close()
-        last = len(groups) - 1
-        for at, group in enumerate(groups):
-            for place, state in enumerate(self._states):
-                seen, after = self._seen(group, place, state)
-                for name in group:
-                    signal = self._signal(name, seen, after)
-                    if signal is not None:
-                        self._signals.put((name, place), signal)
-                if at == last:  # nothing is left out behind it
-                    self._states[place] = after
 
     def measure(self, group: Group) -> dict[str, Tensor]:
-        """Send the pruned states up to a group, and see how far they have drifted.
+        """Send dense and pruned states up to a group, and see how far the pruned have drifted.
 
         Args:
             group: one of those that the block was entered with; those before it are pruned.
@@ -88,23 +79,27 @@ class Drift:
         """
         sums: dict[str, Tensor] = {}
         tokens = 0
-        for place in range(self._runner.sequences):
+        for place, dense in enumerate(self._states):
             state = self._runner.state(place)
             tokens += state.shape[:-1].numel()
+            wanted, then = self._seen(group, place, dense, self._weights)
             seen, after = self._seen(group, place, state)
-            for name in group:
-                now = self._signal(name, seen, after)
-                if now is None or (name, place) not in self._signals:
-                    continue
-                drift = (self._signals.take((name, place)).float() - now.float()).flatten(0, -2)
-                moved = drift.t() @ seen[name][0].float().flatten(0, -2)
+            for name in seen.keys() & wanted.keys():
+                adds = name in self.adding
+                drift = (then if adds else wanted[name].writes).float()
+                drift = drift - (after if adds else seen[name].writes).float()
+                reads = seen[name].reads.float().flatten(0, -2)
+                moved = drift.flatten(0, -2).t() @ reads
                 sums[name] = sums[name].add_(moved) if name in sums else moved
+            if group is self._groups[-1]:  # nothing is left out behind it
+                self._states[place] = then
         return {name: moved.div_(tokens) for name, moved in sums.items()}
 
     def _adds(self, group: Group, name: str) -> bool:
         """Whether what a layer writes is added to the hidden states as it is.
 
-        It is if twice the states come out when it is given them to add.
+        It is if twice the states come out when it is given them to add. The layers of later groups
+        are silent meanwhile; where something else behind it speaks, as fused experts do, it is not.
         """
         state = self._states[0]
         if group[name].out_features != state.shape[-1]:
@@ -123,45 +118,43 @@ class Drift:
 
     @torch.no_grad()
     def _seen(
-        self, group: Group, place: int, state: Tensor
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
-        """What layers read and write, and the hidden states after them.
+        self,
+        group: Group,
+        place: int,
+        state: Tensor,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, _Call], Tensor]:
+        """What the layers of a group read and write, and the hidden states after them.
 
-        The layers of later groups write zeros meanwhile.
+        Of layers that are called once for each token. Those of later groups write zeros meanwhile.
         """
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        seen: dict[str, _Call] = {}
+        tokens = state.shape[:-1].numel()
 
-        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                seen[name] = (inputs[0], output)
+        def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+            def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+                if not isinstance(output, Tensor) or output.shape[:-1] != inputs[0].shape[:-1]:
+                    return  # a router that says more than a linear layer
+                if inputs[0].shape[:-1].numel() == tokens:
+                    # copies, for what follows may write into them
+                    seen[name] = _Call(inputs[0].clone(), output.clone())
 
             return hook
 
-        at = list(self._groups).index(group)
-        later = [layer for part in self._groups[at + 1 :] for layer in part.values()]
-        with (
-            _silent(later),
-            listening(
-                layer.module.register_forward_hook(note(name)) for name, layer in group.items()
-            ),
-        ):
-            after = self._runner.output(self._index, place, state=state)
-        tokens = state.shape[:-1].numel()
-        return {n: p for n, p in seen.items() if p[0].shape[:-1].numel() == tokens}, after
-
-    def _signal(
-        self, name: str, seen: Mapping[str, tuple[Tensor, Tensor]], after: Tensor
-    ) -> Tensor | None:
-        if name not in seen:
-            return None
-        return after if name in self.adding else seen[name][1]
+        at = next(at for at, one in enumerate(self._groups) if one is group)
+        later = [layer for one in self._groups[at + 1 :] for layer in one.values()]
+        hooks = (layer.module.register_forward_hook(note(name)) for name, layer in group.items())
+        with _silent(later), listening(hooks):
+            after = self._runner.output(self._index, place, weights, state=state)
+        return seen, after
 
 
 @contextmanager
 def _silent(layers: Sequence[LinearLayer]) -> Iterator[None]:
-    """Let layers write zeros, at no cost."""
-    modules = [layer.module for layer in layers]
-    with in_place_of(modules, [partial(_zeros, layer.out_features) for layer in layers]):
+    """Let layers write zeros, at no cost; those that do more than multiply go on."""
+    plain = [layer for layer in layers if layer.plain]
+    forwards: list[Callable[..., Any]] = [partial(_zeros, layer.out_features) for layer in plain]
+    with in_place_of([layer.module for layer in plain], forwards):
         yield
 
 

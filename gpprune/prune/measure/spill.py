@@ -53,9 +53,6 @@ class Shelf:
             raise _unwritten(error) from error
         self._filed[key] = (path, tensor.device)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._held or key in self._filed
-
     def get(self, key: Hashable) -> Tensor:
         """The tensor of a key, on the device that it was on."""
         if key in self._held:

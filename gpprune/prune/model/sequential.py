@@ -110,6 +110,11 @@ class BlockRunner:
             found: Tensor = self._model(self._tokens[sequence][None]).logits
         return found
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """A copy of one block's parameters, for :meth:`output`."""
+        named = self._blocks[index].named_parameters()
+        return {name: parameter.detach().clone() for name, parameter in named}
+
     @torch.no_grad()
     def check_end(self) -> None:
         """See that what follows the blocks reads their last output and nothing else of theirs.

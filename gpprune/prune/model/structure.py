@@ -55,6 +55,12 @@ class LinearLayer:
         return isinstance(self.module, _transposed_class())
 
     @property
+    def plain(self) -> bool:
+        """Whether calling the module multiplies by the weight and does no more, as a router may."""
+        forward = type(self.module).forward
+        return forward in (nn.Linear.forward, _transposed_class().forward)
+
+    @property
     def role(self) -> str:
         """Its name inside its block, as ``self_attn.q_proj``: what follows the block's number."""
         return self.name.partition(f".{self.block}.")[2] or self.name

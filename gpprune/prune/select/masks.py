@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import Unfit, UsageError
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.select.selection import has_nan, lowest
 
@@ -14,10 +14,10 @@ def check_scores(scores: Tensor) -> None:
     """See that scores have an order.
 
     Raises:
-        GppruneError: one is NaN.
+        Unfit: one is NaN.
     """
     if has_nan(scores):
-        raise GppruneError("the scores hold NaN, so they have no order: change the formula")
+        raise Unfit("the scores hold NaN, so they have no order: change the formula")
 
 
 def arranged(scores: Tensor, pattern: Pattern) -> Tensor:
@@ -28,7 +28,7 @@ def arranged(scores: Tensor, pattern: Pattern) -> Tensor:
         pattern: which weights compete.
 
     Raises:
-        GppruneError: a score is NaN.
+        Unfit: a score is NaN.
         UsageError: the scores are no matrix, or the pattern does not fit them.
     """
     if scores.ndim != 2:
@@ -55,7 +55,7 @@ def prune_mask(scores: Tensor, sparsity: float | None, pattern: str | Pattern) -
         A bool tensor ``[out, in]`` on the scores' device, True where a weight is pruned.
 
     Raises:
-        GppruneError: a score is NaN.
+        Unfit: a score is NaN.
         UsageError: the pattern or the sparsity is impossible, or does not fit the shape.
     """
     pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
@@ -85,7 +85,7 @@ def exact_mask(scores: Tensor, zeros: int, pattern: Pattern) -> Tensor:
         A bool tensor ``[out, in]``, True where a weight is pruned.
 
     Raises:
-        GppruneError: a score is NaN.
+        Unfit: a score is NaN.
         UsageError: the pattern does not fit the shape, or cannot give so many zeros.
     """
     competing = arranged(scores, pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ ADDING = {
     "gpt2": {"attn.c_proj", "mlp.c_proj"},
     "opt": {"self_attn.out_proj", "fc2"},
     "gemma3": set(),  # each is normalised before it is added
-    "qwen2moe": {"self_attn.o_proj"},
 }
 
 
@@ -47,20 +47,39 @@ def signals(model: nn.Module, name: str, sequence: Tensor) -> dict[str, Tensor]:
     layer = linear_layers(model)[name]
 
     def own(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.update(reads=inputs[0], writes=output)
+        found.update(reads=inputs[0].clone(), writes=output.clone())
 
-    hook = layer.module.register_forward_hook(own)
+    def middle(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found["middle"] = inputs[0]
+
+    norm = model.get_submodule("model.layers.1.post_attention_layernorm")
+    hooks = [
+        layer.module.register_forward_hook(own),
+        norm.register_forward_pre_hook(middle),
+    ]
     with quiet_model(model), torch.no_grad():
         found["states"] = torch.stack(
             model(sequence[None], output_hidden_states=True).hidden_states[:2]
         )[1]
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     return {key: value[0].double() for key, value in found.items()}
 
 
-@pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj"])
-def test_the_drift_is_that_of_the_whole_models(sequences: Tensor, name: str) -> None:
-    dense, pruned = tiny("llama"), changed(tiny("llama"))
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("self_attn.q_proj", lambda: tiny("llama")),
+        ("self_attn.q_proj.proj", lambda: clipped()),
+        ("self_attn.o_proj", lambda: tiny("llama")),
+        ("mlp.gate_proj", lambda: tiny("llama")),
+        ("mlp.down_proj", lambda: tiny("llama")),
+    ],
+)
+def test_the_drift_is_that_of_the_whole_models(
+    sequences: Tensor, name: str, make: Callable[[], nn.Module]
+) -> None:
+    dense, pruned = make(), changed(make())
     whole = f"model.layers.1.{name}"
     wanted: Tensor | float = 0.0
     for sequence in sequences:
@@ -68,8 +87,10 @@ def test_the_drift_is_that_of_the_whole_models(sequences: Tensor, name: str) -> 
         moved = before["writes"] - now["writes"]
         if name == "self_attn.o_proj":  # it is added to the states that the block is given
             moved = moved + before["states"] - now["states"]
+        if name == "mlp.down_proj":  # and these to what attention has made of them
+            moved = moved + before["middle"] - now["middle"]
         wanted = wanted + moved.t() @ now["reads"] / sequences.numel()
-    found = drift_of(tiny("llama"), sequences)[whole]
+    found = drift_of(make(), sequences)[whole]
     assert isinstance(wanted, Tensor)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-5 * float(wanted.norm()))
 
@@ -81,15 +102,18 @@ def drift_of(model: nn.Module, sequences: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     with quiet_model(model), torch.no_grad():
         runner = BlockRunner(model, sequences)
-        with Drift(runner) as drift:
-            drift.enter(0, list(input_groups(runner, 0, first)))
-            for name, layer in linear_layers(changed(model)).items():
-                layers[name].write(layer.weight)
-            runner.forward(0, keep=True)
-            groups = list(input_groups(runner, 1, second))
-            drift.enter(1, groups)
-            for group in groups:
-                found |= drift.measure(group)
+        drift = Drift(runner)
+        groups = list(input_groups(runner, 0, first))
+        drift.enter(0, groups)
+        for name, layer in linear_layers(changed(model)).items():
+            layers[name].write(layer.weight)
+        for group in groups:
+            drift.measure(group)
+        runner.forward(0, keep=True)
+        groups = list(input_groups(runner, 1, second))
+        drift.enter(1, groups)
+        for group in groups:
+            found |= drift.measure(group)
     return found
 
 
@@ -100,8 +124,8 @@ def test_layers_that_add_to_the_states_are_found(family: str, sequences: Tensor)
     with quiet_model(model), torch.no_grad():
         runner = BlockRunner(model, sequences)
         runner.forward(0, keep=True)
-        with Drift(runner) as drift:
-            drift.enter(1, list(input_groups(runner, 1, layers)))
+        drift = Drift(runner)
+        drift.enter(1, list(input_groups(runner, 1, layers)))
     assert {layers[name].role for name in drift.adding} == ADDING[family]
 
 
@@ -112,11 +136,66 @@ def test_nothing_drifts_in_a_model_that_stays_dense(family: str, sequences: Tens
     with quiet_model(model), torch.no_grad():
         runner = BlockRunner(model, sequences)
         groups = list(input_groups(runner, 0, layers))
-        with Drift(runner) as drift:
-            drift.enter(0, groups)
-            found = [moved for group in groups for moved in drift.measure(group).values()]
+        drift = Drift(runner)
+        drift.enter(0, groups)
+        found = [moved for group in groups for moved in drift.measure(group).values()]
     assert found
     assert all(float(moved.abs().max()) == 0 for moved in found)
+
+
+class Router(nn.Linear):
+    """A linear layer that says more than a matrix would."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        found = super().forward(x)
+        return found, found.argmax(-1)
+
+
+class Routed(nn.Module):
+    """An MLP whose reader of a router takes both that it says."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp, self.router = mlp, Router(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, best = self.router(x)
+        return self.mlp(x) * found.softmax(-1).gather(-1, best[..., None])
+
+
+def test_routers_that_return_more_are_left_out(sequences: Tensor) -> None:
+    model = tiny("llama")
+    block = model.get_submodule("model.layers.0")
+    block.mlp = Routed(block.mlp)
+    layers = {n: layer for n, layer in linear_layers(model).items() if layer.block == 0}
+    assert [name for name, layer in layers.items() if not layer.plain] == [
+        "model.layers.0.mlp.router"
+    ]
+    with quiet_model(model), torch.no_grad():
+        runner = BlockRunner(model, sequences)
+        groups = list(input_groups(runner, 0, layers))
+        drift = Drift(runner)
+        drift.enter(0, groups)
+        found = {name for group in groups for name in drift.measure(group)}
+    assert found == layers.keys() - {"model.layers.0.mlp.router"}
+
+
+class Clipped(nn.Module):
+    """A projection that is clipped in place, as OLMo's query, key and value."""
+
+    def __init__(self, proj: nn.Module) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).clamp_(-1e-3, 1e-3)
+
+
+def clipped() -> nn.Module:
+    model = tiny("llama")
+    attention = model.get_submodule("model.layers.1.self_attn")
+    attention.q_proj = Clipped(attention.q_proj)
+    return model
 
 
 def test_a_corrected_weight_is_a_share_of_the_ridge_regression() -> None:

@@ -40,7 +40,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 evolve: $(READY)
-	$(BIN)/gpprune evolve metric --pattern model --update admm --order corrected --draft none \
+	$(BIN)/gpprune evolve metric --pattern model --update admm --draft none \
 	  --preset allocation --generations 3 --rivals best --winners 1 --seed $(SEED) --out $(RUN) $(ARGS)
 
 # A file's tests run in one process, for they share the tiny models that they train.

@@ -41,7 +41,7 @@ $(READY): constraints.txt pyproject.toml
 
 evolve: $(READY)
 	$(BIN)/gpprune evolve metric --pattern model --update admm --draft none \
-	  --preset allocation --generations 3 --rivals best --winners 1 --seed $(SEED) --out $(RUN) $(ARGS)
+	  --preset allocation --generations 4 --rivals best --winners 1 --seed $(SEED) --out $(RUN) $(ARGS)
 
 # A file's tests run in one process, for they share the tiny models that they train.
 test: lint

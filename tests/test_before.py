@@ -304,7 +304,7 @@ def test_a_search_reports_the_same(searched: tuple[str, Path]) -> None:
     document = json.loads((out / "report.json").read_text(encoding="utf-8"))
     del document["run"]
     now, was = document.pop("formulas"), copy.deepcopy(stored[f"{goal} report"])
-    since = {"loss": "next-token", "update": "none", "shots": 1, "estimate": None}
+    since = {"loss": "next-token", "update": "none", "order": None, "shots": 1, "estimate": None}
     assert document == stored["searches"][goal]["report"] | since
     kept = _distinct(was)
     for new, old in zip(now[: len(kept)], kept, strict=True):

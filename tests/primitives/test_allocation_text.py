@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from random_allocations import allocations, joints
 
 from gpprune.primitives import (
@@ -48,6 +48,8 @@ def test_joint_formulas_round_trip(formula: Formula) -> None:
     assert again.parts == formula.parts
 
 
+@example(parse("threshold(sqrt(sqrt(add(1.2, Gi))))", ALLOCATION))
+@example(parse("threshold(sqr(sqrt(add(1.2, mul(3, X)))))", ALLOCATION))
 @given(allocations())
 def test_the_canonical_form_is_a_form(formula: Formula) -> None:
     form = formula.canonical()

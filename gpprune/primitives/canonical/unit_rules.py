@@ -91,7 +91,9 @@ def _ordered(x: Sum) -> Sum:
     if from_monomial(monomial).sign is Sign.ANY:
         return x
     simple = from_monomial(primitive_powers(monomial), coefficient)
-    return simple if simple.in_range else x
+    if not simple.in_range or simple.text == x.text:
+        return x
+    return _ordered(simple)  # the power may have been that of a sum, with a number in it
 
 
 def _unscaled(x: Sum) -> Sum:

@@ -17,8 +17,8 @@ from gpprune.prune.update.damping import (
     Damping,
     Remembered,
     computed_in,
+    damped_unit,
     scaled,
-    unit_diagonal,
 )
 from gpprune.prune.update.refit import solve
 
@@ -131,7 +131,7 @@ def _drawn(
 @Remembered
 def _inputs(gram: Tensor, damping: float) -> tuple[Tensor, ...]:
     """A factor of unit diagonal, damped; the roots of its diagonal; its inverse with rho added."""
-    curvature, root = _damped(gram, damping)
+    curvature, root = damped_unit(gram, damping)
     drawn = curvature.clone()
     drawn.diagonal().add_(_RHO)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(drawn))
@@ -141,16 +141,9 @@ def _inputs(gram: Tensor, damping: float) -> tuple[Tensor, ...]:
 @Remembered
 def _eigen(gram: Tensor, damping: float) -> tuple[Tensor, ...]:
     """A factor of unit diagonal, damped; the roots of its diagonal; its eigenvalues and vectors."""
-    curvature, root = _damped(gram, damping)
+    curvature, root = damped_unit(gram, damping)
     values, vectors = torch.linalg.eigh(curvature)
     return tuple(part.to(computed_in(gram)) for part in (curvature, root, values, vectors))
-
-
-def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """A float64 factor of unit diagonal, damped, and the roots of its diagonal."""
-    curvature, root = unit_diagonal(gram.double())
-    curvature.diagonal().add_(damping)
-    return curvature, root
 
 
 def _placed(parts: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:

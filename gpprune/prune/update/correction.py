@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.damping import computed_in, unit_diagonal
+from gpprune.prune.update.damping import Remembered, computed_in, damped_unit
 
 # On SmolLM2-135M at 60 % all of it is worse than nothing: what calibration text says of the drift
 # is partly chance, and each layer hands it on.
@@ -26,9 +26,14 @@ def corrected(weight: Tensor, drift: Tensor, A: Tensor, share: float = SHARE) ->
     Returns:
         ``[out, in]``, float64 if ``weight`` is and else float32.
     """
-    curvature, root = unit_diagonal(A.double())
-    curvature.diagonal().add_(_DAMPING)
-    factor = torch.linalg.cholesky(curvature)
+    factor, root = _factor(A, _DAMPING)
     found = torch.cholesky_solve((drift.double() / root).t(), factor).t() / root
     dtype = computed_in(weight)
     return weight.to(dtype) + (share * found).to(weight.device, dtype)
+
+
+@Remembered
+def _factor(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The lower Cholesky factor of a damped matrix of unit diagonal, and the diagonal's roots."""
+    curvature, root = damped_unit(gram, damping)
+    return torch.linalg.cholesky(curvature), root

@@ -43,6 +43,13 @@ def unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return matrix / root[:, None] / root, root
 
 
+def damped_unit(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """A float64 matrix of unit diagonal, damped, and the roots of the diagonal, ``[n]``."""
+    found, root = unit_diagonal(matrix.double())
+    found.diagonal().add_(damping)
+    return found, root
+
+
 def scaled(matrix: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     """A curvature of mean diagonal 1, damped; the identity in place of one of zeros.
 

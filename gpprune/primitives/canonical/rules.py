@@ -36,8 +36,14 @@ def normal(node: Any, arguments: list[Sum]) -> Sum:
     if node.arity:
         entry = PRIMITIVES[node.name]
         value = applied(entry, arguments)
-        exact = value.number is not None or _stays(entry, arguments)
-        return value if exact and value.in_range else _sealed(entry, arguments, value)
+        if _is_exact(entry, arguments, value):
+            return value
+        # more is known of sums whose first term is above 0: that they do not cancel, say
+        arguments, flip = _upright(entry, arguments)
+        value = applied(entry, arguments)
+        if not _is_exact(entry, arguments, value):
+            value = _sealed(entry, arguments, value)
+        return scale(value, flip)
     if isinstance(node.value, float):
         return constant(node.value)
     leaf = LEAVES[node.value]
@@ -69,24 +75,31 @@ def _stays(entry: Primitive, arguments: list[Sum]) -> bool:
     return entry.name == "div" and len({absolute(argument).text for argument in arguments}) == 1
 
 
+def _is_exact(entry: Primitive, arguments: list[Sum], value: Sum) -> bool:
+    """Whether neither the primitive nor what it comes to leaves float32's range."""
+    return (value.number is not None or _stays(entry, arguments)) and value.in_range
+
+
+def _upright(entry: Primitive, arguments: list[Sum]) -> tuple[list[Sum], float]:
+    """Arguments of an odd or even primitive without signs that it hands on, and that sign."""
+    x, *rest = arguments
+    if entry.even and absolute(x).in_range:
+        return [absolute(x), *rest], 1.0
+    return _turned(arguments) if entry.odd and rest else (arguments, 1.0)
+
+
 def _sealed(entry: Primitive, arguments: list[Sum], value: Sum) -> Sum:
     """A primitive that may saturate, which no algebra looks into; its signs are no matter of size.
 
     Args:
         entry: the primitive.
-        arguments: of it.
+        arguments: of it, upright.
         value: what it would be if it did not saturate.
     """
-    x, *rest = arguments
-    if entry.even and absolute(x).in_range:
-        arguments = [absolute(x), *rest]
-    flip = 1.0
-    if entry.odd and entry.arity > 1:
-        arguments, flip = _turned(arguments)
     if entry.commutative:
         arguments = sorted(arguments, key=lambda argument: argument.text)
     atom = replace(_atom(entry, arguments), sealed=True)
-    return scale(from_atom(_signed(atom, scale(value, flip).sign)), flip)
+    return from_atom(_signed(atom, value.sign))
 
 
 def _turned(arguments: Sequence[Sum]) -> tuple[list[Sum], float]:

@@ -84,9 +84,14 @@ EXTREMES = [0.0, 1.0, -1.0, 3.4e38, -3.4e38, 1e-45, -1e-45, 1.2e-38, 1e19, -1e20
 @BACKENDS
 @TEXTS
 def test_finite_inputs_give_finite_scores(text: str, backend: str) -> None:
-    grid = torch.tensor(EXTREMES, device=DEVICE).reshape(3, 4)
-    x, y, d = grid[0], grid[:, 1], grid[2]
-    scores = kernel(parse(text), backend)(W=grid, G=grid.flip(0).abs(), X=x, Y=y, D=d)
+    grid = torch.tensor(EXTREMES).reshape(3, 4)
+    drawn = layer(0, 3, 4)  # shapes and signs
+    terminals = {
+        name: extreme if value.min() < 0 else extreme.abs()
+        for name, value in drawn.items()
+        for extreme in [grid.flip(0).flatten()[: value.numel()].view(value.shape)]
+    }
+    scores = kernel(parse(text), backend)(**there({**terminals, "W": grid}))
     assert torch.isfinite(scores).all()
 
 

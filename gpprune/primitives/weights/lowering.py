@@ -136,4 +136,9 @@ def pz_exp(x: Tensor) -> Tensor:
 def pz_half(x: Tensor) -> Tensor:
     """100 x rounded to float16."""
     # the published gradients are 100 times ours, stored in float16, whose largest value is 65504
-    return (x.float() * 100.0).clamp(-65504.0, 65504.0).half().to(x.dtype)
+    scaled = (x.float() * 100.0).clamp(-65504.0, 65504.0)
+    # By arithmetic: torch.compile may leave out a cast to float16 and back. Beside a number 2^13
+    # times its power of two, a float32 has float16's ten places; subnormals have one such power.
+    power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32).clamp(min=2.0**-14)
+    beside = power * (1.5 * 2**13)
+    return ((scaled + beside) - beside).to(x.dtype)

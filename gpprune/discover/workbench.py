@@ -122,8 +122,9 @@ class Workbench:
         for spec, split in reads:
             self._text(spec, split)
         self._names = [name for name in STATISTICS if name in names]
-        self.dtype = compute_dtype(dtype)
+        compute_dtype(dtype)  # what there is not fails before the model is loaded
         self.loaded = model if isinstance(model, Loaded) else load_model(model, progress=progress)
+        self.dtype = compute_dtype(dtype, next(self.loaded.model.parameters()).device)
         self.layers = linear_layers(self.loaded.model)
         check_weights(self.layers)
         self._check_length(texts.window_length)

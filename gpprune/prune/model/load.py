@@ -44,7 +44,11 @@ class Loaded:
 
 
 def load_model(
-    spec: str, *, dtype: torch.dtype = torch.float32, progress: Progress = silent
+    spec: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "auto",
+    progress: Progress = silent,
 ) -> Loaded:
     """Load a causal language model.
 
@@ -54,6 +58,8 @@ def load_model(
             ``MODEL_SOURCES`` serves. Code that a checkpoint brings along is never run, and only
             safetensors weights are read.
         dtype: of the weights in memory.
+        device: where they lie, and with them all that is measured and judged; ``"auto"``: on the
+            GPU if torch sees one (``CUDA_VISIBLE_DEVICES=`` hides it).
         progress: called as ``progress(label, done, total)``.
 
     Raises:
@@ -64,8 +70,14 @@ def load_model(
     """
     progress("loading the model", 0, 1)
     loaded = _read(locate(spec, progress), spec, dtype)
+    loaded.model.to(default_device() if device == "auto" else device)
     progress("loading the model", 1, 1)
     return loaded
+
+
+def default_device() -> torch.device:
+    """The GPU if torch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ def test_a_search_keeps_the_same_settings(searched: tuple[str, Path]) -> None:
     was, now = _stored("tiny-search.json")["searches"][goal], _run(out)
     assert now["settings"] == was["settings"]
     # What has come since: paths are stored absolute, and a run knows its loss, its weight update,
-    # the damping and shots of its recipe, and digests of what it judges on.
+    # the damping and shots of its recipe, what it starts from, and digests of what it judges on.
     assert _without_folder(now["problem"]) == was["problem"] | {
         "loss": "next-token",
         "update": "none",
@@ -278,6 +278,7 @@ def test_a_search_keeps_the_same_settings(searched: tuple[str, Path]) -> None:
         "damp_outputs": 0.1,
         "shots": 1,
         "schedule": "linear",
+        "starts": [],
         "digests": now["problem"]["digests"],
     }
 

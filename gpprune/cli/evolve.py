@@ -38,6 +38,7 @@ from gpprune.cli.options import (
     Seed,
     Shots,
     Sparsity,
+    Start,
     Strategy,
     TextSpec,
     TimeLimit,
@@ -61,13 +62,14 @@ from gpprune.discover import (
     discover,
 )
 from gpprune.discover import resume as resume_search
-from gpprune.discover.contenders import pattern_with_room
+from gpprune.discover.contenders import pattern_with_room, started
 from gpprune.discover.findings import WINNERS, Shown
 from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
 from gpprune.gp import RunDirectory, SearchSettings
+from gpprune.primitives import ALLOCATION, JOINT, METRIC
 from gpprune.primitives import metric as read_metric
 
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
@@ -85,6 +87,7 @@ def evolve_metric(
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
     order: ReportOrder = None,
+    start: Start = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _METRIC.windows,
@@ -105,7 +108,7 @@ def evolve_metric(
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order)
+    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, METRIC))
     goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
@@ -125,6 +128,7 @@ def evolve_allocation(
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
     order: ReportOrder = None,
+    start: Start = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -145,13 +149,11 @@ def evolve_allocation(
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order)
+    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, ALLOCATION))
     read_metric(metric)
+    how |= {"metric": metric, "unit": str(unit)}
     chosen = pattern_with_room(metric, pattern)
-    goal = AllocationGoal(
-        *(texts, model, sparsity, chosen, str(dtype), loss, update),
-        **{**how, "metric": metric, "unit": str(unit)},
-    )
+    goal = AllocationGoal(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
@@ -169,6 +171,7 @@ def evolve_joint(
     damp_outputs: DampOutputs = None,
     draft: Draft = None,
     order: ReportOrder = None,
+    start: Start = None,
     shots: Shots = None,
     schedule: ScheduleOption = None,
     windows: Windows = _LAYERED.windows,
@@ -189,8 +192,8 @@ def evolve_joint(
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order)
-    how["unit"] = str(unit)
+    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, JOINT))
+    how |= {"unit": str(unit)}
     goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)

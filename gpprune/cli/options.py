@@ -123,7 +123,15 @@ GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[str, _UPDATE]
 Draft = Annotated[
     str | None,
-    typer.Option("--draft", help="The update that candidates are judged by; none: masks alone."),
+    typer.Option(
+        "--draft",
+        help="The update that candidates are judged by; none: masks alone; recipe: all that their "
+        "recipe does.",
+    ),
+]
+Start = Annotated[
+    list[str] | None,
+    typer.Option("--start", help="A formula, or a run's best one, to start from; may be repeated."),
 ]
 DampInputs = Annotated[
     float | None,

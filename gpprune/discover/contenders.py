@@ -11,11 +11,12 @@ from typing import Any
 
 from gpprune.discover.stored import GOALS
 from gpprune.errors import GppruneError, UsageError
-from gpprune.gp import Archive, RunDirectory
+from gpprune.gp import Archive, Outcome, RunDirectory
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
     METRICS,
+    Language,
     allocation,
     metric,
     published,
@@ -93,10 +94,39 @@ def _best_of(path: Path, unit: str | None) -> NamedAllocation:
         own = str(run.problem.get("unit", "layer"))
         if run.problem.get("goal") != GOALS["allocation"].kind:
             raise UsageError(f"the run {path} searched for no allocation: name one that did")
-        evolved = Archive(run.outcomes(ALLOCATION)).evolved(1)
+        best = _best_evolved(run, ALLOCATION)
+    return NamedAllocation(path.name, best.text, unit or own)
+
+
+def started(given: Iterable[str] | None, language: Language) -> tuple[str, ...]:
+    """Formulas that a search starts from, as text.
+
+    Args:
+        given: each a formula, or a run directory: its best evolved one; None: there are none.
+        language: of the search.
+
+    Raises:
+        UsageError: there is no such run directory.
+        GppruneError: a run of another language, or one that has evolved nothing yet.
+    """
+    return tuple(_started(each, os.path.expanduser(each), language) for each in given or ())
+
+
+def _started(text: str, path: str, language: Language) -> str:
+    if not os.path.isdir(path):
+        check_no_path(text)
+        return text
+    with RunDirectory.open(path) as run:
+        return _best_evolved(run, language).text
+
+
+def _best_evolved(run: RunDirectory, language: Language) -> Outcome:
+    evolved = Archive(run.outcomes(language)).evolved(1)
     if not evolved:
-        raise GppruneError(f"the run {path} has no fully judged allocation yet: resume it first")
-    return NamedAllocation(path.name, evolved[0].text, unit or own)
+        raise GppruneError(
+            f"the run {run.path} has no fully judged {language.name} yet: resume it first"
+        )
+    return evolved[0]
 
 
 def pattern_of(name: str, given: str | None) -> str:

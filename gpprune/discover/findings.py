@@ -14,7 +14,7 @@ from gpprune.discover.goals import Goal
 from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import Unfit, UsageError
-from gpprune.evals import Evaluation, ModelFitness
+from gpprune.evals import RECIPE, Evaluation, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
@@ -214,8 +214,8 @@ class _Judges:
         return Finding(*shown, evolved, self._judged(choice, self.goal.update), alone)
 
     def _judged(self, choice: Choice, update: str) -> Judged:
-        order = self.goal.order
-        if update == self.goal.update and order not in (None, "dense"):
+        order, whole = self.goal.order, self.goal.draft == RECIPE
+        if update == self.goal.update and order not in (None, "dense") and not whole:
             return self._in_order(choice, order)
         validation = self.validation(choice, update)
         test = validation  # what is no number there is not judged again

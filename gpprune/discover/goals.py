@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from gpprune.discover.rivals import Rival, allocation_rivals, joint_seeds, metric_rival
 from gpprune.discover.workbench import LAYERED_TEXTS, METRIC_TEXTS, Texts, Workbench
-from gpprune.evals import (
-    NEXT_TOKEN,
-    AllocationMasking,
-    JointMasking,
-    Masking,
-    MetricMasking,
-    ModelFitness,
-)
+from gpprune.evals import NEXT_TOKEN, AllocationMasking, JointMasking, MetricMasking, ModelFitness
+from gpprune.evals.in_order import RECIPE, RecipeFitness, judging_update
+from gpprune.evals.masking import Masking
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
@@ -48,11 +44,13 @@ class Goal(ABC):
         update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
         order: in which the report prunes under the update, and the recipe: one of
             `gpprune.prune.ORDERS`; None: the report prunes as the search, in the order "dense".
-        draft: such a name, by which the search judges; None: the update's own draft, if it has one.
+        draft: such a name, by which the search judges; `RECIPE`: by all that the recipe does, order
+            and shots; None: the update's own draft, if it has one.
         damp_inputs: see `gpprune.Recipe`, as all that follow.
         damp_outputs: the search's own damping too.
-        shots: of the recipe alone; a search judges one.
-        schedule: of the recipe alone.
+        shots: of the recipe; a search judges one, unless its draft is `RECIPE`.
+        schedule: the same.
+        starts: formulas that it starts from beside the published ones.
     """
 
     texts: Texts = METRIC_TEXTS
@@ -68,6 +66,7 @@ class Goal(ABC):
     schedule: str = "linear"
     draft: str | None = None
     order: str | None = None
+    starts: tuple[str, ...] = ()
 
     kind: ClassVar[str]
     language: ClassVar[Language]
@@ -120,7 +119,10 @@ class Goal(ABC):
 
     def fitness(self, bench: Workbench, progress: Progress = silent) -> ModelFitness:
         """Judges formulas on validation text, with what `bench` holds."""
-        return ModelFitness(
+        made: Callable[..., ModelFitness] = ModelFitness
+        if self.draft == RECIPE:
+            made = partial(RecipeFitness, recipe_of=self.recipe, calibration=bench.calibration())
+        return made(
             self.masking(bench, progress=progress),
             bench.windows("validation", spread=self.spread),
             loss=bench.loss,
@@ -152,8 +154,7 @@ class Goal(ABC):
     @property
     def judged_by(self) -> Update:
         """The update that the search judges by: the goal's, or its draft."""
-        update = UPDATES.find(self.draft or self.update)
-        return update if self.draft else update.draft or update
+        return judging_update(self.update, self.draft)
 
     @property
     def own_setting(self) -> str:

@@ -15,7 +15,7 @@ from gpprune.discover.report import write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES, Loss, ModelFitness
+from gpprune.evals import LOSSES, RECIPE, Loss, ModelFitness
 from gpprune.gp import (
     PRESETS,
     RunDirectory,
@@ -25,6 +25,7 @@ from gpprune.gp import (
     SearchSettings,
     evolve,
 )
+from gpprune.primitives import Formula, parse
 from gpprune.progress import Progress, silent
 from gpprune.prune import Coverage, Loaded, Recipe, check_output
 
@@ -128,6 +129,7 @@ def discover(
         GppruneError: the model or a text cannot be had.
     """
     goal.check()
+    _starts(goal)
     shown = Shown(rivals, winners)
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
@@ -211,12 +213,16 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
         progress=progress,
     )
     bench.check_pattern(goal.pattern)
-    if goal.order not in (None, "dense"):
+    if (goal.order or ("sequential" if goal.draft == RECIPE else "dense")) != "dense":
         bench.check_chain()
     bench.test_windows(spread=goal.spread)
     bench.windows("validation", spread=goal.spread)
     bench.statistics(progress)
     return bench
+
+
+def _starts(goal: Goal) -> list[Formula]:
+    return [parse(text, goal.language) for text in goal.starts]
 
 
 def _search(
@@ -234,6 +240,7 @@ def _search(
         fitness,
         settings=settings,
         seeds=goal.seeds(),
+        starts=_starts(goal),
         canonical=goal.canonical,
         fingerprint=fitness.fingerprint,
         run=run,

@@ -7,6 +7,9 @@ from .evaluation import evaluate as evaluate
 from .evaluation import window_losses as window_losses
 from .fitness import ModelFitness as ModelFitness
 from .fitness import copy_as as copy_as
+from .in_order import RECIPE as RECIPE
+from .in_order import RecipeFitness as RecipeFitness
+from .in_order import judging_update as judging_update
 from .losses import LOSSES as LOSSES
 from .losses import NEXT_TOKEN as NEXT_TOKEN
 from .losses import Loss as Loss

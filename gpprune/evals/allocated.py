@@ -60,6 +60,11 @@ class AllocationMasking(Masking):
             progress("ranking the scores", done, len(self.layers))
         self._variants = {(self.sparsity, self.allocator.unit): self}
 
+    @property
+    def stated(self) -> dict[str, str]:
+        """Its unit too."""
+        return {**super().stated, "unit": self.allocator.unit}
+
     def under(self, *, sparsity: float | None = None, unit: str | None = None) -> AllocationMasking:
         """The same metric at another sparsity or for another unit; it shares ranks and reductions.
 

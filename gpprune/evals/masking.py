@@ -77,6 +77,11 @@ class Masking(ABC):
         starts = accumulate(sizes, initial=0) if self._holds else repeat(0)
         self._starts = dict(zip(self.layers, starts, strict=False))
 
+    @property
+    def stated(self) -> dict[str, str]:
+        """What a recipe says of it, beside formulas and sparsity."""
+        return {"pattern": self.pattern.text}
+
     @abstractmethod
     def masks(self, formula: Formula) -> Iterator[Masked]:
         """Every layer with its mask, in the model's order.

@@ -53,6 +53,7 @@ class Engine:
         fingerprint: Fingerprint | None,
         state: State,
         archive: Archive,
+        starts: Sequence[Formula] = (),
     ) -> None:
         """Prepare a search.
 
@@ -64,9 +65,10 @@ class Engine:
             fingerprint: says of a canonical form what it does, None where nothing does.
             state: where to go on from.
             archive: all outcomes so far; whoever judges adds to it.
+            starts: formulas of earlier searches that generation 0 judges beside the seeds.
 
         Raises:
-            UsageError: a seed is of another language.
+            UsageError: a seed or a start is of another language.
         """
         self.settings = settings
         self.state = state
@@ -74,13 +76,15 @@ class Engine:
         self.language = language
         self._canonical = canonical
         self._fingerprint = fingerprint
-        for name, seed in seeds.items():
+        given = {**seeds, **{start.text: start for start in starts}}
+        for name, seed in given.items():
             if seed.language is not language:
                 raise UsageError(
                     f"the seed {name!r} is a {seed.language.name} formula, but the search is for"
                     f" {language.name} formulas: leave it out"
                 )
         self._seeds = {name: canonical(seed) for name, seed in seeds.items()}
+        self._starts = [canonical(start) for start in starts]
         self._breeder = Breeder(language, settings, self._seeds)
 
     def ask(self) -> list[Candidate]:
@@ -137,12 +141,14 @@ class Engine:
 
     def _seed_candidates(self, known: _Known) -> tuple[list[Candidate], int]:
         asked: list[Candidate] = []
-        for name, formula in self._seeds.items():
-            candidate = self._unless_known(known, formula, seed_origin(name))
+        given = [(formula, seed_origin(name)) for name, formula in self._seeds.items()]
+        given += [(formula, "start") for formula in self._starts]
+        for formula, origin in given:
+            candidate = self._unless_known(known, formula, origin)
             if candidate is not None:
                 known.add(candidate)
                 asked.append(candidate)
-        return asked, len(self._seeds) - len(asked)
+        return asked, len(given) - len(asked)
 
     def _unless_known(
         self, known: _Known, formula: Formula, origin: str, parents: tuple[str, ...] = ()

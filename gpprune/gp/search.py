@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -84,6 +84,7 @@ def evolve(
     *,
     settings: SearchSettings | None = None,
     seeds: Mapping[str, Formula] | None = None,
+    starts: Sequence[Formula] = (),
     canonical: Callable[[Formula], Formula] = Formula.canonical,
     fingerprint: Callable[[Formula], str | None] | None = None,
     run: RunDirectory | None = None,
@@ -97,6 +98,8 @@ def evolve(
         settings: what the search does; by default the run's settings, or `SearchSettings()`.
         seeds: formulas to start from, by name; judged on all cases. A call that resumes a run
             must give the same.
+        starts: formulas to start from that count as evolved, as those of an earlier search. A call
+            that resumes a run must give the same.
         canonical: brings formulas that are the same candidate to one form.
         fingerprint: says of a canonical form what it does, where that is cheaper to tell than how
             good it is: of formulas with one fingerprint the first is judged, the others are the
@@ -124,7 +127,8 @@ def evolve(
             stack.enter_context(run.exclusive())
             archive, state = Archive(run.outcomes(language)), run.state()
             _check_cases(archive, fitness, run)
-        engine = Engine(language, chosen, seeds or {}, canonical, fingerprint, state, archive)
+        told = (canonical, fingerprint, state, archive, starts)
+        engine = Engine(language, chosen, seeds or {}, *told)
         return _Search(engine, fitness, run, observer).run()
 
 

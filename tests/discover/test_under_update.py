@@ -165,6 +165,47 @@ def test_a_report_in_an_order_is_what_the_recipe_prunes(
             assert ordered.masks_alone.test.figure == dense.masks_alone.test.figure
 
 
+CORRECTED = {"update": "admm", "order": "corrected"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        (gpprune.MetricGoal, CORRECTED),
+        (gpprune.MetricGoal, {"update": "least-squares", "order": "dense", "shots": 2}),
+        (gpprune.MetricGoal, {"update": "none"}),
+        (gpprune.AllocationGoal, CORRECTED),
+        (gpprune.JointGoal, {"update": "least-squares"}),
+    ],
+)
+def test_a_search_may_judge_by_all_that_its_recipe_does(
+    kind: Any, how: dict[str, Any], goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    common = {"dtype": "float32", "sparsity": 0.6, "draft": "recipe"}
+    other = kind(goal.texts, goal.model, **common, **how)
+    out, settings = tmp_path / "run", FEW.replaced(offspring=3, generations=1, race_z=99)
+    found = gpprune.discover(other, out=out, settings=settings, rivals="best", winners=1)
+    (winner,) = found.winners
+    (best,) = found.result.archive.evolved(1)
+    assert winner.formula.text == best.text
+    assert winner.validation.mean == pytest.approx(best.fitness)
+    recipe = gpprune.Recipe.read(out / "recipe.json")
+    gpprune.prune_to(tmp_path / "pruned", recipe, model=other.model, texts=other.texts)
+    bench, model = ready(other), gpprune.load_model(str(tmp_path / "pruned")).model
+    windows = bench.windows("validation", spread=other.spread)
+    assert evaluate(model, windows).mean == pytest.approx(best.fitness, rel=1e-5)
+    rival = found.rivals[0]  # perhaps in a setting of its own
+    setting = {other.varied: rival.setting}
+    pruned = bench.pruned(
+        replace(other, **setting).recipe(rival.formula), [windows], other.order or "sequential"
+    )
+    assert rival.validation.mean == pytest.approx(pruned[0].mean, rel=1e-5)
+    for finding in found.findings:
+        assert (finding.masks_alone is None) == (other.update == "none")
+        if finding.masks_alone is not None:
+            assert finding.masks_alone.test.figure != finding.test.figure
+
+
 def test_what_an_order_needs_is_said_before_the_search(
     goal: gpprune.MetricGoal, tmp_path: Path
 ) -> None:
@@ -179,6 +220,8 @@ def test_what_an_order_needs_is_said_before_the_search(
     with pytest.raises(GppruneError, match="not a plain chain"):
         gpprune.discover(chained, out=tmp_path / "run", loaded=loaded)
     assert not (tmp_path / "run").exists()
+    with pytest.raises(GppruneError, match="not a plain chain"):
+        gpprune.discover(replace(goal, draft="recipe"), out=tmp_path / "run", loaded=loaded)
 
 
 def test_a_formula_that_is_unfit_on_pruned_states_loses_no_report(goal: gpprune.MetricGoal) -> None:

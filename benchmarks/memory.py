@@ -1,9 +1,10 @@
 """Memory that calibrating curvature takes, on a random model and on one with more blocks.
 
-    python -m benchmarks.memory [--hidden 768] [--blocks 6] [--times 4]
+    python -m benchmarks.memory [--hidden 768] [--blocks 6] [--times 4] [--update refit]
 
 Each is measured in a process of its own, on Linux: the most that is resident while the Gram
-matrices of inputs and gradients (`aaT`, `ggT`) are measured, less what was before, the model.
+matrices of inputs and gradients (`aaT`, `ggT`) are measured, less what was before, the model. With
+``--update`` the model is pruned and updated by them, too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import transformers
 
 from benchmarks.flags import parser_of, positive
 from gpprune.errors import UsageError
-from gpprune.prune import calibrate
+from gpprune.prune import ORDERS, UPDATES, Recipe, calibrate, prune_model
 
 STATISTICS = ("aaT", "ggT")
+_HANDED_ON = ("hidden", "samples", "length", "update", "order")
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -31,15 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=positive, default=4, help="how many times as many blocks")
     parser.add_argument("--samples", type=positive, default=2)
     parser.add_argument("--length", type=positive, default=128)
+    parser.add_argument("--update", choices=list(UPDATES), default="none")
+    parser.add_argument("--order", choices=ORDERS, default="dense", help="of pruning")
     parser.add_argument("--child", action="store_true", help="measure one model, print bytes")
     given = parser.parse_args(arguments)
     if given.child:
-        print(peak(given.hidden, given.blocks, given.samples, given.length))
+        tokens = torch.randint(256, (given.samples, given.length))
+        print(peak(given.hidden, given.blocks, tokens, given.update, given.order))
         return
     found = []
     for blocks in (given.blocks, given.times * given.blocks):
         command = [sys.executable, "-m", "benchmarks.memory", "--child", f"--blocks={blocks}"]
-        command += [f"--{n}={getattr(given, n)}" for n in ("hidden", "samples", "length")]
+        command += [f"--{name}={getattr(given, name)}" for name in _HANDED_ON]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             raise UsageError(f"measuring {blocks} blocks failed: {run.stderr.strip()}")
@@ -48,31 +53,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{given.times} times the blocks take {found[1] / found[0]:.2f} times the memory")
 
 
-def peak(hidden: int, blocks: int, samples: int, length: int) -> int:
-    """The most resident bytes while a random model is calibrated, less those before it.
+def peak(hidden: int, blocks: int, tokens: torch.Tensor, update: str, order: str) -> int:
+    """The most resident bytes while a random model is calibrated or pruned, less those before it.
 
     Args:
         hidden: width of the model.
         blocks: decoder blocks.
-        samples: calibration sequences.
-        length: tokens of each.
+        tokens: `[samples, length]`, int64: the calibration text.
+        update: of the weights that stay; "none": the model is calibrated alone.
+        order: of pruning.
 
     Raises:
         UsageError: this is not Linux.
     """
     if not _RESET.exists():
         raise UsageError(f"the peak of a process's memory is read from {_STATUS}: run on Linux")
-    tokens = torch.randint(256, (samples, length))
-    _calibrate(_model(64, 1), tokens)  # what the libraries load once
+    _run(_model(64, 1), tokens, update, order)  # what the libraries load once
     model = _model(hidden, blocks)
     _RESET.write_text("5")  # the peak begins anew
     before = _status("VmRSS")
-    _calibrate(model, tokens)
+    _run(model, tokens, update, order)
     return _status("VmHWM") - before
 
 
-def _calibrate(model: transformers.PreTrainedModel, tokens: torch.Tensor) -> None:
-    calibrate(model, tokens, STATISTICS)
+def _run(
+    model: transformers.PreTrainedModel, tokens: torch.Tensor, update: str, order: str
+) -> None:
+    if update == "none":
+        calibrate(model, tokens, STATISTICS)
+        return
+    recipe = Recipe(metric="kron-obd", sparsity=0.5, pattern="layer", update=update)
+    prune_model(model, recipe, tokens, order=order)
 
 
 def _model(hidden: int, blocks: int) -> transformers.PreTrainedModel:

@@ -29,6 +29,7 @@ BENCHMARKS = (
     "protocol",
     "search",
     "seeds",
+    "stages",
     "updates",
 )
 LAYER = "model.layers.1.mlp.down_proj"
@@ -105,9 +106,17 @@ def test_masks_are_held_against_sorts_and_equal_theirs(ran: Ran):
     assert said.count("20 of 20 masks with ties, constants and infinities equal") == 3
 
 
+def test_stages_are_each_given_their_seconds(ran: Ran):
+    found = ran("stages", "--samples", 2, "--length", 16, "--blocks", 2, "--hidden", 36)
+    assert len(re.findall(r" \d+\.\d\d ", found)) == 7
+    assert "kron-admm, corrected" in found
+
+
 def test_memory_is_held_against_that_of_fewer_blocks(ran: Ran):
-    found = ran("memory", "--hidden", 64, "--blocks", 1, "--times", 2, "--length", 16)
-    assert re.search(r"1 blocks: +[-.0-9]+ MiB.*\n +2 blocks: .*\n2 times .* times the m", found)
+    small = ("--hidden", 64, "--blocks", 1, "--times", 2, "--length", 16)
+    for update in ("none", "admm"):
+        found = ran("memory", *small, "--update", update)
+        assert re.search(r"1 blocks: +[-.0-9]+ MiB.*\n +2 blocks: .*\n2 times .* the memory", found)
 
 
 def test_bandwidth_is_held_against_a_copy(ran: Ran):

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gpprune"
 
 # primitives <- compile <- prune <- evals <- cli, and primitives <- compile <- gp <- cli.
 # What every room may use: errors, progress, tables of entries, files that appear whole.
-BASE = ("errors", "files", "memory", "progress", "tables")
+BASE = ("errors", "files", "memory", "progress", "scratch", "tables")
 
 # The floors, lowest first: whoever stands later may import those named, whole rooms here.
 ROOMS: dict[str, tuple[str, ...]] = {

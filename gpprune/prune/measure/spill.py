@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import weakref
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
+from tempfile import gettempdir
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpprune.errors import GppruneError
+from gpprune.scratch import Scratch
 
 
 class Shelf:
@@ -33,7 +32,7 @@ class Shelf:
         self._limit = limit
         self._held: dict[Hashable, Tensor] = {}
         self._filed: dict[Hashable, tuple[Path, torch.device]] = {}
-        self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self._written = 0
 
     def put(self, key: Hashable, tensor: Tensor) -> None:
@@ -42,11 +41,9 @@ class Shelf:
             self._held[key] = tensor
             return
         try:
-            if self._folder is None:
-                self._folder = Path(mkdtemp(prefix="gpprune-"))
-                # Also where nobody calls `close`, and at the end of the process.
-                self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
-            path = self._folder / f"{self._written}.safetensors"
+            if self._scratch is None:
+                self._scratch = Scratch()
+            path = self._scratch.path / f"{self._written}.safetensors"
             self._written += 1
             save_file({"tensor": tensor.detach().cpu().contiguous()}, path)
         except (OSError, SafetensorError) as error:
@@ -78,9 +75,9 @@ class Shelf:
         """Let everything go."""
         self._held.clear()
         self._filed.clear()
-        if self._folder is not None:
-            self._remove()
-            self._folder = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
     def __enter__(self) -> Shelf:
         return self

@@ -150,6 +150,34 @@ def test_the_end_of_the_process_leaves_no_file(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_what_a_killed_process_leaves_goes_with_the_next_one(folder: Path) -> None:
+    code = (
+        "import torch; from gpprune.prune.measure.spill import Shelf; s = Shelf();"
+        "s.put(1, torch.ones(3)); print('kept', flush=True); input()"
+    )
+    environment = {**os.environ, "TMPDIR": str(folder)}
+
+    def started() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code]
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        assert child.stdout is not None and child.stdout.readline() == "kept\n"
+        return child
+
+    killed = started()
+    (left,) = folder.iterdir()
+    living = started()
+    assert len(list(folder.iterdir())) == 2  # what is in use stays
+    killed.kill()
+    killed.communicate()
+    other = started()
+    assert left not in folder.iterdir()
+    assert len(list(folder.iterdir())) == 2
+    for child in (living, other):
+        child.communicate("\n")
+    assert not list(folder.iterdir())
+
+
 def test_a_directory_that_cannot_be_written_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

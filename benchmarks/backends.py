@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.alone:
         print(json.dumps(_seconds(given)))
         return
-    count = len(first_layers(linear_layers(load_model(given.model).model), given.layers))
+    count = len(
+        first_layers(linear_layers(load_model(given.model, device="cpu").model), given.layers)
+    )
     found = {backend: _apart(backend, given) for backend in given.backends}
     last = given.backends[-1]
     print_table(
@@ -98,7 +100,9 @@ def _apart(backend: str, given: argparse.Namespace) -> list[float]:
 
 
 def _seconds(chosen: argparse.Namespace) -> list[float]:
-    layers = first_layers(linear_layers(load_model(chosen.model).model), chosen.layers)
+    layers = first_layers(
+        linear_layers(load_model(chosen.model, device="cpu").model), chosen.layers
+    )
     os.environ["GPPRUNE_CACHE"] = os.environ[_CACHE]
     weights = [layer.weight.detach() for layer in layers.values()]
     machine.built()

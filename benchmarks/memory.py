@@ -34,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=positive, default=2)
     parser.add_argument("--length", type=positive, default=128)
     parser.add_argument("--update", choices=list(UPDATES), default="none")
-    parser.add_argument("--order", choices=ORDERS, default="dense", help="of pruning")
+    parser.add_argument("--order", choices=ORDERS, default="dense", help="of --update")
     parser.add_argument("--child", action="store_true", help="measure one model, print bytes")
     given = parser.parse_args(arguments)
+    if given.order != "dense" and given.update == "none":
+        parser.error(f"--order {given.order} is of an update, and there is none: give --update")
     if given.child:
         tokens = torch.randint(256, (given.samples, given.length))
         print(peak(given.hidden, given.blocks, tokens, given.update, given.order))

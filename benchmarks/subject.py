@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from gpprune.discover import MetricGoal, Texts, Workbench
-from gpprune.prune import LinearLayer
+from gpprune.prune import LinearLayer, load_model
 
 SAMPLES = 2  # calibration sequences: what a statistic is costs a kernel no time
 
@@ -19,7 +19,8 @@ def workbench(model: str, length: int, windows: int = 1) -> Workbench:
         windows: how many windows are judged.
     """
     texts = Texts(windows=windows, window_length=length, calibration_samples=SAMPLES)
-    return Workbench(model, texts, names=MetricGoal().statistics)
+    loaded = load_model(model, device="cpu")  # it is the CPU's backends that are measured
+    return Workbench(loaded, texts, names=MetricGoal().statistics)
 
 
 def first_layers(layers: dict[str, LinearLayer], count: int | None) -> dict[str, LinearLayer]:

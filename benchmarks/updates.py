@@ -21,6 +21,7 @@ from gpprune.prune import (
     UPDATES,
     calibrate,
     linear_layers,
+    load_model,
     predicted_increase,
     prune_layer,
     prune_mask,
@@ -55,7 +56,8 @@ def measure(
         updates: names of `UPDATES`.
     """
     texts = Texts(windows=1, window_length=length, calibration_samples=samples)
-    bench = Workbench(model, texts, dtype="float32", names=READS)
+    loaded = load_model(model, device="cpu")
+    bench = Workbench(loaded, texts, dtype="float32", names=READS)
     chosen = first_layers(linear_layers(bench.loaded.model), layers)
     names = list(dict.fromkeys([RIVAL, *updates]))
     seconds, costs = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)

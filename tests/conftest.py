@@ -29,6 +29,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU from tests that are not for it: what they load would else lie there."""
+    chosen = config.getoption("markexpr")
+    if "gpu" not in chosen or "not gpu" in chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 VOCABULARY = 512
 _STEPS = 60  # enough for the losses to tell a good mask from a bad one, in a few seconds
 _END = "<|endoftext|>"

@@ -19,6 +19,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "standin"
 _CPU = torch.device("cpu")
+_ELSEWHERE = 1 << 60  # native code that reads at such an address crashes, as on a GPU's
 # These take tensors of two devices on CUDA, too: copies, and indices that lie on the CPU.
 _MIXING = {"aten::_to_copy", "aten::copy_", "aten::copy"}
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -104,7 +105,7 @@ class _There(Tensor):
         return _run(func, args, dict(kwargs or {}))
 
     def data_ptr(self) -> int:
-        return self.own.data_ptr()
+        return self.own.data_ptr() + _ELSEWHERE
 
     def tolist(self) -> Any:
         return self.own.tolist()

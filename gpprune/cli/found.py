@@ -7,6 +7,7 @@ import shlex
 from gpprune.cli.console import print_table, say, shown, tell
 from gpprune.discover import RECIPE_FILE, Discovery, MetricGoal
 from gpprune.discover.report import screening_line
+from gpprune.evals import RECIPE
 
 
 def print_discovery(found: Discovery) -> None:
@@ -37,7 +38,7 @@ def print_discovery(found: Discovery) -> None:
     print_table(columns, rows, title=title, numbers=["validation", "test"])
     if found.screening is not None:
         say(screening_line(found.screening))
-    if goal.shots > 1:
+    if goal.shots > 1 and goal.draft != RECIPE:
         say(f"searched under one shot; the recipe prunes in {goal.shots}")
     _print_hints(found)
 

@@ -107,7 +107,10 @@ def run(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        _say("out of memory: free some, or take a smaller model, or fewer or shorter windows")
+        _say(
+            "out of memory: free some, or take a smaller model, or fewer or shorter windows; of a "
+            "GPU, CUDA_VISIBLE_DEVICES= computes without it"
+        )
         return 1
     except OSError as error:
         # nobody reads our output, or its disk is full; Python would complain again at its end

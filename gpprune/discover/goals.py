@@ -43,7 +43,7 @@ class Goal(ABC):
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         update: what happens to the weights that stay, a name of `gpprune.prune.UPDATES`.
         order: in which the report prunes under the update, and the recipe: one of
-            `gpprune.prune.ORDERS`; None: the report prunes as the search, in the order "dense".
+            `gpprune.prune.ORDERS`; None: "dense", or "sequential" where the draft is `RECIPE`.
         draft: such a name, by which the search judges; `RECIPE`: by all that the recipe does, order
             and shots; None: the update's own draft, if it has one.
         damp_inputs: see `gpprune.Recipe`, as all that follow.

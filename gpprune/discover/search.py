@@ -88,6 +88,8 @@ class Discovery:
             "pattern": goal.pattern,
             "update": goal.update,
             "order": goal.order,
+            "draft": goal.draft,
+            "starts": list(goal.starts),
             "shots": goal.shots,
             "loss": goal.loss,
             "evaluated": self.result.evaluated,
@@ -209,7 +211,7 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
         dtype=goal.dtype,
         loss=goal.loss,
         reads=[(texts.text, "validation"), (texts.calibration_text, "calibration")],
-        names=goal.statistics,
+        names=goal.statistics.union(*(start.names for start in _starts(goal))),
         progress=progress,
     )
     bench.check_pattern(goal.pattern)
@@ -222,7 +224,12 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
 
 
 def _starts(goal: Goal) -> list[Formula]:
-    return [parse(text, goal.language) for text in goal.starts]
+    """What the search starts from, as it keeps formulas.
+
+    Raises:
+        FormulaError: something is no formula of the goal, or none that prunes.
+    """
+    return [goal.canonical(parse(text, goal.language)) for text in goal.starts]
 
 
 def _search(

@@ -26,9 +26,15 @@ _GOAL, _DIGESTS = "goal", "digests"
 def problem_of(goal: Goal, bench: Workbench) -> dict[str, Any]:
     """The [problem] of a run directory: the goal, and digests of what it judges on.
 
-    Paths are stored absolute, so that the run goes on from any directory.
+    Paths are stored absolute, so that the run goes on from any directory, and the dtype is the one
+    that is judged in, so that it does on any machine.
     """
-    settled = replace(goal, model=_settled_model(goal.model), texts=goal.texts.settled())
+    settled = replace(
+        goal,
+        model=_settled_model(goal.model),
+        texts=goal.texts.settled(),
+        dtype=str(bench.dtype).removeprefix("torch."),
+    )
     return {**settled.stored(), _DIGESTS: bench.digests()}
 
 

@@ -77,9 +77,7 @@ class ModelFitness:
             UsageError: the windows are impossible, or there is no such update.
         """
         check_windows(windows)
-        self.masking = masking
-        self.windows = windows
-        self.loss = loss
+        self.masking, self.windows, self.loss = masking, windows, loss
         self._update = UPDATES.find(update) if isinstance(update, str) else update
         self._damping = damping
         self._model = copy_as(masking.model, dtype)
@@ -111,10 +109,8 @@ class ModelFitness:
         if masking is self.masking and wanted is self._update:
             return self
         other = copy.copy(self)
-        other.masking = masking
-        other._update = wanted
-        other._known = {}
-        other._drawn = None
+        other.masking, other._update = masking, wanted
+        other._known, other._drawn = {}, None
         return other
 
     @property
@@ -149,7 +145,7 @@ class ModelFitness:
             Unfit, UsageError: as `Masking.masks`.
         """
         prepared = self._count()
-        identity = self.masking.identity(formula)
+        identity = self._identity(formula)
         if identity not in self._known:
             self._write_of(formula)
         known = self._known.setdefault(identity, [])
@@ -167,6 +163,9 @@ class ModelFitness:
             return known[start:stop]
 
         return trial
+
+    def _identity(self, formula: Formula) -> Hashable:
+        return self.masking.identity(formula)
 
     def estimate(self, formula: Formula) -> float | None:
         """What the curvature says that pruning by a formula adds to the loss, without judging it.

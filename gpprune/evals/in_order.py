@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from torch import Tensor
 
-from gpprune.errors import Unfit
+from gpprune.errors import GppruneError, Unfit, UsageError
 from gpprune.evals.fitness import ModelFitness, copy_as
 from gpprune.evals.masking import Masking
 from gpprune.primitives import Formula
@@ -69,6 +69,18 @@ class RecipeFitness(ModelFitness):
         same = next(masking.model.parameters()).dtype == next(self._model.parameters()).dtype
         self._whole = self._model if same else copy_as(masking.model)
 
+    def fingerprint(self, formula: Formula) -> str | None:
+        """As the masking's, if formulas that prune the dense model alike prune alike."""
+        return super().fingerprint(formula) if self._is_told_by_masks(formula) else None
+
+    def _identity(self, formula: Formula) -> Hashable:
+        return super()._identity(formula) if self._is_told_by_masks(formula) else formula.text
+
+    def _is_told_by_masks(self, formula: Formula) -> bool:
+        """Whether it gives other models zeros as it does the dense one: later shots ask again."""
+        recipe = self._recipe_of(formula)
+        return self._update is not self._own or recipe.shots == 1 or recipe.allocation == "uniform"
+
     def estimate(self, formula: Formula) -> None:
         """Nothing: the curvature of the dense model says little of later blocks."""
 
@@ -80,13 +92,17 @@ class RecipeFitness(ModelFitness):
         if self._state.content == content:
             return
         self._state.content = None
-        if not self.masking.metric_of(formula).names:
-            raise Unfit("no terminal: the formula is a constant")
+        next(iter(self.masking.masks(formula)))  # what a masking refuses is refused here, too
         layers = linear_layers(self._whole)
         for name, dense in self.masking.layers.items():
             layers[name].write(dense.weight)
         recipe = self._recipe_of(formula).model_copy(update=self.masking.stated)
-        prune_model(self._whole, recipe, self._calibration, dense=self.masking.statistics)
+        try:
+            prune_model(self._whole, recipe, self._calibration, dense=self.masking.statistics)
+        except UsageError:
+            raise
+        except GppruneError as error:  # what is measured is of what the formula has pruned
+            raise Unfit(str(error)) from error
         if self._whole is not self._model:
             for name, layer in layers.items():
                 self._pruned[name].write(layer.weight)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from gpprune.errors import UsageError
 from gpprune.gp.archive import Archive, fittest, ranked
 from gpprune.gp.breeding import Breeder, Draft
-from gpprune.gp.outcome import Candidate, Outcome, seed_origin
+from gpprune.gp.outcome import START, Candidate, Outcome, seed_origin
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
 from gpprune.gp.variation import reproducible
@@ -142,7 +142,7 @@ class Engine:
     def _seed_candidates(self, known: _Known) -> tuple[list[Candidate], int]:
         asked: list[Candidate] = []
         given = [(formula, seed_origin(name)) for name, formula in self._seeds.items()]
-        given += [(formula, "start") for formula in self._starts]
+        given += [(formula, START) for formula in self._starts]
         for formula, origin in given:
             candidate = self._unless_known(known, formula, origin)
             if candidate is not None:

@@ -9,6 +9,8 @@ from gpprune.primitives import Formula, Language, parse
 
 _CONSTANT = re.compile(r"(?<![\w.])-?[0-9.]+(?:e[+-]?[0-9]+)?(?!\w)")
 _SEED = "seed "
+START = "start"
+"""The origin of a formula that an earlier search has found, say."""
 
 
 def seed_origin(name: str) -> str:
@@ -45,8 +47,13 @@ class Candidate:
 
     @property
     def seeded(self) -> bool:
-        """Whether the search began with it."""
+        """Whether it is a seed: one that the search compares what it finds with."""
         return self.origin.startswith(_SEED)
+
+    @property
+    def given(self) -> bool:
+        """Whether it was given to the search: a seed, or what it started from."""
+        return self.seeded or self.origin == START
 
     def parsed(self, language: Language) -> Formula:
         """The formula itself; one that was read from a disk is parsed once, when first asked for.

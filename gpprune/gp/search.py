@@ -172,7 +172,7 @@ class _Search:
         racing = False
         self._notify(asked, outcomes, None)
         for candidate in asked:
-            if not candidate.seeded and not racing:  # fixed here for all that race
+            if not candidate.given and not racing:  # fixed here for all that race
                 reference, racing = self.engine.reference(outcomes), True
             outcome = self.engine.archive.get(candidate.key)
             if outcome is None:

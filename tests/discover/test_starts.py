@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,14 @@ def origins(run_directory: Path) -> dict[str, str]:
         return {outcome.text: outcome.origin for outcome in opened.outcomes()}
 
 
-def test_a_start_is_judged_in_generation_0_and_counts_as_evolved(
-    tiny_model_dir: Path, text_file: Path
-) -> None:
-    texts = Texts(
-        str(text_file), str(text_file), windows=3, window_length=32, calibration_samples=3
-    )
-    goal = gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32", starts=(OWN, OWN))
+@pytest.fixture
+def goal(tiny_model_dir: Path, text_file: Path) -> gpprune.MetricGoal:
+    text = str(text_file)
+    texts = Texts(text, text, windows=3, window_length=32, calibration_samples=3)
+    return gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32", starts=(OWN, OWN))
+
+
+def test_a_start_is_judged_in_generation_0_and_counts_as_evolved(goal: gpprune.MetricGoal) -> None:
     found = gpprune.discover(goal, settings=SMALL, rivals="best", winners=99)
     (start,) = (o for o in found.result.outcomes if o.origin == "start")
     assert start.generation == 0
@@ -47,7 +49,7 @@ def test_a_start_is_judged_in_generation_0_and_counts_as_evolved(
     # a published formula is a seed, whoever names it
     wanda = gpprune.published["wanda"].text
     again = gpprune.discover(
-        gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32", starts=(wanda,)),
+        replace(goal, starts=(wanda,)),
         settings=SMALL.replaced(generations=0, strategy="random", population=1),
     )
     assert not [o for o in again.result.outcomes if o.origin == "start"]
@@ -66,9 +68,40 @@ def test_a_command_starts_from_formulas_and_runs(
     found = origins(second)
     assert found[best["formula"]] == "start"
     assert list(found.values()).count("start") == 2
-    # a resumed run starts from the same
-    assert run(["resume", str(second), "--generations", "1", "--rivals", "best", "--json"]) == 0
-    assert list(origins(second).values()).count("start") == 2
+
+
+def test_a_run_that_is_broken_off_in_its_first_generation_starts_from_the_same(
+    goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    judged = 0
+
+    def interrupts(event: gpprune.gp.SearchEvent) -> None:
+        nonlocal judged
+        judged += event.outcome is not None
+        if judged == 3:
+            raise KeyboardInterrupt
+
+    whole = gpprune.discover(goal, out=tmp_path / "whole", settings=SMALL, rivals="best")
+    with pytest.raises(KeyboardInterrupt):
+        gpprune.discover(goal, out=tmp_path / "run", settings=SMALL, observer=interrupts)
+    assert "start" not in origins(tmp_path / "run").values()
+    again = gpprune.resume(tmp_path / "run", rivals="best")
+    assert origins(tmp_path / "run") == origins(tmp_path / "whole")
+    assert [f.formula.text for f in again.findings] == [f.formula.text for f in whole.findings]
+
+
+def test_what_a_start_reads_is_measured(goal: gpprune.MetricGoal) -> None:
+    assert not gpprune.primitives.STATISTICS["D"].searched
+    reads = "mul(abs(W), div(1, D))"
+    for changes in ({}, {"update": "least-squares", "draft": "recipe"}):
+        found = gpprune.discover(
+            replace(goal, starts=(reads,), **changes),
+            settings=SMALL.replaced(generations=0),
+            winners=99,
+        )
+        (start,) = (o for o in found.result.outcomes if o.origin == "start")
+        assert start.full
+        assert any(w.formula.text == start.text for w in found.winners)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +110,7 @@ def test_a_command_starts_from_formulas_and_runs(
         ("metric", "mul(W", "an argument of mul is missing"),
         ("metric", "joint(abs(W), 0)", "joint"),
         ("joint", "abs(W)", "where Joint is needed"),
+        ("joint", "joint(1, 0)", "is a constant: it orders nothing"),
         ("metric", "no/such/run", "no run directory 'no/such/run'"),
     ],
 )

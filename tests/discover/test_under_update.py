@@ -21,7 +21,7 @@ from gpprune.discover.plots import summary_figure
 from gpprune.discover.report import screening_line
 from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import GppruneError, Unfit, UsageError
 from gpprune.evals import evaluate
 from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
@@ -204,6 +204,47 @@ def test_a_search_may_judge_by_all_that_its_recipe_does(
         assert (finding.masks_alone is None) == (other.update == "none")
         if finding.masks_alone is not None:
             assert finding.masks_alone.test.figure != finding.test.figure
+
+
+def test_what_later_shots_give_is_not_told_by_the_dense_model_s_zeros(
+    goal: gpprune.MetricGoal,
+) -> None:
+    how: dict[str, Any] = {"dtype": "float32", "sparsity": 0.7, "update": "none", "unit": "block"}
+    for shots in (1, 3):
+        other = gpprune.AllocationGoal(
+            *(goal.texts, goal.model), **how, draft="recipe", order="dense", shots=shots
+        )
+        bench = ready(other)
+        fitness = other.fitness(bench)
+        # alike on the dense model, whose first block has the wider weights
+        first, second = (
+            gpprune.allocation(text) for text in ("spread(depth, -0.3)", "spread(std(W), 0.3)")
+        )
+        assert fitness.masking.fingerprint(first) == fitness.masking.fingerprint(second)
+        windows = bench.windows("validation", spread=True)
+        losses = [fitness.prepare(formula)(0, fitness.cases) for formula in (first, second)]
+        for formula, own in zip((first, second), losses, strict=True):
+            (pruned,) = bench.pruned(other.recipe(formula), [windows], "dense")
+            assert own == pytest.approx(pruned.losses.tolist(), rel=1e-5)
+        assert (fitness.fingerprint(first) is None) == (shots == 3)
+        assert (losses[0] == losses[1]) == (shots == 1)
+
+
+def test_what_cannot_be_pruned_by_is_unfit_under_the_whole_recipe(goal: gpprune.MetricGoal) -> None:
+    other = replace(goal, update="least-squares", draft="recipe")
+    fitness = other.fitness(ready(other))
+    for text in ("min(abs(W), -1)", "max(tanh(W), 2)"):
+        with pytest.raises(Unfit, match="all scores of"):
+            fitness.prepare(gpprune.parse(text))
+
+    def cannot(*_: object) -> torch.Tensor:
+        raise GppruneError("the curvature cannot be inverted")
+
+    with UPDATES.including(Update("cannot", "fails", cannot)):
+        failing = replace(goal, update="cannot", draft="recipe")
+        fitness = failing.fitness(ready(failing))
+        with pytest.raises(Unfit, match="cannot be inverted"):
+            fitness.prepare(gpprune.published["wanda"])
 
 
 def test_what_an_order_needs_is_said_before_the_search(

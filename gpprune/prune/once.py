@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError
+from gpprune.memory import give_back
 from gpprune.progress import Progress
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
@@ -220,6 +221,7 @@ def _prune_dense(job: _Job) -> None:
     for done, (name, layer) in enumerate(job.layers.items(), start=1):
         held = statistics.pop(name)  # may hold more, and read it from disk
         job.prune(layer, {each: held[each] for each in job.reads})
+        give_back()
         job.report(done, len(job.layers))
 
 
@@ -267,6 +269,7 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
             cut_off |= bool(known)
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
+        give_back()
         job.report(index + 1, len(runner))
 
 

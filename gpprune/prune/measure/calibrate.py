@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
+from gpprune.memory import give_back
 from gpprune.primitives import STATISTICS
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.accumulator import Extent
@@ -118,6 +119,7 @@ class _Found:
         self._extent = extent
         self._cut_off = cut_off
         self._library = Library()
+        self._shared: dict[int, tuple[int, Tensor]] = {}  # numbers of wide ones, by identity
         self._own: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         self._numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
@@ -130,17 +132,23 @@ class _Found:
             with measuring.watching(self._model):
                 yield
             measuring.check_reached(self._cut_off)
-            shared: dict[int, tuple[int, Tensor]] = {}  # numbers of wide tensors, by identity
             for name in layers:
-                for statistic, value in measuring.statistics(name, self._extent).items():
-                    if STATISTICS[statistic].type is not None:
-                        self._own[name][statistic] = value
-                        continue
-                    if id(value) not in shared:
-                        shared[id(value)] = (self._library.put(value), value)
-                    self._numbers[name][statistic] = shared[id(value)][0]
+                self._keep(name, measuring.statistics(name, self._extent))
+            del measuring
+            self._shared.clear()
+            give_back()
 
         return measured
+
+    def _keep(self, name: str, statistics: Mapping[str, Tensor]) -> None:
+        """Hold a layer's statistics, the wide ones on disk; layers of a visit may share them."""
+        for statistic, value in statistics.items():
+            if STATISTICS[statistic].type is not None:
+                self._own[name][statistic] = value
+                continue
+            if id(value) not in self._shared:
+                self._shared[id(value)] = (self._library.put(value), value)
+            self._numbers[name][statistic] = self._shared[id(value)][0]
 
     def of(self, name: str) -> Mapping[str, Tensor]:
         """A layer's statistics."""

@@ -73,6 +73,16 @@ def register() -> torch.device:
     return torch.device(NAME, 0)
 
 
+def _dispatched(
+    owner: Any,
+    func: Any,
+    types: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    return _run(func, args, dict(kwargs or {}))
+
+
 class _There(Tensor):
     """A tensor of the stand-in: a shell around one of the CPU."""
 
@@ -94,15 +104,7 @@ class _There(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _run(func, args, dict(kwargs or {}))
+    __torch_dispatch__ = classmethod(_dispatched)  # type: ignore[assignment]
 
     def data_ptr(self) -> int:
         return self.own.data_ptr() + _ELSEWHERE
@@ -122,14 +124,7 @@ class _There(Tensor):
 class _Making(TorchDispatchMode):
     """Lets tensors be made on the stand-in, where no tensor of it is among the arguments."""
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _run(func, args, dict(kwargs or {}))
+    __torch_dispatch__ = _dispatched
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -130,8 +130,6 @@ def _checked(statistic: Statistic, value: Tensor, layer: LinearLayer) -> Tensor:
         GppruneError: it holds NaN or infinity: the model or the text is.
     """
     value = value.to(layer.weight.device, torch.float32)
-    if value.untyped_storage().nbytes() > value.nbytes:
-        value = value.clone()  # a diagonal would keep its whole matrix
     if statistic.type is not None:
         sizes = {"out": layer.out_features, "in": layer.in_features}
         wanted = [size for axis, size in sizes.items() if axis in axes_of(statistic.type)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -149,11 +149,16 @@ class _Job:
         if self.stage.later and is_cut_off(statistics, update.reads):
             update, drift = UPDATES.find("none"), None  # there is nothing to make up for
         try:
-            aim = weight if drift is None else corrected(weight, drift, statistics["aaT"])
-            # what is corrected is no damage; what is written in place is kept
-            before = aim.clone() if curved and drift is None else aim
+            aim = None if drift is None else corrected(weight, drift, statistics["aaT"])
             choice = self._choice(layer, statistics)
-            pruned = prune_masked(aim, choice, statistics, update, weight, recipe.damping)
+            first = weight
+            if aim is not None and update.keeps:
+                choice = replace(choice, aim=aim)
+            elif aim is not None:
+                first = aim
+            # what is corrected is no damage; what is written in place is kept
+            before = first.clone() if curved and first is weight else first
+            pruned = prune_masked(first, choice, statistics, update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error
         held = self.stage.held.get(layer.name)
@@ -184,7 +189,7 @@ class _Job:
             together = Choice(score, statistics, pattern, zeros).step(shape, 1)
             score, pattern = Within(score, pattern), parse_pattern("layer")
         local = score is self.score and self.local
-        return Choice(score, statistics, pattern, zeros, local, together)
+        return Choice(score, statistics, pattern, zeros, local, together, recipe.shape)
 
     @cached_property
     def local(self) -> bool:

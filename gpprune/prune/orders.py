@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpprune.errors import UsageError
+from gpprune.prune.update.table import UPDATES
 
 CORRECTED = "corrected"
 ORDERS = ("sequential", "true-sequential", CORRECTED, "dense")
@@ -17,8 +18,10 @@ def check_order(order: str, update: str) -> None:
     """
     if order not in ORDERS:
         raise UsageError(f"there is no order {order!r}: choose from {', '.join(ORDERS)}")
-    if order == CORRECTED and update == "none":
+    found = UPDATES.find(update)
+    if order == CORRECTED and found.keeps and found.choose is None:
         raise UsageError(
-            f"the order {order!r} changes the weights that stay, and the weight update 'none' "
-            "leaves them as they are: name another update, or take the order 'true-sequential'"
+            f"the order {order!r} makes up for what is pruned before a layer, and the weight "
+            f"update {update!r} changes neither its weights nor its mask: name another update, or "
+            "take the order 'true-sequential'"
         )

@@ -49,6 +49,9 @@ class Choice:
         zeros: how many weights of the layer go, whenever they are chosen.
         local: whether the metric `is_local`, so that columns are scored without the others.
         together: columns that are chosen together come in multiples of this, or are all of them.
+        last: the pattern that is reached in the end, where a shot goes but a part of the way.
+        aim: ``[out, in]``, the weight whose outputs the layer is to come near, where the order of
+            pruning has one for an update that keeps the weights; None: the dense weight.
     """
 
     score: ScoreKernel
@@ -57,6 +60,13 @@ class Choice:
     zeros: int
     local: bool = False
     together: int = 1
+    last: Pattern | None = None
+    aim: Tensor | None = None
+
+    @property
+    def final(self) -> Pattern:
+        """The pattern whose groups weights may be exchanged within."""
+        return self.last or self.pattern
 
     def mask(self, weight: Tensor, share: float = 1.0) -> Tensor:
         """The mask of the whole layer, bool ``[out, in]``, True where a weight goes.

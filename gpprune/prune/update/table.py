@@ -15,6 +15,7 @@ from gpprune.prune.update.none import none
 from gpprune.prune.update.refit import least_squares, refit
 from gpprune.prune.update.sparsegpt import sparsegpt, sparsegpt_blocks
 from gpprune.prune.update.surgeon import independent, surgeon
+from gpprune.prune.update.swaps import swaps
 from gpprune.tables import Table
 
 Statistics = Mapping[str, Tensor]
@@ -39,6 +40,8 @@ class Update:
             bool ``[out, in]``, of as many zeros as the choice says. `apply` is then for masks
             that were chosen elsewhere.
         draft: a cheaper update that stands in for it where many are judged; None: itself.
+        keeps: whether the weights that stay are left as they are. It is then given the aim of the
+            order `corrected` with the choice, and not in the place of the weight.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Update:
     reads: frozenset[str] = frozenset()
     choose: Callable[[Tensor, Choice, Statistics, Damping], tuple[Tensor, Tensor]] | None = None
     draft: Update | None = None
+    keeps: bool = False
 
     @property
     def foretold_by(self) -> tuple[str, str] | None:
@@ -75,6 +79,17 @@ UPDATES: Table[Update] = Table(
             "the weights that stay are left as they are (magnitude pruning, Han et al. 2015, "
             "arXiv 1506.02626; Wanda, Sun et al. 2024, arXiv 2306.11695)",
             none,
+            keeps=True,
+        ),
+        Update(
+            "swaps",
+            "the weights that stay are left as they are, and pruned weights of a row change places "
+            "with kept ones while what the layer loses falls (SparseSwaps, Zimmer et al. 2025, "
+            "arXiv 2512.10922)",
+            none,
+            _INPUTS,
+            swaps,
+            keeps=True,
         ),
         Update(
             "refit",

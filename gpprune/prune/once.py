@@ -258,11 +258,12 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
             drift.enter(index, parts)
         for group in parts:
             measuring, drifted = Measuring(group, sorted(anew)), {}
-            with measuring.watching(job.model):
-                if drift is None:
+            watching = partial(measuring.watching, job.model)
+            if drift is None:
+                with watching():
                     runner.forward(index, keep=False)
-                else:
-                    drifted = drift.measure(group)
+            else:
+                drifted = drift.measure(group, watching)
             measuring.check_reached(cut_off)
             for name, layer in group.items():
                 held = dense.pop(name)  # may hold more, and read it from disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ from gpprune.errors import UsageError
 from gpprune.prune import (
     ORDERS,
     UPDATES,
+    Choice,
+    Damping,
     Recipe,
+    Update,
     calibrate,
     linear_layers,
     prune_model,
 )
+from gpprune.prune.update.none import none
 
 
 @pytest.fixture
@@ -173,3 +178,24 @@ def test_a_damping_is_used(sequences: Tensor) -> None:
     kept = weights[1] != 0
     far, near = (float((w - before)[kept].norm()) for w in weights)
     assert near < 0.1 * far
+
+
+def test_a_corrected_order_measures_the_pruned_states_alone(sequences: Tensor) -> None:
+    seen: dict[str, list[Tensor]] = {}
+
+    def watch(name: str) -> Update:
+        def choose(
+            weight: Tensor, choice: Choice, statistics: Mapping[str, Tensor], damping: Damping
+        ) -> tuple[Tensor, Tensor]:
+            seen.setdefault(name, []).append(statistics["aaT"])
+            return weight, choice.mask(weight)
+
+        return Update(name, "", none, frozenset({"aaT"}), choose, keeps=True)
+
+    orders = ("true-sequential", "corrected")
+    with UPDATES.including(*map(watch, orders)):
+        for order in orders:
+            recipe = Recipe(sparsity=0.5, metric="magnitude", update=order)
+            prune_model(tiny("llama"), recipe, sequences, order=order)
+    assert len(seen["corrected"]) == 14
+    assert all(map(torch.equal, seen["corrected"], seen["true-sequential"]))

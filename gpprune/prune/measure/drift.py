@@ -9,7 +9,7 @@ up for what is amiss in them, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,11 +67,14 @@ class Drift:
             name for group in groups for name in group if self._adds(group, name)
         )
 
-    def measure(self, group: Group) -> dict[str, Tensor]:
+    def measure(
+        self, group: Group, watching: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> dict[str, Tensor]:
         """Send dense and pruned states up to a group, and see how far the pruned have drifted.
 
         Args:
             group: one of those that the block was entered with; those before it are pruned.
+            watching: a context for each pass of pruned states; no dense ones flow inside it.
 
         Returns:
             Of each layer that has a signal E[d a^T], float32 ``[out, in]``: d is the dense signal
@@ -83,7 +86,8 @@ class Drift:
             state = self._runner.state(place)
             tokens += state.shape[:-1].numel()
             wanted, then = self._seen(group, place, dense, self._weights)
-            seen, after = self._seen(group, place, state)
+            with watching():
+                seen, after = self._seen(group, place, state)
             for name in seen.keys() & wanted.keys():
                 adds = name in self.adding
                 drift = (then if adds else wanted[name].writes).float()

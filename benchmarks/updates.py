@@ -37,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_model(parser)
     add_layers(parser)
     add_length(parser)
+    changing = [name for name, update in UPDATES.items() if not update.keeps]
     parser.add_argument("--samples", type=positive, default=16, help="calibration sequences")
-    parser.add_argument("--updates", nargs="+", choices=list(UPDATES), default=UPDATED)
+    parser.add_argument("--updates", nargs="+", choices=changing, default=UPDATED)
     given = parser.parse_args(arguments)
     measure(given.model, given.layers, given.length, given.samples, given.updates)
 

@@ -100,6 +100,11 @@ def _updated(
     """What an update makes of a weight, and the mask."""
     if isinstance(mask, Choice) and update.choose is not None:
         updated, chosen = update.choose(weight, mask, statistics, damping)
+        if update.keeps and updated is not weight and not torch.equal(updated, weight):
+            raise UsageError(
+                f"the weight update {update.name!r} changes weights, and its entry says that it "
+                "keeps them: correct one of the two"
+            )
         if int(chosen.sum()) != mask.zeros:
             raise UsageError(
                 f"the weight update {update.name!r} chooses {int(chosen.sum())} weights of a "

@@ -104,6 +104,10 @@ class Pattern:
         """How many comparison groups a layer of ``[out, in]`` weights has."""
         return _arranged(self, tuple(shape))[0]
 
+    def width(self, shape: Sequence[int]) -> int:
+        """How many scores compete in each group of a layer of ``[out, in]`` weights."""
+        return _arranged(self, tuple(shape))[1]
+
     def member(self, shape: Sequence[int]) -> int:
         """How many weights go with each score that competes: 1, but for structured patterns."""
         groups, width = _arranged(self, tuple(shape))

@@ -33,7 +33,8 @@ def swaps(
         weight: dense, ``[out, in]``.
         choice: how the mask is chosen at first.
         statistics: ``aaT``, E[a a^T] of the layer's inputs, ``[in, in]``.
-        damping: of the inputs.
+        damping: not read: nothing is inverted. One of the diagonals' mean would hide all inputs
+            beside one that is much larger.
 
     Returns:
         ``weight`` itself, and the mask, bool ``[out, in]``. The pattern's groups have as many
@@ -43,7 +44,7 @@ def swaps(
         GppruneError, UsageError: as `Choice.mask`; the pattern prunes more than single weights.
     """
     parts = partners(choice.final, tuple(weight.shape)).to(weight.device)
-    A = scaled(statistics["aaT"], damping.inputs, computed_in(weight))
+    A = scaled(statistics["aaT"], 0.0, computed_in(weight))
     return weight, swapped(weight, choice.mask(weight), A, parts, choice.aim)
 
 

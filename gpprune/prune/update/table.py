@@ -40,8 +40,8 @@ class Update:
             bool ``[out, in]``, of as many zeros as the choice says. `apply` is then for masks
             that were chosen elsewhere.
         draft: a cheaper update that stands in for it where many are judged; None: itself.
-        keeps: whether the weights that stay are left as they are. It is then given the aim of the
-            order `corrected` with the choice, and not in the place of the weight.
+        keeps: whether the weights that stay are left as they are. The order `corrected` then needs
+            a `choose`, and says what is aimed at by the choice, not in the place of the weight.
     """
 
     name: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_families import tiny
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gpprune.compile import kernel
 from gpprune.compile.cpp import native
@@ -21,11 +23,9 @@ from gpprune.errors import UsageError
 from gpprune.primitives import parse
 from gpprune.prune import (
     Choice,
-    Damping,
     Pattern,
     Recipe,
     linear_layers,
-    load_model,
     parse_pattern,
     prune_layer,
     prune_model,
@@ -35,7 +35,6 @@ from gpprune.prune.update.swap_rows import swap_rows
 from gpprune.prune.update.swaps import swapped
 
 Array = NDArray[np.float64]
-ALONE = Damping(0, 0)
 
 
 def lost(weight: Array, goes: Array, A: Array, aim: Array | None = None) -> float:
@@ -144,12 +143,73 @@ def test_losses_that_cancel_go_together() -> None:
         kernel(parse("mul(abs(W), sqrt(A))")), {"A": A.diagonal()}, parse_pattern("row"), 2
     )
     assert choice.mask(weight).tolist() == [[True, False, True]]
-    found = prune_layer(weight, choice, {"aaT": A}, "swaps", damping=ALONE)
+    found = prune_layer(weight, choice, {"aaT": A}, "swaps")
     assert found.tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("row", 65), ("row", 130), ("row", 520), ("cols:64", 192), ("cols:65", 130), ("2:4", 132)],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cpp_makes_the_swaps_of_torch(
+    text: str, columns: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(401, columns, generator=generator)
+    mask = torch.rand(401, columns, generator=generator) < 0.5
+    A = gram(3 * columns, columns, generator).float()
+    parts = (
+        partners(parse_pattern(text), (401, columns))
+        if text != "cols:64"
+        else (torch.arange(192).view(3, 64)[[1, 0, 2]])
+    )
+    with on_threads(threads):
+        found = swapped(weight, mask, A, parts)
+    monkeypatch.setattr("gpprune.prune.update.swaps.swap_rows", lambda *given: None)
+    wanted = swapped(weight, mask, A, parts)
+    # a rounding may decide between two swaps, and with it for all that follow in a row
+    assert (found == wanted).all(1).double().mean() > 0.9
+    losses = [
+        [lost(w, g, A.numpy()) for w, g in zip(weight.numpy(), goes.numpy(), strict=True)]
+        for goes in (found, wanted)
+    ]
+    assert sum(losses[0]) == pytest.approx(sum(losses[1]), rel=0.01)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("text", ["row", "2:4"])
+def test_an_input_that_dwarfs_the_others_hides_none_of_them(text: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 64, generator=generator)
+    inputs = torch.randn(500, 64, generator=generator) * (1 + torch.rand(64, generator=generator))
+    inputs[:, 3] += 1000
+    A = inputs.t() @ inputs / 500
+    pattern = parse_pattern(text)
+    score = kernel(parse("mul(abs(W), sqrt(A))"))
+    choice = Choice(score, {"A": A.diagonal()}, pattern, 40 * 32)
+    before = choice.mask(weight)
+    after_ = prune_layer(weight, choice, {"aaT": A}, "swaps") == 0
+    assert not torch.equal(before, after_)
+    for row, old, new in zip(weight.numpy(), before.numpy(), after_.numpy(), strict=True):
+        assert lost(row, new, A.double().numpy()) <= lost(row, old, A.double().numpy()) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("device", ["cpp", "torch"])
 def test_much_is_gained_on_correlated_inputs(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "cpp" and native.compiler() is None:
+        pytest.skip("there is no C++ compiler")
     if device == "torch":
         monkeypatch.setattr("gpprune.prune.update.swaps.swap_rows", lambda *given: None)
     generator = torch.Generator().manual_seed(0)
@@ -192,13 +252,26 @@ def test_partners_are_of_one_group_in_every_row(text: str, wanted: list[list[int
 
 
 def test_partners_of_a_pattern_of_ones_own() -> None:
-    strided = Pattern("strided", None, lambda scores: scores.view(-1, 2).t())
+    strided = Pattern(
+        "strided",
+        None,
+        lambda scores: scores.view(-1, 2).t(),
+        lambda chosen, shape: chosen.t().reshape(shape),
+    )
     assert partners(strided, (3, 6)).tolist() == [[0, 2, 4], [1, 3, 5]]
     with pytest.raises(UsageError, match="'columns' prunes several weights at once"):
         partners(Pattern("columns", None, arrange, restore), (3, 6))
     halves = Pattern("halves", None, lambda scores: scores.reshape(2, -1))
-    with pytest.raises(UsageError, match="'halves' has rows whose weights compete in unequal"):
+    with pytest.raises(UsageError, match="'halves' parts its rows unequally"):
         partners(halves, (3, 6))
+    # what is arranged is no whole number, and need not be the scores themselves
+    normed = Pattern("normed", None, lambda scores: scores / scores.norm(dim=1, keepdim=True))
+    assert partners(normed, (3, 6)).tolist() == [[0, 1, 2, 3, 4, 5]]
+    spared = Pattern(
+        "spared", None, lambda scores: scores[:, 1:], lambda chosen, shape: pad(chosen, (1, 0))
+    )
+    with pytest.raises(UsageError, match="'spared' never prunes some weights"):
+        partners(spared, (3, 6))
 
 
 @pytest.mark.parametrize(
@@ -236,18 +309,15 @@ def test_a_model_keeps_its_weights_and_its_pattern(
     assert moved > 0.02 * zeros
 
 
-def test_masks_make_up_for_the_pruning_before_them(
-    tiny_model_dir: Path, tiny_tokens: Tensor
-) -> None:
-    drifts, tokens = {}, tiny_tokens[:1024].view(16, 64)
+def test_masks_make_up_for_the_pruning_before_them() -> None:
+    tokens = torch.randint(1, 64, (32, 64), generator=torch.Generator().manual_seed(0))
+    drifts = {}
     for order in ("true-sequential", "corrected"):
-        dense, model = (load_model(str(tiny_model_dir)).model for _ in range(2))
-        recipe = Recipe(sparsity=0.6, pattern="layer", update="swaps")
-        prune_model(model, recipe, tokens, order=order)
-        for one, before in zip(
-            linear_layers(model).values(), linear_layers(dense).values(), strict=True
-        ):
+        dense, model = tiny("llama"), tiny("llama")
+        prune_model(model, Recipe(sparsity=0.6, update="swaps"), tokens, order=order)
+        pairs = zip(linear_layers(model).values(), linear_layers(dense).values(), strict=True)
+        for one, before in pairs:
             assert torch.equal(one.weight, before.weight.masked_fill(one.weight == 0, 0))
         states = [m(tokens, output_hidden_states=True).hidden_states[-1] for m in (dense, model)]
         drifts[order] = float((states[0] - states[1]).detach().norm())
-    assert drifts["corrected"] < 0.99 * drifts["true-sequential"]
+    assert drifts["corrected"] < 0.95 * drifts["true-sequential"]

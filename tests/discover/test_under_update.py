@@ -250,7 +250,7 @@ def test_what_cannot_be_pruned_by_is_unfit_under_the_whole_recipe(goal: gpprune.
 def test_what_an_order_needs_is_said_before_the_search(
     goal: gpprune.MetricGoal, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="'corrected' changes the weights"):
+    with pytest.raises(UsageError, match="'corrected' makes up for what"):
         gpprune.discover(replace(goal, update="none", order="corrected"))
     with pytest.raises(UsageError, match="no order 'backwards'"):
         gpprune.discover(replace(goal, order="backwards"))

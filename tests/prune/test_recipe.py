@@ -121,7 +121,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sparsity": 0.5, "allocation": "owel"}, "'owel'"),
     ({"sparsity": 0.5, "update": "surgery"}, "'surgery'.*none"),
     ({"sparsity": 0.5, "order": "backwards"}, "no order 'backwards'"),
-    ({"sparsity": 0.5, "order": "corrected"}, "'corrected' changes"),
+    ({"sparsity": 0.5, "order": "corrected"}, "'corrected' makes up for"),
     ({"sparsity": 0.5, "damp_inputs": -0.1}, "damp_inputs is -0.1"),
     ({"sparsity": 0.5, "colour": "red"}, "'colour'"),
 ]

@@ -13,7 +13,6 @@ _SOURCE = (
     f"constexpr int NARROW = {NARROW};\n"
     r"""
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -169,7 +168,7 @@ def swap_rows(
         goes: bool ``[rows, in]``.
         A: ``[in, in]``, likewise float32.
         parts: int64 ``[parts, width]``.
-        bent: ``[rows, in]``, the part of the weight that goes, times A.
+        bent: ``[rows, in]``, what the rows lose (the aim less what stays), times A.
         least: ``[rows]``, what a swap is to gain at least.
     """
     built = native.functions(_SOURCE, swap_rows="ppppnnnnpp")
@@ -180,6 +179,7 @@ def swap_rows(
     is_narrow = width <= NARROW
     order = (parts.t() if is_narrow else parts).reshape(-1)
     weight, bent = weight[:, order].contiguous(), bent[:, order].contiguous()
+    least = least.contiguous()
     A, found = A[order[:, None], order].contiguous(), goes[:, order].contiguous()
     crossed = A
     if is_narrow:
@@ -187,11 +187,11 @@ def swap_rows(
         crossed = A[place[:, None], place[None, :]].contiguous()  # [width, width, parts]
     rows, columns = weight.shape
     shares = native.shares(rows, columns)
+    read = [array.data_ptr() for array in (weight, A, crossed, least)]
+    written = bent.data_ptr(), found.data_ptr()
 
     def share(at: int) -> None:
-        arrays = (weight, A, crossed, least.contiguous())
-        pointers = (array.data_ptr() for array in arrays)
-        run(*pointers, *shares[at], columns, count, bent.data_ptr(), found.data_ptr())
+        run(*read, *shares[at], columns, count, *written)
 
     native.together(share, len(shares))
     return found[:, order.argsort()]

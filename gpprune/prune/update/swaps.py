@@ -19,8 +19,8 @@ from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import Damping, computed_in, scaled
 from gpprune.prune.update.swap_rows import swap_rows
 
-# Weights of the rows that swap at once: they stay in a processor's cache.
-_AT_ONCE = {"cpu": 2**17}
+# Weights of the rows that swap at once: on a CPU they stay in its cache, elsewhere launches count.
+_AT_ONCE_ON_CPU = 2**17
 _AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -81,7 +81,7 @@ def swapped(
             return found
     order = parts.reshape(-1)  # so that a part lies in one piece
     search = _Search(A[order[:, None], order], parts.shape[1])
-    size = _AT_ONCE.get(weight.device.type, _AT_ONCE_ELSEWHERE)
+    size = _AT_ONCE_ON_CPU if weight.device.type == "cpu" else _AT_ONCE_ELSEWHERE
     rows = max(1, size // max(1, weight.shape[1]))
     found = torch.empty_like(mask)
     for first in range(0, len(weight), rows):

@@ -161,11 +161,7 @@ def test_cpp_makes_the_swaps_of_torch(
     weight = torch.randn(401, columns, generator=generator)
     mask = torch.rand(401, columns, generator=generator) < 0.5
     A = gram(3 * columns, columns, generator).float()
-    parts = (
-        partners(parse_pattern(text), (401, columns))
-        if text != "cols:64"
-        else (torch.arange(192).view(3, 64)[[1, 0, 2]])
-    )
+    parts = partners(parse_pattern(text), (401, columns)).flip(0)  # in any order
     with on_threads(threads):
         found = swapped(weight, mask, A, parts)
     monkeypatch.setattr("gpprune.prune.update.swaps.swap_rows", lambda *given: None)
@@ -301,8 +297,7 @@ def test_a_model_keeps_its_weights_and_its_pattern(
         if pattern == "2:4":
             assert (goes.view(-1, 4).sum(1) == 2).all()
         if pattern == "N:8":
-            counts = [goes.view(-1, 8).sum(1)]
-            assert (counts[0] == counts[0][0]).all()
+            assert goes.view(-1, 8).sum(1).unique().numel() == 1
         moved += int((goes & (other.weight != 0)).sum())
         zeros += int(goes.sum())
     assert zeros == sum(int((layer.weight == 0).sum()) for layer in linear_layers(plain).values())

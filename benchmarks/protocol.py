@@ -1,7 +1,7 @@
 """Recipes under the protocol of the published codes, on SmolLM2-135M.
 
     python -m benchmarks.protocol RECIPE.json [RECIPE.json ...] [--order dense]
-        [--sparsity 0.5 0.6] [--update none refit]
+        [--sparsity 0.5 0.6] [--update none refit] [--synthetic-samples 24]
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
 before it, and judged in float32, on the very tokens that the published codes were given, and on C4
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
     parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
     parser.add_argument("--update", choices=list(UPDATES), nargs="+", help="likewise")
+    parser.add_argument("--synthetic-samples", type=positive, help="likewise")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipes = [
         (str(path), recipe)
         for path in given.recipes
-        for recipe in variants(Recipe.read(path), given.sparsity, given.update)
+        for recipe in variants(
+            Recipe.read(path), given.sparsity, given.update, given.synthetic_samples
+        )
     ]
     rows = []
     with progress() as report:
@@ -70,12 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def variants(
-    recipe: Recipe, sparsities: Sequence[float] | None, updates: Sequence[str] | None
+    recipe: Recipe,
+    sparsities: Sequence[float] | None,
+    updates: Sequence[str] | None,
+    synthetic: int | None = None,
 ) -> list[Recipe]:
-    """A recipe at other sparsities and with other updates than its own."""
-    if sparsities is None and updates is None:
+    """A recipe at other sparsities, with other updates and synthetic samples than its own."""
+    if sparsities is None and updates is None and synthetic is None:
         return [recipe]
     stated = recipe.model_dump()
+    if synthetic is not None:
+        stated |= {"synthetic_samples": synthetic, "order": None}  # --order has the last word
     changes = product(sparsities or [recipe.sparsity], updates or [recipe.update])
     return [
         Recipe(**{**stated, "sparsity": sparsity, "update": update}) for sparsity, update in changes
@@ -107,7 +115,10 @@ class _Judge:
         self._statistics: dict[str, Mapping[str, Tensor]] = {}
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
-        """Measure once what recipes read that can share it."""
+        """Measure once what recipes read that can share it, of recipes that go with the order."""
+        recipes = list(recipes)
+        for recipe in recipes:
+            recipe.in_order(self._order)
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
             self._statistics = calibrate(

@@ -61,7 +61,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "update": ("measure", "select"),
         "allocate": ("model", "measure", "select"),
         "schedule": (),
-        "orders": ("update",),
+        "orders": ("measure", "update"),
         "recipe": ("schedule", "orders", "allocate", "measure", "select", "update"),
         "zeros": ("model", "measure", "select", "allocate", "recipe"),
         "step": ("model", "measure", "select", "update"),

@@ -220,6 +220,19 @@ def test_protocol_judges_recipes(protocol_flags: list[str], capsys: pytest.Captu
     assert re.search(r"0\.5 │ +none │ +\d+\.\d\d", capsys.readouterr().out)
 
 
+def test_protocol_lets_the_model_write_more_to_calibrate_on(
+    protocol_flags: list[str], capsys: pytest.CaptureFixture[str]
+):
+    figures = []
+    for more in ([], ["--synthetic-samples", "2"]):
+        protocol.main([*protocol_flags, *more])
+        figures.append(re.findall(r"│ +none │ +(\d+\.\d\d)", capsys.readouterr().out))
+    assert len(figures[0]) == len(figures[1]) == 1
+    assert figures[0] != figures[1]
+    with pytest.raises(UsageError, match="2 synthetic samples"):
+        protocol.main([*protocol_flags, "--synthetic-samples", "2", "--order", "dense"])
+
+
 def test_protocol_varies_recipes_on_one_calibration(
     protocol_flags: list[str], capsys: pytest.CaptureFixture[str]
 ):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gpprune.cli import options
 from gpprune.cli.console import print_json, print_table, progress, tell, tell_left_alone
 from gpprune.cli.options import (
     CalibrationSpec,
@@ -44,10 +45,7 @@ def prune(
     ] = None,
     sparsity: Annotated[
         float | None,
-        typer.Option(
-            "--sparsity",
-            help="Share of weights to prune, [0, 1); else 0.5.",
-        ),
+        typer.Option("--sparsity", help="Share of weights to prune, [0, 1); else 0.5."),
     ] = None,
     pattern: Annotated[
         str | None,
@@ -55,10 +53,7 @@ def prune(
     ] = None,
     allocation: Annotated[
         str | None,
-        typer.Option(
-            "--allocation",
-            help="A published one, besa, or formula text; else uniform.",
-        ),
+        typer.Option("--allocation", help="A published one, besa, or formula text; else uniform."),
     ] = None,
     unit: Annotated[
         Unit | None,
@@ -76,6 +71,10 @@ def prune(
     ] = None,
     calibration_text: CalibrationSpec = "wikitext2",
     calibration_samples: Samples = 8,
+    synthetic_samples: Annotated[
+        int | None,
+        typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0),
+    ] = None,
     window_length: WindowLength = TEST_LENGTH,
     seed: Seed = 0,
     order: OwnOrder = None,
@@ -96,8 +95,8 @@ def prune(
         "cap": cap,
     }
     chosen = _recipe(recipe, given)
-    if order is not None:
-        chosen = chosen.model_copy(update={"order": order})
+    own = options.given(order=order, synthetic_samples=synthetic_samples)
+    chosen = chosen.model_copy(update=own)
     texts = Texts(
         calibration_text=calibration_text,
         calibration_samples=calibration_samples,

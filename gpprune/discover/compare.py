@@ -26,7 +26,7 @@ from gpprune.evals import (
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, Coverage, Damping, Loaded, Recipe, check_order
+from gpprune.prune import LEARNED, Coverage, Damping, Loaded, Recipe
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def compare_recipes(
     """
     contenders = list(dict.fromkeys(contenders))
     for contender in contenders:
-        check_order(order, contender.recipe.update)
+        contender.recipe.in_order(order)
         if contender.recipe.order not in (None, order):
             raise UsageError(
                 f"{contender.name!r} is to be pruned in the order {contender.recipe.order!r}, and "

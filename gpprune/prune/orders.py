@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gpprune.errors import UsageError
+from gpprune.prune.measure.measuring import measurers
 from gpprune.prune.update.table import UPDATES
 
 CORRECTED = "corrected"
@@ -24,4 +27,29 @@ def check_order(order: str, update: str) -> None:
             f"the order {order!r} makes up for what is pruned before a layer, and the weight "
             f"update {update!r} changes neither its weights nor its mask: name another update, or "
             "take the order 'true-sequential'"
+        )
+
+
+def check_samples(samples: int, order: str, reads: Iterable[str]) -> None:
+    """See that synthetic samples are of use in an order.
+
+    Args:
+        samples: how many there are to be.
+        order: one of `ORDERS`.
+        reads: the statistics that scoring and updating a layer take, by name.
+
+    Raises:
+        UsageError: nothing is measured on them.
+    """
+    if not samples:
+        return
+    if order == "dense":
+        raise UsageError(
+            f"{samples} synthetic samples are for what is measured as blocks are pruned, and the "
+            "order 'dense' measures nothing then: take another order, or no synthetic samples"
+        )
+    if order != CORRECTED and not any(measurer.anew for measurer in measurers(reads)):
+        raise UsageError(
+            f"{samples} synthetic samples are for activations, and neither the metric nor the "
+            "weight update reads any: ask for no synthetic samples"
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
+from gpprune.prune.measure.synthetic import synthetic_samples
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
 from gpprune.prune.once import Statistics
@@ -58,8 +59,9 @@ def prune_model(
         The zeros of every layer and of all matrices of the blocks, and what each shot did.
 
     Raises:
-        UsageError: a bad order, calibration or pattern, or `keep` holds another pruning; nothing
-            has been changed then.
+        UsageError: a bad order, calibration or pattern, `keep` holds another pruning, or the model
+            cannot write the synthetic samples that the recipe asks for; nothing has been changed
+            then.
         GppruneError: a damaged weight, a layer that no token reached in the first shot, a
             statistic that is not finite, or a metric that gives NaN. Of the last three, the layers
             of the blocks before the named one may be pruned already.
@@ -72,8 +74,13 @@ def prune_model(
     for layer in layers.values():
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
     held = None if dense is None or not _holds(dense, layers, recipe) else dense
+
+    def write() -> Tensor | None:
+        count = recipe.synthetic_samples
+        return synthetic_samples(model, calibration, count, progress=progress) if count else None
+
     with quiet_model(model):
-        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held)
+        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, write)
     return prune_report(model, time.perf_counter() - start, shots)
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -27,7 +28,7 @@ from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
-from gpprune.prune.orders import check_order
+from gpprune.prune.orders import check_order, check_samples
 from gpprune.prune.schedule import SCHEDULES
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
@@ -84,6 +85,8 @@ class Recipe(BaseModel):
         cap: the largest share of a layer's weights that one shot may take, where layers differ.
         order: how calibration and pruning take turns, one of `ORDERS`; left out, it is for whoever
             prunes to say.
+        synthetic_samples: how many sequences the dense model writes, on which, beside the given
+            text, activations are measured as blocks are pruned; not in the order ``"dense"``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -100,6 +103,7 @@ class Recipe(BaseModel):
     schedule: str = "linear"
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
     order: str | None = None
+    synthetic_samples: NonNegativeInt = 0
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -155,10 +159,13 @@ class Recipe(BaseModel):
         """The order in which to prune: the one that is given, else its own, else sequential.
 
         Raises:
-            UsageError: there is no such order, or it does not go with the update.
+            UsageError: there is no such order, or it does not go with the update or with synthetic
+                samples.
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
+        reads = (self.formula.names & STATISTICS.keys()) | UPDATES.find(self.update).reads
+        check_samples(self.synthetic_samples, chosen, reads)
         return chosen
 
     @property
@@ -235,6 +242,8 @@ class Recipe(BaseModel):
             del values["damp_inputs"], values["damp_outputs"]
         if self.order is None:
             del values["order"]
+        if not self.synthetic_samples:
+            del values["synthetic_samples"]
         return values
 
     @classmethod

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
 RECORD = "shots.json"
+_WRITTEN = "synthetic samples"
 _WEIGHTS = re.compile(r"shot-\d+\.safetensors")
 
 
@@ -40,6 +41,7 @@ def prune_in_shots(
     progress: Progress,
     keep: Path | None,
     dense: Statistics | None = None,
+    write: Callable[[], Tensor | None] = lambda: None,
 ) -> tuple[Shot, ...]:
     """Prune a model in place in the shots that a recipe has.
 
@@ -54,6 +56,8 @@ def prune_in_shots(
         progress: called as ``progress(label, done, total)``.
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
+        write: called once, while the model is dense, for what every shot measures on beside the
+            calibration text, see `prune_once`; it is kept with the weights.
 
     Returns:
         What each shot did; nothing for a recipe of one shot.
@@ -63,17 +67,19 @@ def prune_in_shots(
         GppruneError: it holds one that is damaged, or cannot be written to.
     """
     if recipe.shots == 1:
-        prune_once(model, recipe, calibration, order, progress, dense=dense)
+        prune_once(model, recipe, calibration, order, progress, dense=dense, written=write())
         return ()
     kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
-    shots, held = ([], {}) if kept is None else kept.restore(model)
+    shots, held, written = ([], {}, None) if kept is None else kept.restore(model)
+    if not shots:
+        written = write()
     for part in recipe.parts[len(shots) :]:
         start = time.perf_counter()
         before = shots[-1].after if shots else mean_loss(model, calibration)
         progress("shots", len(shots), recipe.shots)
         known = None if shots else dense
         stage = Stage(part, held)
-        done = prune_once(model, recipe, calibration, order, progress, stage, known)
+        done = prune_once(model, recipe, calibration, order, progress, stage, known, written)
         held = done.masks
         zeros = sum(int(mask.sum()) for mask in held.values())
         size = sum(mask.numel() for mask in held.values())
@@ -81,7 +87,7 @@ def prune_in_shots(
         seconds = time.perf_counter() - start
         shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
         if kept is not None:
-            kept.store(model, held, shots)
+            kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
 
@@ -157,15 +163,15 @@ class _Kept:
         self._folder = folder
         self._identity = identity
 
-    def restore(self, model: nn.Module) -> tuple[list[Shot], dict[str, Tensor]]:
+    def restore(self, model: nn.Module) -> tuple[list[Shot], dict[str, Tensor], Tensor | None]:
         """Put the weights of the last finished shot into the model.
 
         Returns:
-            The shots that are done, and the masks of the layers.
+            The shots that are done, the masks of the layers, and the synthetic samples.
         """
         record = self._folder / RECORD
         if not record.exists():
-            return [], {}
+            return [], {}, None
         try:
             read = json.loads(record.read_text(encoding="utf-8"))
             identity, done = read["identity"], [Shot(**shot) for shot in read["shots"]]
@@ -178,7 +184,9 @@ class _Kept:
             )
         try:
             with safe_open(self._folder / self._name(len(done)), "pt") as file:
-                return done, _read(file, linear_layers(model))
+                wrote = "synthetic_samples" in self._identity["recipe"]
+                written = file.get_tensor(_WRITTEN) if wrote else None
+                return done, _read(file, linear_layers(model)), written
         except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
 
@@ -187,9 +195,11 @@ class _Kept:
             f"the shots kept in {str(self._folder)!r} are damaged ({error}): remove it"
         )
 
-    def store(self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot]) -> None:
+    def store(
+        self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot], written: Tensor | None
+    ) -> None:
         """Keep the model's weights after a shot, and then nothing of the shots before."""
-        held = {}
+        held = {} if written is None else {_WRITTEN: written.cpu().contiguous()}
         for name, layer in linear_layers(model).items():
             # as it is stored: of a model on the CPU there is then no second copy
             held[_stored(name)] = layer.parameter.detach().cpu().contiguous()

@@ -32,6 +32,27 @@ def test_prune_writes_what_plain_transformers_loads(
     assert (recipe["metric"], recipe["sparsity"], recipe["pattern"]) == ("wanda", 0.5, "row")
 
 
+def test_synthetic_samples_are_in_the_recipe(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, more, again, none = (tmp_path / name for name in ("plain", "more", "again", "none"))
+    assert run(["prune", *small, "--metric", "wanda", "--out", str(plain)]) == 0
+    flags = ["--metric", "wanda", "--synthetic-samples", "2", "--out", str(more)]
+    assert run(["prune", *small, *flags]) == 0
+    path = more / "gpprune_recipe.json"
+    assert json.loads(path.read_text())["recipe"]["synthetic_samples"] == 2
+    recipe = ["--recipe", str(path)]
+    assert run(["prune", *small, *recipe, "--out", str(again)]) == 0
+    off = ["--synthetic-samples", "0", "--out", str(none)]
+    assert run(["prune", *small, *recipe, *off]) == 0
+    files = {out: (out / "model.safetensors").read_bytes() for out in (plain, more, again, none)}
+    assert files[more] == files[again] != files[plain] == files[none]
+    capsys.readouterr()
+    refused = ["--order", "dense", "--out", str(tmp_path / "dense")]
+    assert run(["prune", *small, *recipe, *refused]) != 0
+    assert "2 synthetic samples" in capsys.readouterr().err
+
+
 def test_the_order_is_in_the_recipe(small: list[str], tmp_path: Path) -> None:
     out, again = tmp_path / "pruned", tmp_path / "again"
     flags = ["--update", "least-squares", "--order", "corrected", "--out", str(out)]

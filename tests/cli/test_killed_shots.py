@@ -23,6 +23,7 @@ DYING = Path(__file__).with_name("dying.py")
 FLAGS = [
     *("--window-length", "16"),
     *("--calibration-samples", "2"),
+    *("--synthetic-samples", "1"),
     *("--metric", "kron-obd"),
     *("--update", "refit"),
     *("--pattern", "model"),

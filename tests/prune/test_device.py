@@ -123,7 +123,15 @@ def test_a_model_is_pruned_there_as_on_the_cpu(
 
 
 @on_a_device
-@pytest.mark.parametrize("change", [{"shots": 3}, {"allocation": "owl"}, {"allocation": "besa"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shots": 3},
+        {"shots": 2, "synthetic_samples": 2},
+        {"allocation": "owl"},
+        {"allocation": "besa"},
+    ],
+)
 def test_shots_and_allocations_work_there(
     dense: nn.Module, tokens: Tensor, device: str, change: dict[str, object]
 ) -> None:

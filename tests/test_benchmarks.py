@@ -224,9 +224,9 @@ def test_protocol_lets_the_model_write_more_to_calibrate_on(
     protocol_flags: list[str], capsys: pytest.CaptureFixture[str]
 ):
     figures = []
-    for more in ([], ["--synthetic-samples", "2"]):
-        protocol.main([*protocol_flags, *more])
-        figures.append(re.findall(r"│ +none │ +(\d+\.\d\d)", capsys.readouterr().out))
+    for more in ([], ["--synthetic-samples", "40"]):
+        protocol.main([*protocol_flags, *more, "--sparsity", "0.8", "--update", "least-squares"])
+        figures.append(re.findall(r"│ +least-squares │ +(\S+)", capsys.readouterr().out))
     assert len(figures[0]) == len(figures[1]) == 1
     assert figures[0] != figures[1]
     with pytest.raises(UsageError, match="2 synthetic samples"):

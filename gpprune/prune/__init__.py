@@ -34,7 +34,6 @@ from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
 from .model.structure import linear_layers as linear_layers
 from .orders import ORDERS as ORDERS
-from .orders import check_order as check_order
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
 from .report import LayerReport as LayerReport

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
-from gpprune.prune.measure.synthetic import synthetic_samples
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
 from gpprune.prune.once import Statistics
@@ -75,12 +74,8 @@ def prune_model(
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
     held = None if dense is None or not _holds(dense, layers, recipe) else dense
 
-    def write() -> Tensor | None:
-        count = recipe.synthetic_samples
-        return synthetic_samples(model, calibration, count, progress=progress) if count else None
-
     with quiet_model(model):
-        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, write)
+        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held)
     return prune_report(model, time.perf_counter() - start, shots)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
+from gpprune.prune.measure.synthetic import synthetic_samples
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -41,7 +42,6 @@ def prune_in_shots(
     progress: Progress,
     keep: Path | None,
     dense: Statistics | None = None,
-    write: Callable[[], Tensor | None] = lambda: None,
 ) -> tuple[Shot, ...]:
     """Prune a model in place in the shots that a recipe has.
 
@@ -56,23 +56,22 @@ def prune_in_shots(
         progress: called as ``progress(label, done, total)``.
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
-        write: called once, while the model is dense, for what every shot measures on beside the
-            calibration text, see `prune_once`; it is kept with the weights.
 
     Returns:
         What each shot did; nothing for a recipe of one shot.
 
     Raises:
-        UsageError: `keep` holds another pruning.
+        UsageError: `keep` holds another pruning, or the model cannot write synthetic samples.
         GppruneError: it holds one that is damaged, or cannot be written to.
     """
     if recipe.shots == 1:
-        prune_once(model, recipe, calibration, order, progress, dense=dense, written=write())
+        written = _written(model, recipe, calibration, progress)
+        prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
         return ()
     kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
     shots, held, written = ([], {}, None) if kept is None else kept.restore(model)
     if not shots:
-        written = write()
+        written = _written(model, recipe, calibration, progress)
     for part in recipe.parts[len(shots) :]:
         start = time.perf_counter()
         before = shots[-1].after if shots else mean_loss(model, calibration)
@@ -90,6 +89,14 @@ def prune_in_shots(
             kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
+
+
+def _written(
+    model: nn.Module, recipe: Recipe, calibration: Tensor, progress: Progress
+) -> Tensor | None:
+    """What the dense model writes for all shots to measure on, if the recipe asks for it."""
+    count = recipe.synthetic_samples
+    return synthetic_samples(model, calibration, count, progress=progress) if count else None
 
 
 @torch.no_grad()
@@ -184,7 +191,7 @@ class _Kept:
             )
         try:
             with safe_open(self._folder / self._name(len(done)), "pt") as file:
-                wrote = "synthetic_samples" in self._identity["recipe"]
+                wrote = self._identity["recipe"].get("synthetic_samples", 0) > 0
                 written = file.get_tensor(_WRITTEN) if wrote else None
                 return done, _read(file, linear_layers(model)), written
         except (OSError, ValueError, SafetensorError) as error:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import on_threads
 from torch import Tensor
 
 from gpprune.compile.cpp import native
@@ -124,12 +125,8 @@ def check_many() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_many_scores_are_as_by_a_stable_sort(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         check_many()
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("without_compiler")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +10,7 @@ from curved_layers import Layer, gram, layer, layers
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threads import on_threads
 from tiny_families import tiny
 from torch import Tensor
 from torch.nn.functional import pad
@@ -173,16 +171,6 @@ def test_cpp_makes_the_swaps_of_torch(
         for goes in (found, wanted)
     ]
     assert sum(losses[0]) == pytest.approx(sum(losses[1]), rel=0.01)
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("text", ["row", "2:4"])

@@ -70,7 +70,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
             *("model", "measure", "select", "update"),
             *("recipe", "zeros", "step"),
         ),
-        "shots": ("model", "measure", "recipe", "report", "once"),
+        "shots": ("model", "measure", "orders", "recipe", "report", "once"),
         "pruner": ("model", "measure", "recipe", "report", "once", "shots"),
         "checkpoint": ("model", "recipe", "report"),
     },

@@ -15,7 +15,7 @@ from gpprune.progress import Progress
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
 from gpprune.prune.measure.cut_off import is_cut_off, signs
-from gpprune.prune.measure.drift import Drift
+from gpprune.prune.measure.drift import Drift, Originals
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.sequential import BlockRunner
@@ -41,10 +41,13 @@ class Stage:
     Attributes:
         part: the share of the recipe's zeros that are to be there after it, in ``(0, 1]``.
         held: of each layer by name, bool ``[out, in]``: what went before, which stays out.
+        originals: the weights before the first shot, for the order that makes up for pruning; None:
+            those that the model has.
     """
 
     part: float = 1.0
     held: Mapping[str, Tensor] = field(default_factory=dict)
+    originals: Originals | None = None
 
     @property
     def later(self) -> bool:
@@ -257,7 +260,7 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
     dense = job.dense(known)
     cut_off = job.stage.later
     runner = BlockRunner(job.model, job.longer, job.progress)
-    drift = Drift(runner) if corrects else None
+    drift = Drift(runner, job.stage.originals) if corrects else None
     for index in range(len(runner)):
         block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
         parts = list(groups(runner, index, block_layers))

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
+from gpprune.prune.measure.drift import Originals
 from gpprune.prune.measure.synthetic import synthetic_samples
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.once import Stage, Statistics, prune_once
+from gpprune.prune.orders import CORRECTED
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
@@ -46,7 +48,8 @@ def prune_in_shots(
     """Prune a model in place in the shots that a recipe has.
 
     Everything is measured again before each shot, on the weights as they are then. What is pruned
-    stays pruned, so that the zeros only grow, up to the recipe's number exactly.
+    stays pruned, so that the zeros only grow, up to the recipe's number exactly. The order
+    ``"corrected"`` makes up for what all shots so far have changed.
 
     Args:
         model: dense, in evaluation mode.
@@ -62,31 +65,34 @@ def prune_in_shots(
 
     Raises:
         UsageError: `keep` holds another pruning, or the model cannot write synthetic samples.
-        GppruneError: it holds one that is damaged, or cannot be written to.
+        GppruneError: it holds one that is damaged, or cannot be written to; so the temporary
+            directory.
     """
     if recipe.shots == 1:
         written = _written(model, recipe, calibration, progress)
         prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
         return ()
     kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
-    shots, held, written = ([], {}, None) if kept is None else kept.restore(model)
-    if not shots:
-        written = _written(model, recipe, calibration, progress)
-    for part in recipe.parts[len(shots) :]:
-        start = time.perf_counter()
-        before = shots[-1].after if shots else mean_loss(model, calibration)
-        progress("shots", len(shots), recipe.shots)
-        known = None if shots else dense
-        stage = Stage(part, held)
-        done = prune_once(model, recipe, calibration, order, progress, stage, known, written)
-        held = done.masks
-        zeros = sum(int(mask.sum()) for mask in held.values())
-        size = sum(mask.numel() for mask in held.values())
-        after = mean_loss(model, calibration)
-        seconds = time.perf_counter() - start
-        shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
-        if kept is not None:
-            kept.store(model, held, shots, written)
+    # before the weights of a finished shot come back
+    with Originals(model) if order == CORRECTED else nullcontext() as originals:
+        shots, held, written = ([], {}, None) if kept is None else kept.restore(model)
+        if not shots:
+            written = _written(model, recipe, calibration, progress)
+        for part in recipe.parts[len(shots) :]:
+            start = time.perf_counter()
+            before = shots[-1].after if shots else mean_loss(model, calibration)
+            progress("shots", len(shots), recipe.shots)
+            known = None if shots else dense
+            stage = Stage(part, held, originals)
+            done = prune_once(model, recipe, calibration, order, progress, stage, known, written)
+            held = done.masks
+            zeros = sum(int(mask.sum()) for mask in held.values())
+            size = sum(mask.numel() for mask in held.values())
+            after = mean_loss(model, calibration)
+            seconds = time.perf_counter() - start
+            shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
+            if kept is not None:
+                kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
 

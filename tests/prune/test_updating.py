@@ -167,6 +167,22 @@ def test_shots_are_corrected_too(sequences: Tensor) -> None:
     assert report.sparsity == pytest.approx(0.6, abs=0.01)
 
 
+def test_later_shots_bring_back_what_the_dense_model_did(sequences: Tensor) -> None:
+    model = tiny("llama")
+    layer = linear_layers(model)["model.layers.1.mlp.down_proj"]
+    half: dict[str, Tensor] = {}
+
+    def halve(label: str, done: int, total: int) -> None:
+        if (label, done) == ("shots", 1):
+            half["weight"] = layer.weight / 2
+            layer.write(half["weight"])
+
+    recipe = Recipe(sparsity=0.1, update="least-squares", shots=2, order="corrected")
+    prune_model(model, recipe, sequences, progress=halve)
+    kept = layer.weight != 0
+    assert float(layer.weight[kept].norm()) > 1.1 * float(half["weight"][kept].norm())
+
+
 def test_a_damping_is_used(sequences: Tensor) -> None:
     weights = []
     for damping in (0.01, 100.0):

@@ -8,19 +8,22 @@ up for what is amiss in them, too.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from gpprune.prune.measure.spill import Shelf
 from gpprune.prune.model.readers import Group
 from gpprune.prune.model.recorder import in_place_of
 from gpprune.prune.model.run import listening
 from gpprune.prune.model.sequential import BlockRunner
-from gpprune.prune.model.structure import LinearLayer
+from gpprune.prune.model.structure import LinearLayer, blocks, linear_layers
 
 _SAME = 0.02  # as a share: rounding, also in bfloat16
 
@@ -32,6 +35,50 @@ class _Call(NamedTuple):
     writes: Tensor
 
 
+class Originals:
+    """A copy of all weights that may be pruned, as they are now, in a temporary directory.
+
+    It is a context: the directory goes at its end.
+
+    Args:
+        model: dense.
+
+    Raises:
+        GppruneError: the temporary directory cannot be written.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._shelf = Shelf()
+        self._names: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        ours = {id(layer.parameter) for layer in linear_layers(model).values()}
+        kept = 0
+        try:
+            for index, block in enumerate(blocks(model)):
+                for name, parameter in block.named_parameters():
+                    if id(parameter) in ours:
+                        self._shelf.put(kept, parameter.detach())
+                        self._names[index][name] = kept
+                        kept += 1
+        except BaseException:
+            self._shelf.close()
+            raise
+
+    def of(self, index: int) -> dict[str, Tensor]:
+        """The weights of a block by their names in it, laid out as they are stored."""
+        return {name: self._shelf.get(key) for name, key in self._names[index].items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shelf.close()
+
+
 class Drift:
     """What each layer of a block would have to add for the dense model's signal to come back.
 
@@ -40,13 +87,16 @@ class Drift:
 
     Args:
         runner: the states that the blocks before, pruned by then, hand on; new.
+        originals: what the weights were at first, of a model that was pruned before; None: what
+            they are when a block is entered.
 
     Attributes:
         adding: the layers of the block that was entered last which add to the hidden states.
     """
 
-    def __init__(self, runner: BlockRunner) -> None:
+    def __init__(self, runner: BlockRunner, originals: Originals | None = None) -> None:
         self._runner = runner
+        self._originals = originals
         self._states = [runner.state(place) for place in range(runner.sequences)]  # the dense ones
         self._index = 0
         self._weights: dict[str, Tensor] = {}
@@ -54,7 +104,7 @@ class Drift:
         self.adding: frozenset[str] = frozenset()
 
     def enter(self, index: int, groups: Sequence[Group]) -> None:
-        """Keep what a block is while it is dense still.
+        """Keep what a block is before it is pruned.
 
         Args:
             index: the block's place in the model.
@@ -63,6 +113,8 @@ class Drift:
         """
         self._index, self._groups = index, groups
         self._weights = self._runner.weights(index)
+        if self._originals is not None:
+            self._weights |= self._originals.of(index)
         self.adding = frozenset(
             name for group in groups for name in group if self._adds(group, name)
         )

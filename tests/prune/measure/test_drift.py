@@ -12,7 +12,7 @@ from tiny_families import tiny
 from torch import Tensor, nn
 
 from gpprune.prune import linear_layers
-from gpprune.prune.measure.drift import Drift
+from gpprune.prune.measure.drift import Drift, Originals
 from gpprune.prune.model.readers import input_groups
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
@@ -141,6 +141,36 @@ def test_nothing_drifts_in_a_model_that_stays_dense(family: str, sequences: Tens
         found = [moved for group in groups for moved in drift.measure(group).values()]
     assert found
     assert all(float(moved.abs().max()) == 0 for moved in found)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_that_was_changed_has_drifted_from_its_originals(
+    family: str, sequences: Tensor
+) -> None:
+    model = tiny(family)
+    with Originals(model) as originals:
+        for layer in linear_layers(model).values():
+            layer.write(layer.weight * (torch.arange(layer.in_features) % 2))
+        layers = {n: layer for n, layer in linear_layers(model).items() if layer.block == 0}
+        reader, layer = next(iter(layers.items()))  # nothing before it was changed
+        dense = linear_layers(tiny(family))[reader].weight
+        reads: list[Tensor] = []
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            reads.append(inputs[0].flatten(0, -2).double())
+
+        with quiet_model(model), torch.no_grad():
+            hook = layer.module.register_forward_pre_hook(note)
+            model(sequences)
+            hook.remove()
+            runner = BlockRunner(model, sequences)
+            groups = list(input_groups(runner, 0, layers))
+            drift = Drift(runner, originals)
+            drift.enter(0, groups)
+            found = drift.measure(groups[0])[reader]
+    gram = reads[0].t() @ reads[0] / len(reads[0])
+    wanted = (dense.double() - layer.weight.double()) @ gram
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-5 * float(wanted.norm()))
 
 
 class Router(nn.Linear):

@@ -23,7 +23,15 @@ from benchmarks.flags import add_model, parser_of, positive
 from benchmarks.shown import print_table, progress
 from gpprune.evals import MetricMasking, ModelFitness, copy_as, evaluate
 from gpprune.progress import Progress
-from gpprune.prune import ORDERS, UPDATES, Recipe, calibrate, load_model, prune_model
+from gpprune.prune import (
+    ORDERS,
+    UPDATES,
+    Recipe,
+    Writer,
+    calibrate,
+    load_model,
+    prune_model,
+)
 
 TOKENS = Path(__file__).parents[1] / "tests" / "data" / "reference_protocol.safetensors"
 SHOWN = {"evaluation": "perplexity", "c4": "C4"}
@@ -113,6 +121,7 @@ class _Judge:
         self._order, self._report = order, report
         self._dense = load_model(model).model
         self._statistics: dict[str, Mapping[str, Tensor]] = {}
+        self._writer = Writer(self._dense, calibration)
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
         """Measure once what recipes read that can share it, of recipes that go with the order."""
@@ -137,7 +146,14 @@ class _Judge:
             formula = recipe.formula.canonical(recipe.shape.group)
             return [found.figure for found in fitness.evaluate(formula, *self._texts)]
         model = copy_as(self._dense)
-        prune_model(model, recipe, self._calibration, order=self._order, progress=self._report)
+        prune_model(
+            model,
+            recipe,
+            self._calibration,
+            order=self._order,
+            written=self._writer(recipe.synthetic_samples, self._report),
+            progress=self._report,
+        )
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]
 
     def _shares(self, recipe: Recipe) -> bool:

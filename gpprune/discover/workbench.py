@@ -32,6 +32,7 @@ from gpprune.prune import (
     Coverage,
     Loaded,
     Recipe,
+    Writer,
     calibrate,
     check_weights,
     configuration_digest,
@@ -262,11 +263,24 @@ class Workbench:
             order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
+        recipe.in_order(order)
+        written = self._writer(recipe.synthetic_samples, progress)
         fresh = copy.deepcopy(self.loaded.model)
-        held, tokens = self._statistics, self.calibration()
-        prune_model(fresh, recipe, tokens, order=order, dense=held, progress=progress)
+        prune_model(
+            fresh,
+            recipe,
+            self.calibration(),
+            order=order,
+            dense=self._statistics,
+            written=written,
+            progress=progress,
+        )
         dense, judged = self.loaded.model, self._in_dtype(fresh)
         return [evaluate(judged, text, self.loss, dense=dense, progress=progress) for text in texts]
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.loaded.model, self.calibration())
 
     def digests(self) -> dict[str, str]:
         """What tells the model, its tokenizer and the texts read so far from others."""

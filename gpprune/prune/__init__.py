@@ -18,6 +18,8 @@ from .measure.gradients import Gradients as Gradients
 from .measure.kronecker import nearest_kronecker as nearest_kronecker
 from .measure.kronecker import read_statistics as read_statistics
 from .measure.kronecker import write_statistics as write_statistics
+from .measure.synthetic import Writer as Writer
+from .measure.synthetic import synthetic_samples as synthetic_samples
 from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
 from .model.coverage import Coverage as Coverage

@@ -44,6 +44,7 @@ def prune_in_shots(
     progress: Progress,
     keep: Path | None,
     dense: Statistics | None = None,
+    written: Tensor | None = None,
 ) -> tuple[Shot, ...]:
     """Prune a model in place in the shots that a recipe has.
 
@@ -59,6 +60,7 @@ def prune_in_shots(
         progress: called as ``progress(label, done, total)``.
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
+        written: the synthetic samples; None: the model writes those that the recipe asks for.
 
     Returns:
         What each shot did; nothing for a recipe of one shot.
@@ -69,15 +71,17 @@ def prune_in_shots(
             directory.
     """
     if recipe.shots == 1:
-        written = _written(model, recipe, calibration, progress)
+        if written is None:
+            written = _written(model, recipe, calibration, progress)
         prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
         return ()
-    kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
+    identity = _identity(model, recipe, calibration, order, written)
+    kept = None if keep is None else _Kept(keep, identity)
     # before the weights of a finished shot come back
     with Originals(model) if order == CORRECTED else nullcontext() as originals:
-        shots, held, written = ([], {}, None) if kept is None else kept.restore(model)
-        if not shots:
-            written = _written(model, recipe, calibration, progress)
+        shots, held, restored = ([], {}, None) if kept is None else kept.restore(model)
+        if written is None:
+            written = restored if shots else _written(model, recipe, calibration, progress)
         for part in recipe.parts[len(shots) :]:
             start = time.perf_counter()
             before = shots[-1].after if shots else mean_loss(model, calibration)
@@ -113,15 +117,21 @@ def mean_loss(model: nn.Module, tokens: Tensor) -> float:
     return sum(losses) / len(losses)
 
 
-def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str) -> dict[str, Any]:
+def _identity(
+    model: nn.Module, recipe: Recipe, calibration: Tensor, order: str, written: Tensor | None
+) -> dict[str, Any]:
     """What tells one pruning from another."""
-    tokens = hashlib.sha256(calibration.cpu().contiguous().numpy().tobytes()).hexdigest()
     return {
         "recipe": recipe.model_dump(),
         "order": order,
-        "calibration": tokens,
+        "calibration": _digest(calibration),
+        "written": None if written is None else _digest(written),
         "model": parameters_digest(model),
     }
+
+
+def _digest(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def check_shots(folder: Path) -> None:

@@ -13,6 +13,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.memory import give_back
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.run import quiet_model
 
 PROMPT = 32  # tokens of the given text that a piece goes on from
 PIECE = 256  # tokens; of longer ones the keys and values that are read again cost most of the time
@@ -31,7 +32,7 @@ def synthetic_samples(
     values of 32 pieces are in memory.
 
     Args:
-        model: a causal language model in evaluation mode, dense.
+        model: a causal language model, dense.
         tokens: the given text, ``[samples, length]``, int64.
         count: how many sequences, each as long as the given ones.
         seed: of all draws; the global ones are left alone.
@@ -59,6 +60,27 @@ def synthetic_samples(
         written.append(_written_on(model, batch, piece, seed * 1_000_003 + at, steps))
     give_back()
     return torch.cat(written).view(count, pieces * piece)[:, :length].contiguous().to(tokens.device)
+
+
+class Writer:
+    """Synthetic samples for several recipes: each number of them is written once.
+
+    Args:
+        model: see `synthetic_samples`.
+        tokens: likewise.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Tensor) -> None:
+        self._model, self._tokens = model, tokens
+        self._written: dict[int, Tensor] = {}
+
+    def __call__(self, count: int, progress: Progress = silent) -> Tensor | None:
+        """So many of them, ``[count, length]``; None for 0."""
+        if count and count not in self._written:
+            self._written[count] = synthetic_samples(
+                self._model, self._tokens, count, progress=progress
+            )
+        return self._written.get(count)
 
 
 class _Steps:
@@ -102,7 +124,7 @@ def _written_on(model: Any, prompts: Tensor, length: int, seed: int, steps: _Ste
         pad_token_id=0,
     )
     try:
-        with _draws(device, seed), quiet_transformers():
+        with _draws(device, seed), quiet_model(model), quiet_transformers():
             found: Tensor = model.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from gpprune import errors
 from gpprune.prune import Recipe, calibrate, linear_layers, load_model, prune_model
-from gpprune.prune.measure.synthetic import PIECE, synthetic_samples
+from gpprune.prune.measure.synthetic import PIECE, Writer, synthetic_samples
 
 
 @pytest.fixture
@@ -235,6 +235,68 @@ def test_later_shots_measure_on_what_the_dense_model_wrote(sequences: Tensor, tm
     assert same(model, dense)
     assert "shots" in told
     assert "writing calibration text" not in told  # it is kept
+
+
+def test_samples_that_were_written_before_are_taken(sequences: Tensor):
+    recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=4)
+    model = tiny("llama").eval()
+    given, other = copy.deepcopy(model), copy.deepcopy(model)
+    written = synthetic_samples(model, sequences, 4)
+    told: list[str] = []
+    prune_model(
+        given, recipe, sequences, written=written, progress=lambda label, *_: told.append(label)
+    )
+    prune_model(other, recipe, sequences, written=written.flip(1))
+    prune_model(model, recipe, sequences)
+    assert same(model, given)
+    assert not same(model, other)
+    assert "writing calibration text" not in told
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_samples_are_as_many_as_the_recipe_says(count: int, sequences: Tensor):
+    recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=count)
+    model = tiny("llama").eval()
+    before = copy.deepcopy(model)
+    for written in (sequences[:1].repeat(4, 1), sequences[:1].repeat(count, 1)[:, :-1]):
+        with pytest.raises(errors.UsageError, match=rf"asks for int64 of \[{count}, 24\]"):
+            prune_model(model, recipe, sequences, written=written)
+    assert same(model, before)
+
+
+def test_shots_go_on_with_the_samples_that_they_began_with(sequences: Tensor, tmp_path: Path):
+    recipe = Recipe(metric="wanda", sparsity=0.5, shots=2, synthetic_samples=4)
+    written = synthetic_samples(tiny("llama").eval(), sequences, 4)
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "shots" and done == 1:
+            raise KeyboardInterrupt
+
+    def prune(model: nn.Module, **how: object) -> None:
+        prune_model(model, recipe, sequences, keep=tmp_path / "kept", **how)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(tiny("llama").eval(), written=written, progress=stop)
+    for other in ({}, {"written": written.flip(1)}):
+        with pytest.raises(errors.UsageError, match="another recipe, model or calibration"):
+            prune(tiny("llama").eval(), **other)
+    model, whole = tiny("llama").eval(), tiny("llama").eval()
+    prune(model, written=written)
+    prune_model(whole, recipe, sequences, written=written)
+    assert same(model, whole)
+
+
+def test_a_writer_writes_each_number_once(sequences: Tensor):
+    model = tiny("llama").eval()
+    writer = Writer(model, sequences)
+    assert writer(0) is None
+    first = writer(4)
+    assert first is not None
+    assert torch.equal(first, synthetic_samples(model, sequences, 4))
+    assert writer(4) is first
+    fewer = writer(3)
+    assert fewer is not None
+    assert fewer.shape == (3, 24)
 
 
 def test_they_are_refused_where_nothing_is_measured_on_them():

@@ -22,7 +22,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
 from gpprune.prune.measure.drift import Originals
-from gpprune.prune.measure.synthetic import synthetic_samples
+from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -70,9 +70,10 @@ def prune_in_shots(
         GppruneError: it holds one that is damaged, or cannot be written to; so the temporary
             directory.
     """
+    writer = Writer(model, calibration)
     if recipe.shots == 1:
         if written is None:
-            written = _written(model, recipe, calibration, progress)
+            written = writer(recipe.synthetic_samples, progress)
         prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
         return ()
     identity = _identity(model, recipe, calibration, order, written)
@@ -81,7 +82,7 @@ def prune_in_shots(
     with Originals(model) if order == CORRECTED else nullcontext() as originals:
         shots, held, restored = ([], {}, None) if kept is None else kept.restore(model)
         if written is None:
-            written = restored if shots else _written(model, recipe, calibration, progress)
+            written = restored if shots else writer(recipe.synthetic_samples, progress)
         for part in recipe.parts[len(shots) :]:
             start = time.perf_counter()
             before = shots[-1].after if shots else mean_loss(model, calibration)
@@ -99,14 +100,6 @@ def prune_in_shots(
                 kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
-
-
-def _written(
-    model: nn.Module, recipe: Recipe, calibration: Tensor, progress: Progress
-) -> Tensor | None:
-    """What the dense model writes for all shots to measure on, if the recipe asks for it."""
-    count = recipe.synthetic_samples
-    return synthetic_samples(model, calibration, count, progress=progress) if count else None
 
 
 @torch.no_grad()

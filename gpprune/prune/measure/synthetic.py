@@ -14,6 +14,7 @@ from gpprune.memory import give_back
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.sequential import BlockRunner
 
 PROMPT = 32  # tokens of the given text that a piece goes on from
 PIECE = 256  # tokens; of longer ones the keys and values that are read again cost most of the time
@@ -75,8 +76,15 @@ class Writer:
         self._written: dict[int, Tensor] = {}
 
     def __call__(self, count: int, progress: Progress = silent) -> Tensor | None:
-        """So many of them, ``[count, length]``; None for 0."""
+        """So many of them, ``[count, length]``; None for 0.
+
+        Raises:
+            NotAChain: the model cannot be measured block by block, so they would be of no use.
+            UsageError: see `synthetic_samples`.
+            GppruneError: likewise.
+        """
         if count and count not in self._written:
+            BlockRunner(self._model, self._tokens[:1])
             self._written[count] = synthetic_samples(
                 self._model, self._tokens, count, progress=progress
             )

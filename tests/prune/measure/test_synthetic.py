@@ -299,6 +299,16 @@ def test_a_writer_writes_each_number_once(sequences: Tensor):
     assert fewer.shape == (3, 24)
 
 
+def test_nothing_is_written_for_a_model_whose_blocks_are_no_chain(sequences: Tensor):
+    model = tiny("llama").eval()
+    model.model.layers[1].register_forward_pre_hook(lambda _, given: (given[0] / 2, *given[1:]))
+    told: list[str] = []
+    recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=4)
+    with pytest.raises(errors.GppruneError, match="order='dense'"):
+        prune_model(model, recipe, sequences, progress=lambda label, *_: told.append(label))
+    assert "writing calibration text" not in told
+
+
 def test_they_are_refused_where_nothing_is_measured_on_them():
     with pytest.raises(errors.UsageError, match=r"4 synthetic samples .* order 'dense'"):
         Recipe(sparsity=0.5, order="dense", synthetic_samples=4)

@@ -29,6 +29,7 @@ from gpprune.prune import (
     Recipe,
     Writer,
     calibrate,
+    linear_layers,
     load_model,
     prune_model,
 )
@@ -124,10 +125,14 @@ class _Judge:
         self._writer = Writer(self._dense, calibration)
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
-        """Measure once what recipes read that can share it, of recipes that go with the order."""
+        """See that recipes can be followed, then measure and write once what they can share."""
         recipes = list(recipes)
         for recipe in recipes:
             recipe.in_order(self._order)
+            for layer in linear_layers(self._dense).values():
+                recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
+        for count in {recipe.synthetic_samples for recipe in recipes}:
+            self._writer(count, self._report)
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
             self._statistics = calibrate(
@@ -151,7 +156,7 @@ class _Judge:
             recipe,
             self._calibration,
             order=self._order,
-            written=self._writer(recipe.synthetic_samples, self._report),
+            writer=self._writer,
             progress=self._report,
         )
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]

@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,37 @@ def test_protocol_lets_the_model_write_more_to_calibrate_on(
     assert figures[0] != figures[1]
     with pytest.raises(UsageError, match="2 synthetic samples"):
         protocol.main([*protocol_flags, "--synthetic-samples", "2", "--order", "dense"])
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the protocol's progress."""
+    labels: list[str] = []
+
+    @contextmanager
+    def telling() -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda label, *_: labels.append(label)
+
+    monkeypatch.setattr(protocol, "progress", telling)
+    return labels
+
+
+def test_protocol_writes_once_what_recipes_share(protocol_flags: list[str], told: list[str]):
+    flags = [*protocol_flags, "--synthetic-samples", "2", "--sparsity"]
+    protocol.main([*flags, "0.5"])
+    once = told.count("writing calibration text")
+    told.clear()
+    protocol.main([*flags, "0.4", "0.6"])
+    assert told.count("writing calibration text") == once > 0
+
+
+def test_protocol_refuses_before_it_writes(
+    protocol_flags: list[str], recipe: Path, told: list[str]
+):
+    recipe.write_text('{"metric": "wanda", "pattern": "2:5"}')
+    with pytest.raises(UsageError, match="2:5"):
+        protocol.main([*protocol_flags, "--synthetic-samples", "2"])
+    assert "writing calibration text" not in told
 
 
 def test_protocol_varies_recipes_on_one_calibration(

@@ -263,8 +263,6 @@ class Workbench:
             order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
-        recipe.in_order(order)
-        written = self._writer(recipe.synthetic_samples, progress)
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(
             fresh,
@@ -272,7 +270,7 @@ class Workbench:
             self.calibration(),
             order=order,
             dense=self._statistics,
-            written=written,
+            writer=self._writer,
             progress=progress,
         )
         dense, judged = self.loaded.model, self._in_dtype(fresh)

@@ -119,7 +119,9 @@ def prune_once(
         zeros = recipe_zeros(
             model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
         )
-    longer = calibration if written is None else torch.cat([calibration, written])
+    longer = (
+        calibration if written is None else torch.cat([calibration, written.to(calibration.device)])
+    )
     job = _Job(
         model, layers, recipe, score, calibration, longer, progress, measured, zeros, stage, keeps
     )

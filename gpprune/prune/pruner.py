@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.measure.calibrate import check_tokens
+from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
 from gpprune.prune.once import Statistics
@@ -28,7 +27,7 @@ def prune_model(
     order: str | None = None,
     keep: Path | None = None,
     dense: Statistics | None = None,
-    written: Tensor | None = None,
+    writer: Writer | None = None,
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model in place.
@@ -52,8 +51,8 @@ def prune_model(
             in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
         dense: by layer name, what `gpprune.prune.calibrate` has measured of the model on the same
             text already. It is not measured again if it holds all that the recipe reads.
-        written: the synthetic samples that the recipe asks for, ``[synthetic_samples, length]``
-            int64, as `gpprune.prune.synthetic_samples` has them; left out, the model writes them.
+        writer: who writes the synthetic samples that the recipe asks for, of the same model while
+            it is dense and on the same text: several recipes can share one.
         keep: a directory that holds the weights after each shot of a recipe of several, so that
             the same call goes on after the last one that was finished. It is made, and is the
             caller's to remove. None: nothing is kept.
@@ -63,8 +62,7 @@ def prune_model(
         The zeros of every layer and of all matrices of the blocks, and what each shot did.
 
     Raises:
-        UsageError: a bad order, calibration or pattern, `written` is not what the recipe asks
-            for, `keep` holds another pruning, or the model
+        UsageError: a bad order, calibration or pattern, `keep` holds another pruning, or the model
             cannot write the synthetic samples that the recipe asks for; nothing has been changed
             then.
         GppruneError: a damaged weight, a layer that no token reached in the first shot, a
@@ -76,27 +74,15 @@ def prune_model(
     check_tokens(calibration)
     layers = linear_layers(model)
     check_weights(layers)
-    if written is not None:
-        _check_written(written, recipe, calibration)
     for layer in layers.values():
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
     held = None if dense is None or not _holds(dense, layers, recipe) else dense
 
     with quiet_model(model):
-        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, written)
+        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
     return prune_report(model, time.perf_counter() - start, shots)
 
 
 def _holds(dense: Statistics, layers: Iterable[str], recipe: Recipe) -> bool:
     """Whether the statistics of all layers hold what a recipe reads."""
     return all(name in dense and dense[name].keys() >= recipe.reads for name in layers)
-
-
-def _check_written(written: Tensor, recipe: Recipe, calibration: Tensor) -> None:
-    """See that synthetic samples are as many and as long as a recipe asks for."""
-    wanted = [recipe.synthetic_samples, calibration.shape[1]]
-    if list(written.shape) != wanted or written.dtype != torch.int64:
-        raise UsageError(
-            f"the synthetic samples are {written.dtype} of shape {list(written.shape)}, and the "
-            f"recipe asks for int64 of {wanted}: give those, or none for the model to write them"
-        )

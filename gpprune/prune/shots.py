@@ -44,7 +44,7 @@ def prune_in_shots(
     progress: Progress,
     keep: Path | None,
     dense: Statistics | None = None,
-    written: Tensor | None = None,
+    writer: Writer | None = None,
 ) -> tuple[Shot, ...]:
     """Prune a model in place in the shots that a recipe has.
 
@@ -60,7 +60,7 @@ def prune_in_shots(
         progress: called as ``progress(label, done, total)``.
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
-        written: the synthetic samples; None: the model writes those that the recipe asks for.
+        writer: of the synthetic samples, see `gpprune.prune.prune_model`.
 
     Returns:
         What each shot did; nothing for a recipe of one shot.
@@ -70,25 +70,28 @@ def prune_in_shots(
         GppruneError: it holds one that is damaged, or cannot be written to; so the temporary
             directory.
     """
-    writer = Writer(model, calibration)
+    writer = writer or Writer(model, calibration)
+    count = recipe.synthetic_samples
     if recipe.shots == 1:
-        if written is None:
-            written = writer(recipe.synthetic_samples, progress)
+        written = writer(count, progress)
         prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
         return ()
-    identity = _identity(model, recipe, calibration, order, written)
-    kept = None if keep is None else _Kept(keep, identity)
+    kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
+    shots = [] if kept is None else kept.shots()
+    left = recipe.parts[len(shots) :]
     # before the weights of a finished shot come back
-    with Originals(model) if order == CORRECTED else nullcontext() as originals:
-        shots, held, restored = ([], {}, None) if kept is None else kept.restore(model)
-        if written is None:
-            written = restored if shots else writer(recipe.synthetic_samples, progress)
-        for part in recipe.parts[len(shots) :]:
+    with Originals(model) if left and order == CORRECTED else nullcontext() as originals:
+        held: dict[str, Tensor] = {}
+        if kept is not None and shots:
+            held, written = kept.restore(model, len(shots))
+        else:
+            written = writer(count, progress)
+        for part in left:
             start = time.perf_counter()
             before = shots[-1].after if shots else mean_loss(model, calibration)
             progress("shots", len(shots), recipe.shots)
             known = None if shots else dense
-            stage = Stage(part, held, originals)
+            stage = Stage(part, held, originals if shots else None)
             done = prune_once(model, recipe, calibration, order, progress, stage, known, written)
             held = done.masks
             zeros = sum(int(mask.sum()) for mask in held.values())
@@ -110,21 +113,15 @@ def mean_loss(model: nn.Module, tokens: Tensor) -> float:
     return sum(losses) / len(losses)
 
 
-def _identity(
-    model: nn.Module, recipe: Recipe, calibration: Tensor, order: str, written: Tensor | None
-) -> dict[str, Any]:
+def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str) -> dict[str, Any]:
     """What tells one pruning from another."""
+    tokens = hashlib.sha256(calibration.cpu().contiguous().numpy().tobytes()).hexdigest()
     return {
         "recipe": recipe.model_dump(),
         "order": order,
-        "calibration": _digest(calibration),
-        "written": None if written is None else _digest(written),
+        "calibration": tokens,
         "model": parameters_digest(model),
     }
-
-
-def _digest(tokens: Tensor) -> str:
-    return hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def check_shots(folder: Path) -> None:
@@ -179,15 +176,11 @@ class _Kept:
         self._folder = folder
         self._identity = identity
 
-    def restore(self, model: nn.Module) -> tuple[list[Shot], dict[str, Tensor], Tensor | None]:
-        """Put the weights of the last finished shot into the model.
-
-        Returns:
-            The shots that are done, the masks of the layers, and the synthetic samples.
-        """
+    def shots(self) -> list[Shot]:
+        """The shots that are done."""
         record = self._folder / RECORD
         if not record.exists():
-            return [], {}, None
+            return []
         try:
             read = json.loads(record.read_text(encoding="utf-8"))
             identity, done = read["identity"], [Shot(**shot) for shot in read["shots"]]
@@ -198,11 +191,19 @@ class _Kept:
                 f"{str(self._folder)!r} holds the shots of another recipe, model or calibration "
                 "text: remove it, or name another place"
             )
+        return done
+
+    def restore(self, model: nn.Module, shots: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Put the weights after so many shots, all that are done, into the model.
+
+        Returns:
+            The masks of the layers, and the synthetic samples.
+        """
         try:
-            with safe_open(self._folder / self._name(len(done)), "pt") as file:
+            with safe_open(self._folder / self._name(shots), "pt") as file:
                 wrote = self._identity["recipe"].get("synthetic_samples", 0) > 0
                 written = file.get_tensor(_WRITTEN) if wrote else None
-                return done, _read(file, linear_layers(model)), written
+                return _read(file, linear_layers(model)), written
         except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
 

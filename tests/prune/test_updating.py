@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -181,6 +182,36 @@ def test_later_shots_bring_back_what_the_dense_model_did(sequences: Tensor) -> N
     prune_model(model, recipe, sequences, progress=halve)
     kept = layer.weight != 0
     assert float(layer.weight[kept].norm()) > 1.1 * float(half["weight"][kept].norm())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_corrected_shots_go_on_towards_the_dense_model(
+    family: str, sequences: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    recipe = Recipe(sparsity=0.6, update="least-squares", shots=3, order="corrected")
+    broken, going_on, whole = (tiny(family) for _ in range(3))
+
+    def stop(label: str, done: int, total: int) -> None:
+        assert any(scratch.iterdir())  # the dense weights
+        if (label, done) == ("shots", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_model(broken, recipe, sequences, keep=tmp_path / "kept", progress=stop)
+    assert not any(scratch.iterdir())
+    prune_model(going_on, recipe, sequences, keep=tmp_path / "kept")
+    prune_model(whole, recipe, sequences)
+    others = linear_layers(whole)
+    for name, layer in linear_layers(going_on).items():
+        assert torch.equal(layer.weight, others[name].weight)
+
+    def unused(*_: object) -> None:
+        assert not any(scratch.iterdir())
+
+    prune_model(tiny(family), recipe, sequences, keep=tmp_path / "kept", progress=unused)
 
 
 def test_a_damping_is_used(sequences: Tensor) -> None:

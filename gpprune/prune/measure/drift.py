@@ -49,23 +49,21 @@ class Originals:
 
     def __init__(self, model: nn.Module) -> None:
         self._shelf = Shelf()
-        self._names: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        self._names: defaultdict[int, list[str]] = defaultdict(list)
         ours = {id(layer.parameter) for layer in linear_layers(model).values()}
-        kept = 0
         try:
             for index, block in enumerate(blocks(model)):
                 for name, parameter in block.named_parameters():
                     if id(parameter) in ours:
-                        self._shelf.put(kept, parameter.detach())
-                        self._names[index][name] = kept
-                        kept += 1
+                        self._shelf.put((index, name), parameter.detach())
+                        self._names[index].append(name)
         except BaseException:
             self._shelf.close()
             raise
 
     def of(self, index: int) -> dict[str, Tensor]:
         """The weights of a block by their names in it, laid out as they are stored."""
-        return {name: self._shelf.get(key) for name, key in self._names[index].items()}
+        return {name: self._shelf.get((index, name)) for name in self._names[index]}
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +110,8 @@ class Drift:
                 then measured once, the last one last.
         """
         self._index, self._groups = index, groups
-        self._weights = self._runner.weights(index)
-        if self._originals is not None:
-            self._weights |= self._originals.of(index)
+        before = {} if self._originals is None else self._originals.of(index)
+        self._weights = before | self._runner.weights(index, without=before)
         self.adding = frozenset(
             name for group in groups for name in group if self._adds(group, name)
         )

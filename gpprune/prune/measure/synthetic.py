@@ -13,6 +13,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.memory import give_back
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.recorder import NotAChain
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 
@@ -84,11 +85,20 @@ class Writer:
             GppruneError: likewise.
         """
         if count and count not in self._written:
-            BlockRunner(self._model, self._tokens[:1])
+            with quiet_model(self._model):
+                _check_chain(self._model, self._tokens[:1])
             self._written[count] = synthetic_samples(
                 self._model, self._tokens, count, progress=progress
             )
         return self._written.get(count)
+
+
+def _check_chain(model: nn.Module, tokens: Tensor) -> None:
+    """See that what is written can be measured on, block by block."""
+    try:
+        BlockRunner(model, tokens)
+    except NotAChain as error:
+        raise NotAChain(f"{error} and no synthetic samples") from error
 
 
 class _Steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -110,10 +110,10 @@ class BlockRunner:
             found: Tensor = self._model(self._tokens[sequence][None]).logits
         return found
 
-    def weights(self, index: int) -> dict[str, Tensor]:
-        """A copy of one block's parameters, for :meth:`output`."""
+    def weights(self, index: int, without: Collection[str] = ()) -> dict[str, Tensor]:
+        """A copy of one block's parameters, for :meth:`output`, without those that are named."""
         named = self._blocks[index].named_parameters()
-        return {name: parameter.detach().clone() for name, parameter in named}
+        return {name: value.detach().clone() for name, value in named if name not in without}
 
     @torch.no_grad()
     def check_end(self) -> None:

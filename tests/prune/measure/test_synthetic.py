@@ -237,57 +237,24 @@ def test_later_shots_measure_on_what_the_dense_model_wrote(sequences: Tensor, tm
     assert "writing calibration text" not in told  # it is kept
 
 
-def test_samples_that_were_written_before_are_taken(sequences: Tensor):
-    recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=4)
-    model = tiny("llama").eval()
-    given, other = copy.deepcopy(model), copy.deepcopy(model)
-    written = synthetic_samples(model, sequences, 4)
+def test_recipes_share_what_is_written(sequences: Tensor):
+    dense = tiny("llama").eval()
+    writer = Writer(dense, sequences)
     told: list[str] = []
-    prune_model(
-        given, recipe, sequences, written=written, progress=lambda label, *_: told.append(label)
-    )
-    prune_model(other, recipe, sequences, written=written.flip(1))
-    prune_model(model, recipe, sequences)
-    assert same(model, given)
-    assert not same(model, other)
-    assert "writing calibration text" not in told
+    for sparsity in (0.5, 0.7):
+        recipe = Recipe(metric="wanda", sparsity=sparsity, synthetic_samples=4)
+        sharing, alone = copy.deepcopy(dense), copy.deepcopy(dense)
+        prune_model(
+            sharing, recipe, sequences, writer=writer, progress=lambda label, *_: told.append(label)
+        )
+        prune_model(alone, recipe, sequences)
+        assert same(sharing, alone)
+    assert told.count("writing calibration text") == 12  # the tokens of its one batch
 
 
-@pytest.mark.parametrize("count", [0, 3, 5])
-def test_samples_are_as_many_as_the_recipe_says(count: int, sequences: Tensor):
-    recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=count)
-    model = tiny("llama").eval()
-    before = copy.deepcopy(model)
-    for written in (sequences[:1].repeat(4, 1), sequences[:1].repeat(count, 1)[:, :-1]):
-        with pytest.raises(errors.UsageError, match=rf"asks for int64 of \[{count}, 24\]"):
-            prune_model(model, recipe, sequences, written=written)
-    assert same(model, before)
-
-
-def test_shots_go_on_with_the_samples_that_they_began_with(sequences: Tensor, tmp_path: Path):
-    recipe = Recipe(metric="wanda", sparsity=0.5, shots=2, synthetic_samples=4)
-    written = synthetic_samples(tiny("llama").eval(), sequences, 4)
-
-    def stop(label: str, done: int, total: int) -> None:
-        if label == "shots" and done == 1:
-            raise KeyboardInterrupt
-
-    def prune(model: nn.Module, **how: object) -> None:
-        prune_model(model, recipe, sequences, keep=tmp_path / "kept", **how)  # type: ignore[arg-type]
-
-    with pytest.raises(KeyboardInterrupt):
-        prune(tiny("llama").eval(), written=written, progress=stop)
-    for other in ({}, {"written": written.flip(1)}):
-        with pytest.raises(errors.UsageError, match="another recipe, model or calibration"):
-            prune(tiny("llama").eval(), **other)
-    model, whole = tiny("llama").eval(), tiny("llama").eval()
-    prune(model, written=written)
-    prune_model(whole, recipe, sequences, written=written)
-    assert same(model, whole)
-
-
-def test_a_writer_writes_each_number_once(sequences: Tensor):
-    model = tiny("llama").eval()
+@pytest.mark.parametrize("family", ["llama", "rwkv"])  # the latter hands a cache to its blocks
+def test_a_writer_writes_each_number_once(family: str, sequences: Tensor):
+    model = tiny(family).eval()
     writer = Writer(model, sequences)
     assert writer(0) is None
     first = writer(4)
@@ -304,7 +271,7 @@ def test_nothing_is_written_for_a_model_whose_blocks_are_no_chain(sequences: Ten
     model.model.layers[1].register_forward_pre_hook(lambda _, given: (given[0] / 2, *given[1:]))
     told: list[str] = []
     recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=4)
-    with pytest.raises(errors.GppruneError, match="order='dense'"):
+    with pytest.raises(errors.GppruneError, match="order='dense' and no synthetic samples"):
         prune_model(model, recipe, sequences, progress=lambda label, *_: told.append(label))
     assert "writing calibration text" not in told
 

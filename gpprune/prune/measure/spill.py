@@ -17,29 +17,21 @@ from gpprune.scratch import Scratch
 
 
 class Shelf:
-    """Tensors by key, in memory up to a number of bytes and in a temporary directory beyond it.
+    """Tensors by key, in a temporary directory.
 
     The directory goes with :meth:`close`, with the object, and at the end of the process.
-
-    Args:
-        limit: how many bytes stay in memory.
 
     Raises:
         GppruneError: from `put`, when the temporary directory cannot be written.
     """
 
-    def __init__(self, limit: int = 0) -> None:
-        self._limit = limit
-        self._held: dict[Hashable, Tensor] = {}
+    def __init__(self) -> None:
         self._filed: dict[Hashable, tuple[Path, torch.device]] = {}
         self._scratch: Scratch | None = None
         self._written = 0
 
     def put(self, key: Hashable, tensor: Tensor) -> None:
-        """Keep a tensor, which is not to be written into from then on."""
-        if sum(t.nbytes for t in self._held.values()) + tensor.nbytes <= self._limit:
-            self._held[key] = tensor
-            return
+        """Keep a tensor."""
         try:
             if self._scratch is None:
                 self._scratch = Scratch()
@@ -52,8 +44,6 @@ class Shelf:
 
     def get(self, key: Hashable) -> Tensor:
         """The tensor of a key, on the device that it was on."""
-        if key in self._held:
-            return self._held[key]
         path, device = self._filed[key]
         found: Tensor = load_file(path)["tensor"]
         return found.to(device)
@@ -61,19 +51,17 @@ class Shelf:
     def take(self, key: Hashable) -> Tensor:
         """The tensor of a key, which is not kept any longer."""
         found = self.get(key)
-        if key in self._filed and found.device.type == "cpu":
+        if found.device.type == "cpu":
             found = found.clone()  # it may be the file itself, mapped into memory
         self.drop(key)
         return found
 
     def drop(self, key: Hashable) -> None:
         """Keep the tensor of a key no longer."""
-        if self._held.pop(key, None) is None:
-            self._filed.pop(key)[0].unlink()
+        self._filed.pop(key)[0].unlink()
 
     def close(self) -> None:
         """Let everything go."""
-        self._held.clear()
         self._filed.clear()
         if self._scratch is not None:
             self._scratch.close()

@@ -27,8 +27,6 @@ Layers = Mapping[str, LinearLayer]
 # Entered around the passes over some layers, of which everything is known when it is left.
 Visit = Callable[[Layers], AbstractContextManager[None]]
 
-STATES_IN_MEMORY = 256 * 2**20  # bytes of hidden states that wait for the way back
-
 LABELS = ("true", "sampled")
 
 
@@ -110,7 +108,7 @@ def sweep(
         for name, layer in layers.items():
             by_block[layer.block][name] = layer
         way = _Way(runner, by_block, tokens, progress, rounds=1 if backward is None else 2)
-        with Shelf(STATES_IN_MEMORY) as states:
+        with Shelf() as states:
             way.forward(forward, None if backward is None else states)
             if backward is not None:
                 way.back(backward, states, labels)

@@ -67,7 +67,7 @@ def by_chance(share: float) -> Moment:
     return Moment({"shots": 1, "share": share}, signal.SIGKILL)
 
 
-ASIDE = "/gpprune-"  # where a shot's calibration puts curvature, each in a directory of its own
+ASIDE = "/gpprune-"  # where a shot's calibration puts hidden states, then curvature
 NOTHING: frozenset[int] = frozenset()
 DRAW = random.Random(8)
 MOMENTS = {
@@ -76,7 +76,7 @@ MOMENTS = {
         "tempfile.mkdtemp", ASIDE, more=0, weights=NOTHING, partial=True
     ),
     "before the record is": at("os.rename", r"/shots\.json ", more=0, weights=frozenset({1})),
-    "in the next shot's calibration": at("tempfile.mkdtemp", ASIDE, 2, more=1),
+    "in the next shot's calibration": at("tempfile.mkdtemp", ASIDE, 3, more=1),
     "before weights have their name": at(
         "os.rename", r"/shot-\d\.safetensors ", more=0, partial=True
     ),

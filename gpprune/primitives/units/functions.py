@@ -178,7 +178,8 @@ def dense_as(x: Tensor, units: Layout) -> Tensor:
 
 def _proportional(x: Tensor, sizes: Tensor, mean: float) -> Tensor:
     """`min(1, c x)` with the weighted mean asked for; negative x count as 0."""
-    x = x.clamp(min=0)
+    # Beside negative x the least above 0 is rounding, and would be given all that is left.
+    x = x.where(x > _ROUNDING * -x.min().clamp(max=0), 0)
     x = x / x.max() if x.max() > 0 else torch.ones_like(x)
     budget = mean * float(sizes.sum())
     full = torch.zeros(len(sizes), dtype=torch.bool)

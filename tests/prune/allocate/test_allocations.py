@@ -408,6 +408,7 @@ def test_random_allocations_without_depth_know_no_order(
 
 @settings(max_examples=100)
 @given(allocations(4, admit=_exact))
+@example(parse("sparse_as(zscore(neg(sub(depth, -3.92))))", ALLOCATION))  # the middle one is 0
 def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
     allocator = SMALL.allocator(0.5)
     found = allocator.sparsities(formula, WANDA)

@@ -126,10 +126,10 @@ class _Judge:
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
         """See that recipes can be followed, then measure and write once what they can share."""
-        recipes = list(recipes)
+        recipes, layers = list(recipes), linear_layers(self._dense).values()
         for recipe in recipes:
             recipe.in_order(self._order)
-            for layer in linear_layers(self._dense).values():
+            for layer in layers:
                 recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
         for count in {recipe.synthetic_samples for recipe in recipes}:
             self._writer(count, self._report)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
-from gpprune.prune.measure.drift import Originals
+from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
@@ -80,7 +80,7 @@ def prune_in_shots(
     shots = [] if kept is None else kept.shots()
     left = recipe.parts[len(shots) :]
     # before the weights of a finished shot come back
-    with Originals(model) if left and order == CORRECTED else nullcontext() as originals:
+    with originals_of(model) if left and order == CORRECTED else nullcontext() as originals:
         held: dict[str, Tensor] = {}
         if kept is not None and shots:
             held, written = kept.restore(model, len(shots))

@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +34,15 @@ class _Call(NamedTuple):
     writes: Tensor
 
 
-class Originals:
-    """A copy of all weights that may be pruned, as they are now, in a temporary directory.
+# The weights of a block, by its place, as they were at first: by their names in the block.
+Originals = Callable[[int], dict[str, Tensor]]
 
-    It is a context: the directory goes at its end.
+
+@contextmanager
+def originals_of(model: nn.Module) -> Iterator[Originals]:
+    """Keep all weights that may be pruned, as they are now, in a temporary directory.
+
+    The directory goes at the end of this context.
 
     Args:
         model: dense.
@@ -46,35 +50,15 @@ class Originals:
     Raises:
         GppruneError: the temporary directory cannot be written.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._shelf = Shelf()
-        self._names: defaultdict[int, list[str]] = defaultdict(list)
-        ours = {id(layer.parameter) for layer in linear_layers(model).values()}
-        try:
-            for index, block in enumerate(blocks(model)):
-                for name, parameter in block.named_parameters():
-                    if id(parameter) in ours:
-                        self._shelf.put((index, name), parameter.detach())
-                        self._names[index].append(name)
-        except BaseException:
-            self._shelf.close()
-            raise
-
-    def of(self, index: int) -> dict[str, Tensor]:
-        """The weights of a block by their names in it, laid out as they are stored."""
-        return {name: self._shelf.get((index, name)) for name in self._names[index]}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._shelf.close()
+    ours = {id(layer.parameter) for layer in linear_layers(model).values()}
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    with Shelf() as shelf:
+        for index, block in enumerate(blocks(model)):
+            for name, parameter in block.named_parameters():
+                if id(parameter) in ours:
+                    shelf.put((index, name), parameter.detach())
+                    names[index].append(name)
+        yield lambda index: {name: shelf.get((index, name)) for name in names[index]}
 
 
 class Drift:
@@ -110,7 +94,7 @@ class Drift:
                 then measured once, the last one last.
         """
         self._index, self._groups = index, groups
-        before = {} if self._originals is None else self._originals.of(index)
+        before = {} if self._originals is None else self._originals(index)
         self._weights = before | self._runner.weights(index, without=before)
         self.adding = frozenset(
             name for group in groups for name in group if self._adds(group, name)

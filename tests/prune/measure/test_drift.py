@@ -12,7 +12,7 @@ from tiny_families import tiny
 from torch import Tensor, nn
 
 from gpprune.prune import linear_layers
-from gpprune.prune.measure.drift import Drift, Originals
+from gpprune.prune.measure.drift import Drift, originals_of
 from gpprune.prune.model.readers import input_groups
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
@@ -148,7 +148,7 @@ def test_a_model_that_was_changed_has_drifted_from_its_originals(
     family: str, sequences: Tensor
 ) -> None:
     model = tiny(family)
-    with Originals(model) as originals:
+    with originals_of(model) as originals:
         for layer in linear_layers(model).values():
             layer.write(layer.weight * (torch.arange(layer.in_features) % 2))
         layers = {n: layer for n, layer in linear_layers(model).items() if layer.block == 0}

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import namedtuple
 from types import FrameType
 from typing import NoReturn
 
@@ -52,6 +53,9 @@ def main() -> None:
         code = _told("terminated", TERMINATED)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the way out is short, and a signal spoils its end
+    # Python takes a Ctrl-C for unhandled if it came while code in a string ran, as dataclasses do,
+    # and dies of it after `python -m`, whatever the code. The next code in a string unmarks it.
+    namedtuple("Unmarked", ())
     sys.exit(code)
 
 

@@ -103,3 +103,17 @@ def test_an_interrupt_while_libraries_load_is_one_sentence(
     assert b"Traceback" not in told
     sentences = [line for line in told.splitlines() if not line.startswith(b"import time:")]
     assert sentences == [b"gpprune: interrupted" if code == 130 else b"gpprune: terminated"]
+
+
+def test_an_interrupt_in_the_middle_of_a_dataclass_has_its_exit_code(tmp_path: Path) -> None:
+    # a dataclass is made by code in a string, which Python's own count of interrupts goes by
+    (tmp_path / "interrupted.py").write_text(
+        "import gpprune.cli\n"
+        "from gpprune.__main__ import main\n"
+        "kill = 'import os, signal; os.kill(os.getpid(), signal.SIGINT)'\n"
+        "gpprune.cli.run = lambda: exec(kill)\n"
+        "main()\n"
+    )
+    program = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, b"gpprune: interrupted\n")

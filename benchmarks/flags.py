@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 
+from gpprune.errors import UsageError
+from gpprune.prune import UPDATES
+
 
 def parser_of(name: str, documentation: str | None) -> ArgumentParser:
     """A parser for `python -m benchmarks.NAME`.
@@ -41,3 +44,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def update_name(text: str) -> str:
+    """A name of `UPDATES`, perhaps with a number of steps: `refit(3)`.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return UPDATES.find(text).name
+    except UsageError as error:
+        raise ArgumentTypeError(str(error)) from None

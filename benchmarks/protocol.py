@@ -19,13 +19,12 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.flags import add_model, parser_of, positive
+from benchmarks.flags import add_model, parser_of, positive, update_name
 from benchmarks.shown import print_table, progress
 from gpprune.evals import MetricMasking, ModelFitness, copy_as, evaluate
 from gpprune.progress import Progress
 from gpprune.prune import (
     ORDERS,
-    UPDATES,
     Recipe,
     Writer,
     calibrate,
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=positive, help="the first so many; by default all")
     parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
     parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
-    parser.add_argument("--update", choices=list(UPDATES), nargs="+", help="likewise")
+    parser.add_argument("--update", type=update_name, nargs="+", help="likewise")
     parser.add_argument("--synthetic-samples", type=positive, help="likewise")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)

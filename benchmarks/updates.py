@@ -1,6 +1,6 @@
 """Weight updates against SparseGPT's on Wanda's mask: seconds, and what the change costs.
 
-    python -m benchmarks.updates [--layers N] [--updates refit least-squares sparsegpt surgeon]
+    python -m benchmarks.updates [--layers N] [--updates refit least-squares(3) surgeon]
 
 The cost of a layer is the quadratic 1/2 <D, G D A> of the change D, with the layer's own factors
 undamped, as a share of what it is when the weights that stay are left as they are.
@@ -13,7 +13,14 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.flags import add_layers, add_length, add_model, parser_of, positive
+from benchmarks.flags import (
+    add_layers,
+    add_length,
+    add_model,
+    parser_of,
+    positive,
+    update_name,
+)
 from benchmarks.shown import print_table, progress
 from benchmarks.subject import first_layers
 from gpprune.discover import Texts, Workbench
@@ -27,7 +34,7 @@ from gpprune.prune import (
     prune_mask,
 )
 
-UPDATED = ("refit", "least-squares", "sparsegpt", "surgeon")
+UPDATED = ("refit", "least-squares", "least-squares(3)", "sparsegpt", "surgeon")
 RIVAL = "sparsegpt"
 READS = frozenset({"X", "aaT", "ggT"})
 
@@ -37,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_model(parser)
     add_layers(parser)
     add_length(parser)
-    changing = [name for name, update in UPDATES.items() if not update.keeps]
     parser.add_argument("--samples", type=positive, default=16, help="calibration sequences")
-    parser.add_argument("--updates", nargs="+", choices=changing, default=UPDATED)
+    parser.add_argument("--updates", nargs="+", type=update_name, default=UPDATED)
     given = parser.parse_args(arguments)
+    for name in given.updates:
+        if UPDATES.find(name).keeps:
+            parser.error(f"the update {name!r} changes no weight: name another")
     measure(given.model, given.layers, given.length, given.samples, given.updates)
 
 

@@ -118,7 +118,9 @@ ReportOrder = Annotated[
     typer.Option("--order", help="In which the report and the recipe prune under the update."),
 ]
 LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
-_UPDATE = typer.Option("--update", help=f"Of the weights that stay: {', '.join(UPDATES)}.")
+_UPDATE = typer.Option(
+    "--update", help=f"Of the weights that stay: {', '.join(UPDATES)}; refit(N): of N steps."
+)
 GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[str, _UPDATE]
 Draft = Annotated[

@@ -118,7 +118,12 @@ def _descend(
 
 
 def refit(
-    weight: Tensor, mask: Tensor, statistics: Mapping[str, Tensor], damping: Damping
+    weight: Tensor,
+    mask: Tensor,
+    statistics: Mapping[str, Tensor],
+    damping: Damping,
+    *,
+    steps: int = STEPS,
 ) -> Tensor:
     """The kept weights that cost the least under both factors of the layer's curvature.
 
@@ -127,13 +132,15 @@ def refit(
         mask: bool ``[out, in]``, True where a weight goes.
         statistics: ``aaT``, ``[in, in]``, and ``ggT``, ``[out, out]``.
         damping: of both factors.
+        steps: see `solve`.
 
     Returns:
         ``[out, in]``, see `solve`.
     """
     dtype = computed_in(weight)
     A = scaled(statistics["aaT"], damping.inputs, dtype)
-    return solve(weight, mask, A, scaled(statistics["ggT"], damping.outputs, dtype))
+    G = scaled(statistics["ggT"], damping.outputs, dtype)
+    return solve(weight, mask, A, G, steps=steps)
 
 
 def least_squares(

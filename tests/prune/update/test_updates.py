@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gpprune.errors import UsageError
 from gpprune.prune import UPDATES, Damping, predicted_increase, prune_layer
 from gpprune.prune.update.damping import Remembered, inverse
 from gpprune.prune.update.refit import solve
@@ -46,6 +47,38 @@ def test_least_squares_changes_the_outputs_the_least(seed: int, share: float) ->
         for name in ("least-squares", "sparsegpt", "none")
     )
     assert fitted < min(swept, zeroed)
+
+
+@given(st.integers(0, 100), st.sampled_from(["refit", "least-squares"]))
+def test_every_step_of_a_number_of_ones_own_costs_less(seed: int, name: str) -> None:
+    of = layer(seed)
+    A, G = of.damped(DAMPING)
+    factor = G if name == "refit" else torch.eye(len(G), dtype=torch.float64)
+    updates = [f"{name}(1)", f"{name}(2)", f"{name}(6)", name]
+    fitted = [prune_layer(of.weight, of.mask, of.statistics, update) for update in updates]
+    costs = [predicted_increase(of.weight, new, A, factor) for new in fitted]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > costs[2]
+    whole = prune_layer(of.weight, of.mask, of.statistics, f"{name}(20)")
+    assert torch.equal(whole, fitted[-1])
+
+
+@pytest.mark.parametrize("name", ["refit(0)", "refit(3", "refit()", "refit(3.0)", "refit(-1)"])
+def test_a_number_of_steps_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=r"does not say how many steps.*refit\(3\)"):
+        UPDATES.find(name)
+
+
+def test_an_update_without_steps_takes_no_number_of_them() -> None:
+    with pytest.raises(UsageError, match="'surgeon' takes no number of steps, as refit, least-sq"):
+        UPDATES.find("surgeon(3)")
+
+
+def test_a_few_steps_are_their_own_draft() -> None:
+    assert UPDATES.find("least-squares(3)").draft is None
+    draft = UPDATES.find("refit(50)").draft
+    assert draft is not None
+    assert draft.name == "least-squares(5)"
 
 
 @given(layers())

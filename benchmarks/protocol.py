@@ -131,7 +131,7 @@ class _Judge:
             for layer in layers:
                 recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
         for count in {recipe.synthetic_samples for recipe in recipes}:
-            self._writer(count, self._report)
+            self._writer(count, self._report, by_block=self._order != "dense")
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
             self._statistics = calibrate(
@@ -161,8 +161,9 @@ class _Judge:
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]
 
     def _shares(self, recipe: Recipe) -> bool:
-        """Whether the dense model's statistics say all: one shot, and no allocation."""
-        return self._order == "dense" and recipe.shots == 1 and recipe.allocation == "uniform"
+        """Whether the dense model's statistics say all: one shot, no allocation, the given text."""
+        alone = recipe.shots == 1 and not recipe.synthetic_samples
+        return self._order == "dense" and alone and recipe.allocation == "uniform"
 
 
 def stored_tokens(path: Path) -> dict[str, Tensor]:

@@ -176,10 +176,11 @@ def compare_recipes(
                 f"{contender.name!r} is to be pruned in the order {contender.recipe.order!r}, and "
                 f"the comparison is in the order {order!r}: compare in that of the recipes"
             )
-        if order == "dense" and contender.recipe.shots > 1:
+        shots, samples = contender.recipe.shots, contender.recipe.synthetic_samples
+        if order == "dense" and (shots > 1 or samples):
             raise UsageError(
-                f"{contender.name!r} has {contender.recipe.shots} shots, and the order 'dense' "
-                "calibrates once for all: compare it in the order 'sequential'"
+                f"{contender.name!r} has {shots} shots and {samples} synthetic samples, and the "
+                "order 'dense' calibrates once for all: compare it in the order 'sequential'"
             )
     _check_names(contenders)
     texts = texts or Texts()

@@ -82,7 +82,6 @@ def prune_once(
     progress: Progress,
     stage: Stage | None = None,
     dense: Statistics | None = None,
-    written: Tensor | None = None,
 ) -> Outcome:
     """Prune a model in place, in one shot.
 
@@ -96,8 +95,6 @@ def prune_once(
             nothing is noted: masks take a byte a weight, and the prediction two products.
         dense: what has been measured of the model as it is, by layer name, if it holds all that
             the recipe reads.
-        written: ``[more, length]``, int64: synthetic samples, on which beside the calibration text
-            is measured what is measured as blocks are pruned.
 
     Raises:
         GppruneError: see `gpprune.prune.prune_model`.
@@ -119,12 +116,7 @@ def prune_once(
         zeros = recipe_zeros(
             model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
         )
-    longer = (
-        calibration if written is None else torch.cat([calibration, written.to(calibration.device)])
-    )
-    job = _Job(
-        model, layers, recipe, score, calibration, longer, progress, measured, zeros, stage, keeps
-    )
+    job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage, keeps)
     with torch.no_grad():
         _ORDERS[order](job)
     return job.outcome
@@ -144,7 +136,6 @@ class _Job:
     recipe: Recipe
     score: ScoreKernel
     tokens: Tensor
-    longer: Tensor  # the tokens and synthetic samples, for what is measured as blocks are pruned
     progress: Progress
     measured: Statistics | None  # of the dense model, at least those that the zeros follow from
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
@@ -261,7 +252,7 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
     known = set(job.reads) - anew
     dense = job.dense(known)
     cut_off = job.stage.later
-    runner = BlockRunner(job.model, job.longer, job.progress)
+    runner = BlockRunner(job.model, job.tokens, job.progress)
     drift = Drift(runner, job.stage.originals) if corrects else None
     for index in range(len(runner)):
         block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
@@ -280,7 +271,7 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
             for name, layer in group.items():
                 held = dense.pop(name)  # may hold more, and read it from disk
                 found = {each: held[each] for each in known}
-                found |= measuring.statistics(name, Extent(*job.longer.shape))
+                found |= measuring.statistics(name, Extent(*job.tokens.shape))
                 job.prune(layer, found, drifted.get(name))
             # Idle experts were refused on the dense model, if anything was measured of it. What
             # is given zeros from here on, the layers before it have cut off.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from gpprune.errors import UsageError
-from gpprune.prune.measure.measuring import measurers
 from gpprune.prune.update.table import UPDATES
 
 CORRECTED = "corrected"
@@ -30,26 +29,19 @@ def check_order(order: str, update: str) -> None:
         )
 
 
-def check_samples(samples: int, order: str, reads: Iterable[str]) -> None:
-    """See that synthetic samples are of use in an order.
+def check_samples(samples: int, order: str, reads: Collection[str]) -> None:
+    """See that synthetic samples are of use.
 
     Args:
         samples: how many there are to be.
         order: one of `ORDERS`.
-        reads: the statistics that scoring and updating a layer take, by name.
+        reads: the statistics that metric, allocation and weight update ask for, by name.
 
     Raises:
         UsageError: nothing is measured on them.
     """
-    if not samples:
-        return
-    if order == "dense":
+    if samples and not reads and order != CORRECTED:
         raise UsageError(
-            f"{samples} synthetic samples are for what is measured as blocks are pruned, and the "
-            "order 'dense' measures nothing then: take another order, or no synthetic samples"
-        )
-    if order != CORRECTED and not any(measurer.anew for measurer in measurers(reads)):
-        raise UsageError(
-            f"{samples} synthetic samples are for activations, and neither the metric nor the "
-            "weight update reads any: ask for no synthetic samples"
+            f"{samples} synthetic samples are of no use, for neither the metric nor the allocation "
+            "nor the weight update reads anything of a text: ask for none"
         )

@@ -50,7 +50,8 @@ def prune_model(
             update. ``"dense"``: all of it on the dense model in one pass. G is the dense model's
             in each (Pruner-Zero). `Measurer.anew` says which a statistic is.
         dense: by layer name, what `gpprune.prune.calibrate` has measured of the model on the same
-            text already. It is not measured again if it holds all that the recipe reads.
+            text already. It is not measured again if it holds all that the recipe reads, and the
+            recipe asks for no synthetic samples.
         writer: who writes the synthetic samples that the recipe asks for, of the same model while
             it is dense and on the same text: several recipes can share one.
         keep: a directory that holds the weights after each shot of a recipe of several, so that
@@ -76,7 +77,8 @@ def prune_model(
     check_weights(layers)
     for layer in layers.values():
         recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
-    held = None if dense is None or not _holds(dense, layers, recipe) else dense
+    written = recipe.synthetic_samples > 0  # `dense` is not of them
+    held = None if dense is None or written or not _holds(dense, layers, recipe) else dense
 
     with quiet_model(model):
         shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)

@@ -85,8 +85,8 @@ class Recipe(BaseModel):
         cap: the largest share of a layer's weights that one shot may take, where layers differ.
         order: how calibration and pruning take turns, one of `ORDERS`; left out, it is for whoever
             prunes to say.
-        synthetic_samples: how many sequences the dense model writes, on which, beside the given
-            text, activations are measured as blocks are pruned; not in the order ``"dense"``.
+        synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
+            given text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -164,8 +164,7 @@ class Recipe(BaseModel):
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
-        reads = (self.formula.names & STATISTICS.keys()) | UPDATES.find(self.update).reads
-        check_samples(self.synthetic_samples, chosen, reads)
+        check_samples(self.synthetic_samples, chosen, self.reads)
         return chosen
 
     @property

@@ -71,10 +71,10 @@ def prune_in_shots(
             directory.
     """
     writer = writer or Writer(model, calibration)
-    count = recipe.synthetic_samples
+    count, by_block = recipe.synthetic_samples, order != "dense"
     if recipe.shots == 1:
-        written = writer(count, progress)
-        prune_once(model, recipe, calibration, order, progress, dense=dense, written=written)
+        longer = _longer(calibration, writer(count, progress, by_block=by_block))
+        prune_once(model, recipe, longer, order, progress, dense=dense)
         return ()
     kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
     shots = [] if kept is None else kept.shots()
@@ -85,24 +85,29 @@ def prune_in_shots(
         if kept is not None and shots:
             held, written = kept.restore(model, len(shots))
         else:
-            written = writer(count, progress)
+            written = writer(count, progress, by_block=by_block)
+        longer = _longer(calibration, written)
         for part in left:
             start = time.perf_counter()
-            before = shots[-1].after if shots else mean_loss(model, calibration)
+            before = shots[-1].after if shots else mean_loss(model, longer)
             progress("shots", len(shots), recipe.shots)
             known = None if shots else dense
             stage = Stage(part, held, originals if shots else None)
-            done = prune_once(model, recipe, calibration, order, progress, stage, known, written)
+            done = prune_once(model, recipe, longer, order, progress, stage, known)
             held = done.masks
             zeros = sum(int(mask.sum()) for mask in held.values())
             size = sum(mask.numel() for mask in held.values())
-            after = mean_loss(model, calibration)
+            after = mean_loss(model, longer)
             seconds = time.perf_counter() - start
             shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
             if kept is not None:
                 kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
+
+
+def _longer(calibration: Tensor, written: Tensor | None) -> Tensor:
+    return calibration if written is None else torch.cat([calibration, written.to(calibration)])
 
 
 @torch.no_grad()

@@ -48,9 +48,16 @@ def test_synthetic_samples_are_in_the_recipe(
     files = {out: (out / "model.safetensors").read_bytes() for out in (plain, more, again, none)}
     assert files[more] == files[again] != files[plain] == files[none]
     capsys.readouterr()
-    refused = ["--order", "dense", "--out", str(tmp_path / "dense")]
-    assert run(["prune", *small, *recipe, *refused]) != 0
-    assert "2 synthetic samples" in capsys.readouterr().err
+    refused = [
+        "--metric",
+        "magnitude",
+        "--synthetic-samples",
+        "2",
+        "--out",
+        str(tmp_path / "dense"),
+    ]
+    assert run(["prune", *small, *refused]) != 0
+    assert "2 synthetic samples are of no use" in capsys.readouterr().err
 
 
 def test_the_order_is_in_the_recipe(small: list[str], tmp_path: Path) -> None:

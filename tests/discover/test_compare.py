@@ -98,7 +98,7 @@ def test_any_recipes_stand_side_by_side(how: dict[str, Any]) -> None:
 
 def test_what_the_order_would_leave_out_is_refused(how: dict[str, Any]) -> None:
     recipe = gpprune.Recipe(metric="wanda", sparsity=0.5, synthetic_samples=3)
-    with pytest.raises(UsageError, match="3 synthetic samples are for what is measured as blocks"):
+    with pytest.raises(UsageError, match="3 synthetic samples, and the order 'dense'"):
         compare_recipes([Contender("more", recipe)], **how)
     found = compare_recipes([Contender("more", recipe)], order="sequential", **how)
     fewer = recipe.model_copy(update={"synthetic_samples": 0})

@@ -13,7 +13,6 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.memory import give_back
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
-from gpprune.prune.model.recorder import NotAChain
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 
@@ -76,29 +75,29 @@ class Writer:
         self._model, self._tokens = model, tokens
         self._written: dict[int, Tensor] = {}
 
-    def __call__(self, count: int, progress: Progress = silent) -> Tensor | None:
+    def __call__(
+        self, count: int, progress: Progress = silent, *, by_block: bool = False
+    ) -> Tensor | None:
         """So many of them, ``[count, length]``; None for 0.
 
+        Args:
+            count: how many.
+            progress: see `synthetic_samples`.
+            by_block: whether they are to be measured on block by block.
+
         Raises:
-            NotAChain: the model cannot be measured block by block, so they would be of no use.
+            NotAChain: the model cannot be measured so; nothing is written then.
             UsageError: see `synthetic_samples`.
             GppruneError: likewise.
         """
         if count and count not in self._written:
-            with quiet_model(self._model):
-                _check_chain(self._model, self._tokens[:1])
+            if by_block:
+                with quiet_model(self._model):
+                    BlockRunner(self._model, self._tokens[:1])
             self._written[count] = synthetic_samples(
                 self._model, self._tokens, count, progress=progress
             )
         return self._written.get(count)
-
-
-def _check_chain(model: nn.Module, tokens: Tensor) -> None:
-    """See that what is written can be measured on, block by block."""
-    try:
-        BlockRunner(model, tokens)
-    except NotAChain as error:
-        raise NotAChain(f"{error} and no synthetic samples") from error
 
 
 class _Steps:

@@ -186,10 +186,19 @@ def test_a_model_in_bfloat16_writes_too(sequences: Tensor):
 
 @pytest.mark.parametrize(
     ("order", "update"),
-    [("sequential", "none"), ("true-sequential", "least-squares"), ("corrected", "least-squares")],
+    [
+        ("dense", "none"),
+        ("dense", "refit"),
+        ("sequential", "none"),
+        ("true-sequential", "least-squares"),
+        ("corrected", "kron-admm"),
+    ],
 )
-def test_activations_are_measured_on_them_too(order: str, update: str, sequences: Tensor):
-    recipe = Recipe(metric="wanda", sparsity=0.5, update=update)
+@pytest.mark.parametrize("metric", ["wanda", "mul(abs(W), G)", "kron-obd"])
+def test_everything_is_measured_on_them_too(
+    metric: str, order: str, update: str, sequences: Tensor
+):
+    recipe = Recipe(metric=metric, pattern="model", sparsity=0.5, update=update)
     model = tiny("llama").eval()
     by_hand, plain = copy.deepcopy(model), copy.deepcopy(model)
     longer = torch.cat([sequences, synthetic_samples(model, sequences, 4)])
@@ -200,15 +209,15 @@ def test_activations_are_measured_on_them_too(order: str, update: str, sequences
     assert not same(model, plain)
 
 
-def test_gradients_are_those_of_the_text_alone(sequences: Tensor):
-    recipe = Recipe(metric="mul(mul(W, X), G)", sparsity=0.5)
+@pytest.mark.parametrize("order", ["dense", "sequential"])
+def test_statistics_of_the_given_text_alone_do_not_stand_in(order: str, sequences: Tensor):
+    recipe = Recipe(metric="kron-obd", sparsity=0.5, synthetic_samples=4)
     model = tiny("llama").eval()
-    by_hand = copy.deepcopy(model)
+    sharing = copy.deepcopy(model)
     dense = calibrate(model, sequences, recipe.reads)
-    longer = torch.cat([sequences, synthetic_samples(model, sequences, 4)])
-    prune_model(model, recipe.model_copy(update={"synthetic_samples": 4}), sequences)
-    prune_model(by_hand, recipe, longer, dense=dense)
-    assert same(model, by_hand)
+    prune_model(model, recipe, sequences, order=order)
+    prune_model(sharing, recipe, sequences, order=order, dense=dense)
+    assert same(model, sharing)
 
 
 def test_later_shots_measure_on_what_the_dense_model_wrote(sequences: Tensor, tmp_path: Path):
@@ -266,25 +275,27 @@ def test_a_writer_writes_each_number_once(family: str, sequences: Tensor):
     assert fewer.shape == (3, 24)
 
 
-def test_nothing_is_written_for_a_model_whose_blocks_are_no_chain(sequences: Tensor):
+def test_a_model_whose_blocks_are_no_chain_reads_them_in_one_pass_alone(sequences: Tensor):
     model = tiny("llama").eval()
     model.model.layers[1].register_forward_pre_hook(lambda _, given: (given[0] / 2, *given[1:]))
+    by_hand = copy.deepcopy(model)
     told: list[str] = []
     recipe = Recipe(metric="wanda", sparsity=0.5, synthetic_samples=4)
-    with pytest.raises(errors.GppruneError, match="order='dense' and no synthetic samples"):
+    with pytest.raises(errors.GppruneError, match="in one pass with order='dense'"):
         prune_model(model, recipe, sequences, progress=lambda label, *_: told.append(label))
     assert "writing calibration text" not in told
+    longer = torch.cat([sequences, synthetic_samples(model, sequences, 4)])
+    prune_model(model, recipe, sequences, order="dense")
+    prune_model(by_hand, Recipe(metric="wanda", sparsity=0.5), longer, order="dense")
+    assert same(model, by_hand)
 
 
 def test_they_are_refused_where_nothing_is_measured_on_them():
-    with pytest.raises(errors.UsageError, match=r"4 synthetic samples .* order 'dense'"):
-        Recipe(sparsity=0.5, order="dense", synthetic_samples=4)
-    with pytest.raises(errors.UsageError, match="4 synthetic samples"):
-        Recipe(sparsity=0.5, synthetic_samples=4).in_order("dense")
-    for metric in ("magnitude", "mul(abs(W), G)"):
-        with pytest.raises(errors.UsageError, match="for activations"):
-            Recipe(metric=metric, sparsity=0.5, synthetic_samples=4)
-        Recipe(metric=metric, sparsity=0.5, synthetic_samples=4, update="least-squares")
+    how = {"metric": "magnitude", "sparsity": 0.5, "synthetic_samples": 4}
+    with pytest.raises(errors.UsageError, match="4 synthetic samples are of no use"):
+        Recipe(**how)
+    Recipe(**how, update="least-squares")
+    Recipe(**how, allocation="snip", order="dense")
     with pytest.raises(errors.UsageError, match="synthetic_samples is -1"):
         Recipe(sparsity=0.5, synthetic_samples=-1)
 

@@ -7,6 +7,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from gpprune.errors import UsageError
 from gpprune.prune import UPDATES
 
+UPDATE_NAMES = f"{', '.join(UPDATES)}, or 'refit(3)': of three steps"
+
 
 def parser_of(name: str, documentation: str | None) -> ArgumentParser:
     """A parser for `python -m benchmarks.NAME`.

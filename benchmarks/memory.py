@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.flags import parser_of, positive, update_name
+from benchmarks.flags import UPDATE_NAMES, parser_of, positive, update_name
 from gpprune.errors import UsageError
 from gpprune.prune import ORDERS, Recipe, calibrate, prune_model
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=positive, default=4, help="how many times as many blocks")
     parser.add_argument("--samples", type=positive, default=2)
     parser.add_argument("--length", type=positive, default=128)
-    parser.add_argument("--update", type=update_name, default="none")
+    parser.add_argument("--update", type=update_name, default="none", help=UPDATE_NAMES)
     parser.add_argument("--order", choices=ORDERS, default="dense", help="of --update")
     parser.add_argument("--child", action="store_true", help="measure one model, print bytes")
     given = parser.parse_args(arguments)

@@ -5,8 +5,8 @@
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
 before it, and judged in float32, on the very tokens that the published codes were given, and on C4
-beside them. With ``--order dense`` one calibration on the dense model serves all recipes. Another
-model needs tokens of its own tokenizer.
+beside them. With ``--order dense`` one calibration on the dense model serves all recipes of one
+shot without synthetic samples. Another model needs tokens of its own tokenizer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.flags import add_model, parser_of, positive, update_name
+from benchmarks.flags import UPDATE_NAMES, add_model, parser_of, positive, update_name
 from benchmarks.shown import print_table, progress
 from gpprune.evals import MetricMasking, ModelFitness, copy_as, evaluate
 from gpprune.progress import Progress
@@ -32,6 +32,7 @@ from gpprune.prune import (
     load_model,
     prune_model,
 )
+from gpprune.prune.orders import goes_by_block
 
 TOKENS = Path(__file__).parents[1] / "tests" / "data" / "reference_protocol.safetensors"
 SHOWN = {"evaluation": "perplexity", "c4": "C4"}
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=positive, help="the first so many; by default all")
     parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
     parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
-    parser.add_argument("--update", type=update_name, nargs="+", help="likewise")
+    parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
     parser.add_argument("--synthetic-samples", type=positive, help="likewise")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
@@ -130,8 +131,9 @@ class _Judge:
             recipe.in_order(self._order)
             for layer in layers:
                 recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
-        for count in {recipe.synthetic_samples for recipe in recipes}:
-            self._writer(count, self._report, by_block=self._order != "dense")
+        for recipe in recipes:
+            by_block = goes_by_block(self._order, recipe.reads)
+            self._writer(recipe.synthetic_samples, self._report, by_block=by_block)
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
             self._statistics = calibrate(

@@ -1,6 +1,6 @@
 """Weight updates against SparseGPT's on Wanda's mask: seconds, and what the change costs.
 
-    python -m benchmarks.updates [--layers N] [--updates refit least-squares(3) surgeon]
+    python -m benchmarks.updates [--layers N] [--updates refit "least-squares(3)" surgeon]
 
 The cost of a layer is the quadratic 1/2 <D, G D A> of the change D, with the layer's own factors
 undamped, as a share of what it is when the weights that stay are left as they are.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.flags import (
+    UPDATE_NAMES,
     add_layers,
     add_length,
     add_model,
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_layers(parser)
     add_length(parser)
     parser.add_argument("--samples", type=positive, default=16, help="calibration sequences")
-    parser.add_argument("--updates", nargs="+", type=update_name, default=UPDATED)
+    parser.add_argument(
+        "--updates", nargs="+", type=update_name, default=UPDATED, help=UPDATE_NAMES
+    )
     given = parser.parse_args(arguments)
     for name in given.updates:
         if UPDATES.find(name).keeps:

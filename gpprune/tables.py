@@ -68,7 +68,7 @@ class Table(Mapping[str, Entry]):
         Raises:
             UsageError: there is none of that name.
         """
-        entry = self.find(name)
+        entry = Table.find(self, name)  # a name that is made up of others' is none of these
         del self._entries[name]
         self.revision += 1
         return entry

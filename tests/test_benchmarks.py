@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import evolve, protocol
+from benchmarks import evolve, protocol, updates
 from gpprune.errors import UsageError
 from gpprune.prune import MEASURERS
 
@@ -186,8 +186,19 @@ def test_updates_are_held_against_sparsegpts(ran: Ran, tiny_model_dir: Path):
     said = ran("updates", "--model", tiny_model_dir, "--layers", 3, "--length", 64, "--samples", 4)
     assert "3 layers" in said
     assert re.search(r"sparsegpt +│ +\d+\.\d+ │ +1\.00 │ +\d+\.\d+ │ +1\.000", said)
-    for name in ("refit", "least-squares", "surgeon"):
+    for name in ("refit", "least-squares", r"least-squares\(3\)", "surgeon"):
         assert re.search(rf"{name} +│ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d+ │ +\d", said), name
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("swaps", "changes no weight"), ("refit(0)", "how many steps")]
+)
+def test_updates_that_cannot_be_held_against_it_are_said(
+    name: str, says: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        updates.main(["--updates", name])
+    assert says in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ ReportOrder = Annotated[
 ]
 LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
 _UPDATE = typer.Option(
-    "--update", help=f"Of the weights that stay: {', '.join(UPDATES)}; refit(N): of N steps."
+    "--update", help=f"Of the weights that stay: {', '.join(UPDATES)}; 'refit(N)': of N steps."
 )
 GivenUpdate = Annotated[str | None, _UPDATE]
 UpdateOption = Annotated[str, _UPDATE]

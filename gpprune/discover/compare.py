@@ -157,9 +157,10 @@ def compare_recipes(
         model: what `gpprune.load_model` takes, or a loaded model in float32.
         texts: what is judged and calibrated on.
         split: which part of the text is judged on: "calibration", "validation" or "test".
-        order: "dense": calibrated once on the dense model; "sequential": a copy of the model for
-            each recipe, calibrated block by block on the pruned blocks before, as Wanda's code;
-            or another of `gpprune.prune.ORDERS`.
+        order: "dense": calibrated once on the dense model, for all recipes of one shot without
+            synthetic samples; "sequential": a copy of the model for each recipe, calibrated block
+            by block on the pruned blocks before, as Wanda's code; or another of
+            `gpprune.prune.ORDERS`.
         dtype: what is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
         progress: called as `progress(label, done, total)`.
@@ -175,12 +176,6 @@ def compare_recipes(
             raise UsageError(
                 f"{contender.name!r} is to be pruned in the order {contender.recipe.order!r}, and "
                 f"the comparison is in the order {order!r}: compare in that of the recipes"
-            )
-        shots, samples = contender.recipe.shots, contender.recipe.synthetic_samples
-        if order == "dense" and (shots > 1 or samples):
-            raise UsageError(
-                f"{contender.name!r} has {shots} shots and {samples} synthetic samples, and the "
-                "order 'dense' calibrates once for all: compare it in the order 'sequential'"
             )
     _check_names(contenders)
     texts = texts or Texts()
@@ -203,7 +198,8 @@ def compare_recipes(
         label = f"scoring at {recipe.sparsity:g}"
         alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
         progress(label, alike.index(contender), len(alike))
-        judge = judges.dense if order == "dense" else partial(judges.pruned, order=order)
+        shared = order == "dense" and recipe.shots == 1 and not recipe.synthetic_samples
+        judge = judges.dense if shared else partial(judges.pruned, order=order)
         rows.append(_timed(contender.name, recipe, partial(judge, recipe)))
         if contender is alike[-1]:
             progress(label, len(alike), len(alike))

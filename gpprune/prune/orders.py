@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from gpprune.errors import UsageError
+from gpprune.prune.measure.measuring import measurers
 from gpprune.prune.update.table import UPDATES
 
 CORRECTED = "corrected"
@@ -29,19 +30,7 @@ def check_order(order: str, update: str) -> None:
         )
 
 
-def check_samples(samples: int, order: str, reads: Collection[str]) -> None:
-    """See that synthetic samples are of use.
-
-    Args:
-        samples: how many there are to be.
-        order: one of `ORDERS`.
-        reads: the statistics that metric, allocation and weight update ask for, by name.
-
-    Raises:
-        UsageError: nothing is measured on them.
-    """
-    if samples and not reads and order != CORRECTED:
-        raise UsageError(
-            f"{samples} synthetic samples are of no use, for neither the metric nor the allocation "
-            "nor the weight update reads anything of a text: ask for none"
-        )
+def goes_by_block(order: str, reads: Iterable[str]) -> bool:
+    """Whether any of these statistics is measured in an order as block after block is pruned."""
+    anew = any(measurer.anew for measurer in measurers(reads))
+    return order == CORRECTED or (order != "dense" and anew)

@@ -28,7 +28,7 @@ from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
-from gpprune.prune.orders import check_order, check_samples
+from gpprune.prune.orders import CORRECTED, check_order
 from gpprune.prune.schedule import SCHEDULES
 from gpprune.prune.select.patterns import Pattern, parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
@@ -159,12 +159,17 @@ class Recipe(BaseModel):
         """The order in which to prune: the one that is given, else its own, else sequential.
 
         Raises:
-            UsageError: there is no such order, or it does not go with the update or with synthetic
-                samples.
+            UsageError: there is no such order, or it does not go with the update; or nothing is
+                measured on the synthetic samples.
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
-        check_samples(self.synthetic_samples, chosen, self.reads)
+        needed = self.reads or self.allocator is None or chosen == CORRECTED
+        if self.synthetic_samples and not needed:
+            raise UsageError(
+                f"{self.synthetic_samples} synthetic samples are of no use: neither the metric nor "
+                "the allocation nor the weight update reads anything of a text; ask for none"
+            )
         return chosen
 
     @property

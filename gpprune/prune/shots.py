@@ -27,7 +27,7 @@ from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.once import Stage, Statistics, prune_once
-from gpprune.prune.orders import CORRECTED
+from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
@@ -71,7 +71,7 @@ def prune_in_shots(
             directory.
     """
     writer = writer or Writer(model, calibration)
-    count, by_block = recipe.synthetic_samples, order != "dense"
+    count, by_block = recipe.synthetic_samples, goes_by_block(order, recipe.reads)
     if recipe.shots == 1:
         longer = _longer(calibration, writer(count, progress, by_block=by_block))
         prune_once(model, recipe, longer, order, progress, dense=dense)

@@ -96,14 +96,18 @@ def test_any_recipes_stand_side_by_side(how: dict[str, Any]) -> None:
     assert [row.name for row in found.rows] == ["dense", *recipes]
 
 
-def test_what_the_order_would_leave_out_is_refused(how: dict[str, Any]) -> None:
-    recipe = gpprune.Recipe(metric="wanda", sparsity=0.5, synthetic_samples=3)
-    with pytest.raises(UsageError, match="3 synthetic samples, and the order 'dense'"):
-        compare_recipes([Contender("more", recipe)], **how)
-    found = compare_recipes([Contender("more", recipe)], order="sequential", **how)
-    fewer = recipe.model_copy(update={"synthetic_samples": 0})
-    plain = compare_recipes([Contender("more", fewer)], order="sequential", **how)
-    assert found.rows[1].evaluation.mean != plain.rows[1].evaluation.mean
+@pytest.mark.parametrize("order", ["dense", "sequential"])
+@pytest.mark.parametrize("own", [{"synthetic_samples": 3}, {"shots": 2}])
+def test_what_a_recipe_measures_of_its_own_is_not_left_out(
+    own: dict[str, int], order: str, how: dict[str, Any]
+) -> None:
+    plain = gpprune.Recipe(metric="wanda", sparsity=0.5, update="least-squares")
+    recipes = {"plain": plain, "own": plain.model_copy(update=own)}
+    contenders = [Contender(*item) for item in recipes.items()]
+    found = compare_recipes(contenders, order=order, **how)
+    by_itself = compare_recipes(contenders[1:], order=order, **how)
+    assert found.rows[2].evaluation.mean == by_itself.rows[1].evaluation.mean
+    assert found.rows[2].evaluation.mean != found.rows[1].evaluation.mean
 
 
 @pytest.mark.parametrize(

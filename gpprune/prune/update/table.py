@@ -25,7 +25,7 @@ _INPUTS = frozenset({"aaT"})
 _BOTH = frozenset({"aaT", "ggT"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one entry is itself, whatever its functions are
 class Update:
     """A weight update: an entry of `UPDATES`.
 
@@ -44,6 +44,12 @@ class Update:
         draft: a cheaper update that stands in for it where many are judged; None: itself.
         keeps: whether the weights that stay are left as they are. The order `corrected` then needs
             a `choose`, and says what is aimed at by the choice, not in the place of the weight.
+        steps: how many steps `apply` takes, by a keyword of that name: then ``"NAME(3)"`` is the
+            update with three. None: it has no such number. Not for one with a `choose`, which
+            would not be told.
+
+    Raises:
+        UsageError: it has both.
     """
 
     name: str
@@ -54,6 +60,10 @@ class Update:
     draft: Update | None = None
     keeps: bool = False
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.choose is not None:
+            raise UsageError(f"the weight update {self.name!r} chooses its mask: give it no steps")
 
     @property
     def foretold_by(self) -> tuple[str, str] | None:
@@ -70,7 +80,7 @@ class Update:
 _FEW = 5
 
 
-@cache
+@cache  # a name always means the same entry, as of those in the table
 def _of_steps(update: Update, steps: int) -> Update:
     """An update with a number of steps of one's own; few need no draft."""
     apply: Callable[..., Tensor] = update.apply

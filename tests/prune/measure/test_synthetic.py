@@ -211,7 +211,7 @@ def test_everything_is_measured_on_them_too(
 
 @pytest.mark.parametrize("order", ["dense", "sequential"])
 def test_statistics_of_the_given_text_alone_do_not_stand_in(order: str, sequences: Tensor):
-    recipe = Recipe(metric="kron-obd", sparsity=0.5, synthetic_samples=4)
+    recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.5, synthetic_samples=4)
     model = tiny("llama").eval()
     sharing = copy.deepcopy(model)
     dense = calibrate(model, sequences, recipe.reads)
@@ -221,14 +221,16 @@ def test_statistics_of_the_given_text_alone_do_not_stand_in(order: str, sequence
 
 
 def test_later_shots_measure_on_what_the_dense_model_wrote(sequences: Tensor, tmp_path: Path):
-    recipe = Recipe(metric="wanda", sparsity=0.5, update="least-squares", shots=2)
+    recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.5, update="refit(3)", shots=2)
     model = tiny("llama").eval()
     by_hand, broken = copy.deepcopy(model), copy.deepcopy(model)
     written = synthetic_samples(model, sequences, 4)
     more = recipe.model_copy(update={"synthetic_samples": 4})
-    prune_model(model, more, sequences)
-    prune_model(by_hand, recipe, torch.cat([sequences, written]))
+    found = prune_model(model, more, sequences)
+    wanted = prune_model(by_hand, recipe, torch.cat([sequences, written]))
     assert same(model, by_hand)
+    losses = [[(shot.before, shot.after) for shot in report.shots] for report in (found, wanted)]
+    assert losses[0] == losses[1]
 
     dense = copy.deepcopy(broken)
     told: list[str] = []
@@ -275,7 +277,12 @@ def test_a_writer_writes_each_number_once(family: str, sequences: Tensor):
     assert fewer.shape == (3, 24)
 
 
-def test_a_model_whose_blocks_are_no_chain_reads_them_in_one_pass_alone(sequences: Tensor):
+@pytest.mark.parametrize(
+    ("metric", "order"), [("wanda", "dense"), ("mul(abs(W), G)", "sequential")]
+)
+def test_a_model_whose_blocks_are_no_chain_reads_them_in_one_pass_alone(
+    metric: str, order: str, sequences: Tensor
+):
     model = tiny("llama").eval()
     model.model.layers[1].register_forward_pre_hook(lambda _, given: (given[0] / 2, *given[1:]))
     by_hand = copy.deepcopy(model)
@@ -285,8 +292,9 @@ def test_a_model_whose_blocks_are_no_chain_reads_them_in_one_pass_alone(sequence
         prune_model(model, recipe, sequences, progress=lambda label, *_: told.append(label))
     assert "writing calibration text" not in told
     longer = torch.cat([sequences, synthetic_samples(model, sequences, 4)])
-    prune_model(model, recipe, sequences, order="dense")
-    prune_model(by_hand, Recipe(metric="wanda", sparsity=0.5), longer, order="dense")
+    more = Recipe(metric=metric, sparsity=0.5, synthetic_samples=4)
+    prune_model(model, more, sequences, order=order)
+    prune_model(by_hand, Recipe(metric=metric, sparsity=0.5), longer, order=order)
     assert same(model, by_hand)
 
 
@@ -296,6 +304,7 @@ def test_they_are_refused_where_nothing_is_measured_on_them():
         Recipe(**how)
     Recipe(**how, update="least-squares")
     Recipe(**how, allocation="snip", order="dense")
+    Recipe(**how, allocation="besa")
     with pytest.raises(errors.UsageError, match="synthetic_samples is -1"):
         Recipe(sparsity=0.5, synthetic_samples=-1)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpprune.errors import UsageError
-from gpprune.prune import UPDATES, Damping, predicted_increase, prune_layer
+from gpprune.prune import UPDATES, Damping, Update, predicted_increase, prune_layer
 from gpprune.prune.update.damping import Remembered, inverse
 from gpprune.prune.update.refit import solve
 from gpprune.prune.update.surgeon import independent, surgeon
@@ -72,6 +72,19 @@ def test_a_number_of_steps_that_is_none_is_named(name: str) -> None:
 def test_an_update_without_steps_takes_no_number_of_them() -> None:
     with pytest.raises(UsageError, match="'surgeon' takes no number of steps, as refit, least-sq"):
         UPDATES.find("surgeon(3)")
+
+
+def test_steps_of_an_update_that_chooses_its_mask_are_refused() -> None:
+    of = UPDATES["admm"]
+    with pytest.raises(UsageError, match="'own' chooses its mask: give it no steps"):
+        Update("own", "", of.apply, choose=of.choose, steps=3)
+
+
+def test_a_name_with_a_number_means_one_entry_which_is_none_of_the_table() -> None:
+    assert UPDATES.find("refit(3)") is UPDATES.find("refit(3)")
+    assert "refit(3)" not in UPDATES
+    with pytest.raises(UsageError, match=r"no weight update 'refit\(3\)'"):
+        UPDATES.remove("refit(3)")
 
 
 def test_a_few_steps_are_their_own_draft() -> None:

@@ -41,8 +41,8 @@ def _perplexity(recipe: Recipe, calibration: str, order: str) -> float:
         ("layer", 0.5, 58.64, 0.02),
         ("layer", 0.6, 123.3, 0.02),
         ("layer", 0.7, 299.0, 0.02),
-        # a hundredth more damping moves it by 2 %
-        ("2:4", None, 112.0, 0.05),
+        # rounding alone moves it by 6 %: the algorithm has 112.0 on one thread, 119.3 on two
+        ("2:4", None, 112.0, 0.07),
     ],
 )
 def test_sparsegpt_s_figures(

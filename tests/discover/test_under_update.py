@@ -103,7 +103,7 @@ def test_a_search_says_what_its_estimate_was_worth(
     assert json.loads(capsys.readouterr().out)[0]["estimate"] == screening.as_dict()
 
 
-@pytest.mark.parametrize("update", ["refit", "sparsegpt-blocks"])
+@pytest.mark.parametrize("update", ["refit", "refit(3)", "sparsegpt-blocks"])
 def test_a_formula_is_reported_under_the_update_and_with_masks_alone(
     goal: gpprune.MetricGoal, update: str
 ) -> None:
@@ -453,13 +453,15 @@ def test_commands_search_under_an_update(
 def test_one_threshold_is_for_metrics_alone(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search = ["--population", "6", "--generations", "1", "--pattern", "model", "--update", "refit"]
+    search = ["--population", "6", "--generations", "1", "--pattern", "model"]
+    search += ["--update", "refit(7)"]
     out = str(tmp_path / "metric")
     assert run(["evolve", "metric", *flags, *search, "--json", "--out", out]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["pattern"] == "model"
     assert document["estimate"]["estimated"] > 0
-    assert gpprune.Recipe.read(tmp_path / "metric" / "recipe.json").pattern == "model"
+    recipe = gpprune.Recipe.read(tmp_path / "metric" / "recipe.json")
+    assert (recipe.pattern, recipe.update) == ("model", "refit(7)")
     for kind in ("allocation", "joint"):
         assert run(["evolve", kind, *flags, *search, "--out", str(tmp_path / kind)]) == 2
         assert "shares the sparsity out by itself" in capsys.readouterr().err

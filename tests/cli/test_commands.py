@@ -48,15 +48,8 @@ def test_synthetic_samples_are_in_the_recipe(
     files = {out: (out / "model.safetensors").read_bytes() for out in (plain, more, again, none)}
     assert files[more] == files[again] != files[plain] == files[none]
     capsys.readouterr()
-    refused = [
-        "--metric",
-        "magnitude",
-        "--synthetic-samples",
-        "2",
-        "--out",
-        str(tmp_path / "dense"),
-    ]
-    assert run(["prune", *small, *refused]) != 0
+    flags = ["--metric", "magnitude", "--synthetic-samples", "2"]
+    assert run(["prune", *small, *flags, "--out", str(tmp_path / "refused")]) != 0
     assert "2 synthetic samples are of no use" in capsys.readouterr().err
 
 

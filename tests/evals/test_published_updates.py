@@ -41,8 +41,9 @@ def _perplexity(recipe: Recipe, calibration: str, order: str) -> float:
         ("layer", 0.5, 58.64, 0.02),
         ("layer", 0.6, 123.3, 0.02),
         ("layer", 0.7, 299.0, 0.02),
-        # rounding alone moves it by 6 %: the algorithm has 112.0 on one thread, 119.3 on two
-        ("2:4", None, 112.0, 0.07),
+        # Rounding moves it by 6 %: the published algorithm has 112.0 on one thread, 119.3 on two.
+        # Ours has 119.4 on one, where this fails, and 117.0 on two.
+        ("2:4", None, 112.0, 0.05),
     ],
 )
 def test_sparsegpt_s_figures(

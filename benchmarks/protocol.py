@@ -1,12 +1,13 @@
 """Recipes under the protocol of the published codes, on SmolLM2-135M.
 
     python -m benchmarks.protocol RECIPE.json [RECIPE.json ...] [--order dense]
-        [--sparsity 0.5 0.6] [--update none refit] [--synthetic-samples 24]
+        [--sparsity 0.5 0.6] [--update none refit] [--synthetic-samples 24] [--shots 8]
+        [--recover 2]
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
 before it, and judged in float32, on the very tokens that the published codes were given, and on C4
 beside them. With ``--order dense`` one calibration on the dense model serves all recipes of one
-shot without synthetic samples. Another model needs tokens of its own tokenizer.
+shot without synthetic samples and training. Another model needs tokens of its own tokenizer.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
     parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
     parser.add_argument("--synthetic-samples", type=positive, help="likewise")
+    parser.add_argument("--shots", type=positive, help="likewise")
+    parser.add_argument("--recover", type=positive, help="likewise")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
@@ -63,7 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (str(path), recipe)
         for path in given.recipes
         for recipe in variants(
-            Recipe.read(path), given.sparsity, given.update, given.synthetic_samples
+            Recipe.read(path),
+            given.sparsity,
+            given.update,
+            synthetic_samples=given.synthetic_samples,
+            shots=given.shots,
+            recover=given.recover,
         )
     ]
     rows = []
@@ -85,14 +93,15 @@ def variants(
     recipe: Recipe,
     sparsities: Sequence[float] | None,
     updates: Sequence[str] | None,
-    synthetic: int | None = None,
+    **others: int | None,
 ) -> list[Recipe]:
-    """A recipe at other sparsities, with other updates and synthetic samples than its own."""
-    if sparsities is None and updates is None and synthetic is None:
+    """A recipe at other sparsities, with other updates and other values than its own."""
+    others = {name: value for name, value in others.items() if value is not None}
+    if sparsities is None and updates is None and not others:
         return [recipe]
-    stated = recipe.model_dump()
-    if synthetic is not None:
-        stated |= {"synthetic_samples": synthetic, "order": None}  # --order has the last word
+    stated = recipe.model_dump() | others
+    if others:
+        stated["order"] = None  # --order has the last word
     changes = product(sparsities or [recipe.sparsity], updates or [recipe.update])
     return [
         Recipe(**{**stated, "sparsity": sparsity, "update": update}) for sparsity, update in changes
@@ -133,7 +142,7 @@ class _Judge:
                 recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
         for recipe in recipes:
             by_block = goes_by_block(self._order, recipe.reads)
-            self._writer(recipe.synthetic_samples, self._report, by_block=by_block)
+            self._writer(recipe.synthetic_samples * recipe.shots, self._report, by_block=by_block)
         names = {name for recipe in recipes if self._shares(recipe) for name in recipe.reads}
         if names:
             self._statistics = calibrate(
@@ -163,9 +172,8 @@ class _Judge:
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]
 
     def _shares(self, recipe: Recipe) -> bool:
-        """Whether the dense model's statistics say all: one shot, no allocation, the given text."""
-        alone = recipe.shots == 1 and not recipe.synthetic_samples
-        return self._order == "dense" and alone and recipe.allocation == "uniform"
+        """Whether the dense model's statistics on the given text say all, without an allocation."""
+        return self._order == "dense" and recipe.measures_once and recipe.allocation == "uniform"
 
 
 def stored_tokens(path: Path) -> dict[str, Tensor]:

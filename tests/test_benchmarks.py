@@ -233,16 +233,16 @@ def test_protocol_judges_recipes(protocol_flags: list[str], capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("order", ["dense", "sequential"])
-def test_protocol_lets_the_model_write_more_to_calibrate_on(
+def test_protocol_states_more_than_recipes_do(
     order: str, protocol_flags: list[str], capsys: pytest.CaptureFixture[str]
 ):
     figures = []
     flags = [*protocol_flags, "--order", order, "--sparsity", "0.8", "--update", "least-squares"]
-    for more in ([], ["--synthetic-samples", "40"]):
+    for more in ([], ["--synthetic-samples", "40"], ["--shots", "2"], ["--recover", "1"]):
         protocol.main([*flags, *more])
-        figures.append(re.findall(r"│ +least-squares │ +(\S+)", capsys.readouterr().out))
-    assert len(figures[0]) == len(figures[1]) == 1
-    assert figures[0] != figures[1]
+        figures += re.findall(r"│ +least-squares │ +(\S+)", capsys.readouterr().out)
+    assert len(figures) == 4
+    assert figures[0] not in figures[1:]
 
 
 @pytest.fixture
@@ -265,6 +265,12 @@ def test_protocol_writes_once_what_recipes_share(protocol_flags: list[str], told
     told.clear()
     protocol.main([*flags, "0.4", "0.6"])
     assert told.count("writing calibration text") == once > 0
+    told.clear()
+    protocol.main([*protocol_flags, "--synthetic-samples", "4"])
+    twice = told.count("writing calibration text")
+    told.clear()
+    protocol.main([*flags, "0.4", "0.6", "--shots", "2"])
+    assert told.count("writing calibration text") == twice
 
 
 def test_protocol_refuses_before_it_writes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,27 +75,21 @@ def prune(
         int | None,
         typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0),
     ] = None,
+    recover: Annotated[
+        int | None,
+        typer.Option("--recover", help="Epochs of training after each shot; zeros stay.", min=0),
+    ] = None,
     window_length: WindowLength = TEST_LENGTH,
     seed: Seed = 0,
     order: OwnOrder = None,
     json: Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
-    given: dict[str, object] = {
-        "metric": metric,
-        "sparsity": sparsity,
-        "pattern": pattern,
-        "allocation": allocation,
-        "unit": unit,
-        "update": update,
-        "damp_inputs": damp_inputs,
-        "damp_outputs": damp_outputs,
-        "shots": shots,
-        "schedule": schedule,
-        "cap": cap,
-    }
+    given = options.given(metric=metric, sparsity=sparsity, pattern=pattern, allocation=allocation)
+    given |= options.given(unit=unit, update=update, shots=shots, schedule=schedule, cap=cap)
+    given |= options.given(damp_inputs=damp_inputs, damp_outputs=damp_outputs)
     chosen = _recipe(recipe, given)
-    own = options.given(order=order, synthetic_samples=synthetic_samples)
+    own = options.given(order=order, synthetic_samples=synthetic_samples, recover=recover)
     chosen = chosen.model_copy(update=own)
     texts = Texts(
         calibration_text=calibration_text,
@@ -136,11 +130,14 @@ def _print_shots(outcome: PruneReport) -> None:
             f"{shot.after:.4f}",
             f"{shot.after - shot.before:+.4f}",
             "" if shot.predicted is None else f"{shot.predicted:+.4f}",
+            *([] if shot.recovered is None else [f"{shot.recovered:.4f}"]),
             f"{shot.seconds:.0f}",
         ]
         for number, shot in enumerate(outcome.shots, start=1)
     ]
-    columns = ["shot", "sparsity", "loss before", "after", "change", "predicted", "seconds"]
+    trained = [] if outcome.shots[0].recovered is None else ["recovered"]
+    told = ["shot", "sparsity", "loss before", "after", "change", "predicted"]
+    columns = [*told, *trained, "seconds"]
     print_table(columns, rows, title="shots, nats a token of calibration text", numbers=columns)
 
 
@@ -158,17 +155,13 @@ def _print_layers(outcome: PruneReport, title: str) -> None:
     print_table(columns, rows, title=title, numbers=columns[1:])
 
 
-def _recipe(recipe: Path | None, given: dict[str, object]) -> Recipe:
+def _recipe(recipe: Path | None, given: dict[str, Any]) -> Recipe:
     """The recipe of a file, or of the flags; both at once is a UsageError."""
     if recipe is None:
-        pattern = str(given["pattern"] or "row")
-        if given["sparsity"] is None and parse_pattern(pattern).sparsity is None:
-            given = {**given, "sparsity": 0.5}
-        return Recipe.make(**{**given, "pattern": pattern})
+        pattern = parse_pattern(given.get("pattern", "row"))
+        implied = {"sparsity": 0.5} if pattern.sparsity is None else {}
+        return Recipe(**(implied | given))
     for name, value in given.items():
-        if value is not None:
-            flag = name.replace("_", "-")
-            raise UsageError(
-                f"--{flag} {value} and --recipe {recipe} exclude one another: give one"
-            )
+        flag = name.replace("_", "-")
+        raise UsageError(f"--{flag} {value} and --recipe {recipe} exclude one another: give one")
     return Recipe.read(expanded(recipe))

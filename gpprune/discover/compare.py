@@ -157,9 +157,9 @@ def compare_recipes(
         model: what `gpprune.load_model` takes, or a loaded model in float32.
         texts: what is judged and calibrated on.
         split: which part of the text is judged on: "calibration", "validation" or "test".
-        order: "dense": calibrated once on the dense model, for all recipes of one shot without
-            synthetic samples; "sequential": a copy of the model for each recipe, calibrated block
-            by block on the pruned blocks before, as Wanda's code; or another of
+        order: "dense": calibrated once on the dense model, for all recipes that take one shot on
+            the given text without training; "sequential": a copy of the model for each recipe,
+            calibrated block by block on the pruned blocks before, as Wanda's code; or another of
             `gpprune.prune.ORDERS`.
         dtype: what is judged in: "auto", "float32" or "bfloat16".
         loss: what is measured, a name of `gpprune.evals.LOSSES`.
@@ -198,7 +198,7 @@ def compare_recipes(
         label = f"scoring at {recipe.sparsity:g}"
         alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
         progress(label, alike.index(contender), len(alike))
-        shared = order == "dense" and recipe.shots == 1 and not recipe.synthetic_samples
+        shared = order == "dense" and recipe.measures_once
         judge = judges.dense if shared else partial(judges.pruned, order=order)
         rows.append(_timed(contender.name, recipe, partial(judge, recipe)))
         if contender is alike[-1]:

@@ -10,6 +10,9 @@ from .allocate.learned import Learned as Learned
 from .checkpoint import RECORD_FILE as RECORD_FILE
 from .checkpoint import check_output as check_output
 from .checkpoint import save_pruned as save_pruned
+from .kept import check_shots as check_shots
+from .kept import forget_shots as forget_shots
+from .kept import has_shots as has_shots
 from .measure.accumulator import Accumulator as Accumulator
 from .measure.accumulator import Activations as Activations
 from .measure.activations import InputSums as InputSums
@@ -38,6 +41,8 @@ from .model.structure import linear_layers as linear_layers
 from .orders import ORDERS as ORDERS
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
+from .recover.distil import Predictions as Predictions
+from .recover.distil import distil as distil
 from .report import LayerReport as LayerReport
 from .report import PruneReport as PruneReport
 from .report import Shot as Shot
@@ -54,9 +59,6 @@ from .select.patterns import pruned_count as pruned_count
 from .select.ranks import Ranks as Ranks
 from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores
-from .shots import check_shots as check_shots
-from .shots import forget_shots as forget_shots
-from .shots import has_shots as has_shots
 from .step import prune_layer as prune_layer
 from .update.choice import Choice as Choice
 from .update.choice import is_local as is_local

@@ -78,15 +78,15 @@ class Recipe(BaseModel):
         damp_inputs: what an update that inverts a layer's E[a a^T] (a: its inputs) adds to the
             diagonal first, as a share of the diagonal's mean.
         damp_outputs: the same of E[g g^T] (g: the gradients at its outputs).
-        shots: in how many shots the sparsity is reached. Everything is measured again before each,
-            on the weights as they are then, and what is pruned stays so (LLM Surgeon, van der
-            Ouderaa et al. 2024, arXiv 2312.17244).
+        shots: in how many shots the sparsity is reached; everything is measured again before each,
+            and what is pruned stays so (LLM Surgeon, arXiv 2312.17244).
         schedule: how far each shot goes, one of `SCHEDULES`.
         cap: the largest share of a layer's weights that one shot may take, where layers differ.
         order: how calibration and pruning take turns, one of `ORDERS`; left out, it is for whoever
             prunes to say.
         synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
-            given text.
+            given text; each shot has its own.
+        recover: epochs of training after each shot, on its text, see `gpprune.prune.distil`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -104,6 +104,7 @@ class Recipe(BaseModel):
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
     order: str | None = None
     synthetic_samples: NonNegativeInt = 0
+    recover: NonNegativeInt = 0
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -164,7 +165,7 @@ class Recipe(BaseModel):
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
-        needed = self.reads or self.allocator is None or chosen == CORRECTED
+        needed = self.reads or self.allocator is None or chosen == CORRECTED or self.recover
         if self.synthetic_samples and not needed:
             raise UsageError(
                 f"{self.synthetic_samples} synthetic samples are of no use: neither the metric nor "
@@ -200,6 +201,11 @@ class Recipe(BaseModel):
     def reads(self) -> frozenset[str]:
         """The statistics that metric, allocation and update ask for, by name."""
         return self.shares_by | UPDATES.find(self.update).reads
+
+    @property
+    def measures_once(self) -> bool:
+        """Whether one shot on the given text is all, with nothing written and nothing trained."""
+        return self.shots == 1 and not self.synthetic_samples and not self.recover
 
     @property
     def shares_by(self) -> frozenset[str]:
@@ -244,10 +250,9 @@ class Recipe(BaseModel):
             del values["shots"], values["schedule"], values["cap"]
         if not UPDATES.find(self.update).reads and self.damping == DAMPING:
             del values["damp_inputs"], values["damp_outputs"]
-        if self.order is None:
-            del values["order"]
-        if not self.synthetic_samples:
-            del values["synthetic_samples"]
+        for name in ("order", "synthetic_samples", "recover"):
+            if not values[name]:
+                del values[name]
         return values
 
     @classmethod

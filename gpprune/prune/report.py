@@ -39,11 +39,12 @@ class Shot:
     Attributes:
         sparsity: the share of zeros in the pruned layers after it.
         zeros: how many weights are zero after it.
-        before: the mean next-token loss on the calibration text before it, in nats a token.
+        before: the mean next-token loss on its calibration text before it, in nats a token.
         after: the same after it.
         predicted: what the curvature said that the loss would grow by; None where the weight
             update reads no curvature of the outputs.
         seconds: how long it took.
+        recovered: the loss on that text after training on it; None where nothing is trained.
     """
 
     sparsity: float
@@ -52,6 +53,12 @@ class Shot:
     after: float
     predicted: float | None
     seconds: float
+    recovered: float | None = None
+
+    @property
+    def end(self) -> float:
+        """The loss that it ends with."""
+        return self.after if self.recovered is None else self.recovered
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class PruneReport:
         seconds: how long pruning took, calibration included.
         coverage: all matrices of the decoder blocks: what is left alone, and why.
         block_zeros: how many weights of all these matrices are zero.
-        shots: what each did, where there were several.
+        shots: what each did, where there were several or it was trained.
     """
 
     layers: tuple[LayerReport, ...]
@@ -116,7 +123,7 @@ def prune_report(model: nn.Module, seconds: float, shots: tuple[Shot, ...] = ())
     Args:
         model: a causal language model.
         seconds: how long pruning it took.
-        shots: what each did, where there were several.
+        shots: what each did, where there were several or it was trained.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)

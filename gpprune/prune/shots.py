@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gpprune.errors import GppruneError, UsageError
-from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.progress import Progress
+from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
-from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.run import next_token_loss
-from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.once import Stage, Statistics, prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
+from gpprune.prune.recover.distil import Predictions, distil
 from gpprune.prune.report import Shot
-
-RECORD = "shots.json"
-_WRITTEN = "synthetic samples"
-_WEIGHTS = re.compile(r"shot-\d+\.safetensors")
 
 
 def prune_in_shots(
@@ -63,51 +49,101 @@ def prune_in_shots(
         writer: of the synthetic samples, see `gpprune.prune.prune_model`.
 
     Returns:
-        What each shot did; nothing for a recipe of one shot.
+        What each shot did; nothing for a recipe of one shot and without training.
 
     Raises:
         UsageError: `keep` holds another pruning, or the model cannot write synthetic samples.
         GppruneError: it holds one that is damaged, or cannot be written to; so the temporary
             directory.
     """
-    writer = writer or Writer(model, calibration)
-    count, by_block = recipe.synthetic_samples, goes_by_block(order, recipe.reads)
-    if recipe.shots == 1:
-        longer = _longer(calibration, writer(count, progress, by_block=by_block))
-        prune_once(model, recipe, longer, order, progress, dense=dense)
+    write = partial(
+        writer or Writer(model, calibration),
+        progress=progress,
+        by_block=goes_by_block(order, recipe.reads),
+    )
+    if recipe.shots == 1 and not recipe.recover:
+        written = write(recipe.synthetic_samples)
+        text = _text(recipe, calibration, written, 0)
+        prune_once(model, recipe, text, order, progress, dense=dense)
         return ()
-    kept = None if keep is None else _Kept(keep, _identity(model, recipe, calibration, order))
+    kept = None if keep is None else Kept(keep, identity_of(model, recipe, calibration, order))
     shots = [] if kept is None else kept.shots()
+    done = kept if shots else None
     left = recipe.parts[len(shots) :]
     # before the weights of a finished shot come back
     with originals_of(model) if left and order == CORRECTED else nullcontext() as originals:
-        held: dict[str, Tensor] = {}
-        if kept is not None and shots:
-            held, written = kept.restore(model, len(shots))
+        if done is None:
+            written = write(recipe.synthetic_samples * recipe.shots)
         else:
-            written = writer(count, progress, by_block=by_block)
-        longer = _longer(calibration, written)
-        for part in left:
+            written = done.written(len(shots))
+        texts = [_text(recipe, calibration, written, at) for at in range(len(shots), recipe.shots)]
+        train = _Training(model, texts, len(calibration), progress) if recipe.recover else None
+        held = {} if done is None else done.restore(model, len(shots))
+        for at, (part, text) in enumerate(zip(left, texts, strict=True)):
             start = time.perf_counter()
-            before = shots[-1].after if shots else mean_loss(model, longer)
+            again = bool(shots) and written is None  # the text that the shot before ended on
+            before = shots[-1].end if again else mean_loss(model, text)
             progress("shots", len(shots), recipe.shots)
-            known = None if shots else dense
             stage = Stage(part, held, originals if shots else None)
-            done = prune_once(model, recipe, longer, order, progress, stage, known)
-            held = done.masks
+            known = None if shots else dense
+            found = prune_once(model, recipe, text, order, progress, stage, known)
+            held = found.masks
             zeros = sum(int(mask.sum()) for mask in held.values())
             size = sum(mask.numel() for mask in held.values())
-            after = mean_loss(model, longer)
+            after, recovered = mean_loss(model, text), None
+            if train is not None:
+                train(at, recipe.recover)
+                recovered = mean_loss(model, text)
             seconds = time.perf_counter() - start
-            shots.append(Shot(zeros / size, zeros, before, after, done.predicted, seconds))
+            losses = (before, after, found.predicted)
+            shots.append(Shot(zeros / size, zeros, *losses, seconds, recovered))
             if kept is not None:
                 kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
 
 
-def _longer(calibration: Tensor, written: Tensor | None) -> Tensor:
-    return calibration if written is None else torch.cat([calibration, written.to(calibration)])
+def _text(recipe: Recipe, given: Tensor, written: Tensor | None, shot: int) -> Tensor:
+    """What a shot is calibrated on: the given text and synthetic samples of its own.
+
+    Args:
+        recipe: how to prune.
+        given: ``[samples, length]``, int64.
+        written: the synthetic samples of all shots, shot after shot; None: there are none.
+        shot: its place.
+    """
+    if written is None:
+        return given
+    count = recipe.synthetic_samples
+    return torch.cat([given, written[shot * count : (shot + 1) * count].to(given)])
+
+
+class _Training:
+    """Trains after each of the shots that are left.
+
+    Args:
+        model: dense.
+        texts: of these shots.
+        given: how many sequences all of them begin with.
+        progress: called as ``progress(label, done, total)``.
+    """
+
+    def __init__(
+        self, model: nn.Module, texts: list[Tensor], given: int, progress: Progress
+    ) -> None:
+        self._model, self._texts, self._given = model, texts, given
+        self._progress = progress
+        if texts:
+            whole = [texts[0][:given], *(text[given:] for text in texts)]
+            self._dense = Predictions(model, torch.cat(whole), progress)
+            # what cannot be trained is refused, or finds no memory, before anything is pruned
+            distil(model, self._dense, [0], 1, rate=0.0)
+
+    def __call__(self, at: int, epochs: int) -> None:
+        """Train the weights that stay after one of the shots, for so many epochs on its text."""
+        own = sum(len(text) - self._given for text in self._texts[:at])
+        rows = [*range(self._given), *range(self._given + own, len(self._texts[at]) + own)]
+        distil(self._model, self._dense, rows, epochs, progress=self._progress)
 
 
 @torch.no_grad()
@@ -116,157 +152,3 @@ def mean_loss(model: nn.Module, tokens: Tensor) -> float:
     tokens = tokens.to(next(model.parameters()).device)
     losses = [float(next_token_loss(model(one[None]).logits, one[None])) for one in tokens]
     return sum(losses) / len(losses)
-
-
-def _identity(model: nn.Module, recipe: Recipe, calibration: Tensor, order: str) -> dict[str, Any]:
-    """What tells one pruning from another."""
-    tokens = hashlib.sha256(calibration.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return {
-        "recipe": recipe.model_dump(),
-        "order": order,
-        "calibration": tokens,
-        "model": parameters_digest(model),
-    }
-
-
-def check_shots(folder: Path) -> None:
-    """See that shots may be kept in a directory: it holds others, or it is still to be made.
-
-    A run that was killed before its first shot was kept leaves one without a record.
-
-    Raises:
-        UsageError: something else lies there.
-    """
-    if os.path.lexists(folder) and not (has_shots(folder) or _holds_ours_alone(folder)):
-        raise UsageError(
-            f"{str(folder)!r}, where finished shots are kept, is something else: move it away, or "
-            "choose another --out"
-        )
-
-
-def has_shots(folder: Path) -> bool:
-    """Whether finished shots lie in a directory."""
-    return (folder / RECORD).is_file()
-
-
-def forget_shots(folder: Path) -> None:
-    """Remove the shots that are kept in a directory, and the directory if nothing else is there."""
-    if not folder.is_dir():
-        return
-    (folder / RECORD).unlink(missing_ok=True)  # first: it names one of the others
-    for path in filter(_is_ours, folder.iterdir()):
-        remove(path)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether the name is that of a record or of weights, which a kill may have left partial."""
-    name = whole_name(path.name)
-    return name == RECORD or _WEIGHTS.fullmatch(name) is not None
-
-
-def _holds_ours_alone(folder: Path) -> bool:
-    return folder.is_dir() and all(map(_is_ours, folder.iterdir()))
-
-
-class _Kept:
-    """The weights and masks after the last shot that was finished, in a directory.
-
-    The record is written last and names the file of weights, so that a kill leaves the shot
-    before, whole.
-    """
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self._folder = folder
-        self._identity = identity
-
-    def shots(self) -> list[Shot]:
-        """The shots that are done."""
-        record = self._folder / RECORD
-        if not record.exists():
-            return []
-        try:
-            read = json.loads(record.read_text(encoding="utf-8"))
-            identity, done = read["identity"], [Shot(**shot) for shot in read["shots"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._damaged(error) from error
-        if identity != self._identity:
-            raise UsageError(
-                f"{str(self._folder)!r} holds the shots of another recipe, model or calibration "
-                "text: remove it, or name another place"
-            )
-        return done
-
-    def restore(self, model: nn.Module, shots: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Put the weights after so many shots, all that are done, into the model.
-
-        Returns:
-            The masks of the layers, and the synthetic samples.
-        """
-        try:
-            with safe_open(self._folder / self._name(shots), "pt") as file:
-                wrote = self._identity["recipe"].get("synthetic_samples", 0) > 0
-                written = file.get_tensor(_WRITTEN) if wrote else None
-                return _read(file, linear_layers(model)), written
-        except (OSError, ValueError, SafetensorError) as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> GppruneError:
-        return GppruneError(
-            f"the shots kept in {str(self._folder)!r} are damaged ({error}): remove it"
-        )
-
-    def store(
-        self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot], written: Tensor | None
-    ) -> None:
-        """Keep the model's weights after a shot, and then nothing of the shots before."""
-        held = {} if written is None else {_WRITTEN: written.cpu().contiguous()}
-        for name, layer in linear_layers(model).items():
-            # as it is stored: of a model on the CPU there is then no second copy
-            held[_stored(name)] = layer.parameter.detach().cpu().contiguous()
-            held[_mask(name)] = masks[name].cpu().contiguous()
-        record = {"identity": self._identity, "shots": [asdict(shot) for shot in shots]}
-        try:
-            with file_to_write(self._folder / self._name(len(shots))) as partial:
-                save_file(held, partial)
-            whole_file(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
-            for path in filter(_is_ours, self._folder.iterdir()):
-                if path.name not in (RECORD, self._name(len(shots))):
-                    remove(path)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise GppruneError(
-                f"the shots cannot be kept in {str(self._folder)!r} ({reason}): make room"
-            ) from error
-
-    @staticmethod
-    def _name(shots: int) -> str:
-        return f"shot-{shots}.safetensors"
-
-
-def _stored(name: str) -> str:
-    return f"{name} stored"
-
-
-def _mask(name: str) -> str:
-    return f"{name} mask"
-
-
-def _read(file: Any, layers: Mapping[str, LinearLayer]) -> dict[str, Tensor]:
-    """Put weights that were kept into a model, layer by layer, once all are known to fit.
-
-    Returns:
-        The masks of the layers.
-
-    Raises:
-        ValueError, SafetensorError: some are missing or do not fit.
-    """
-    for name, layer in layers.items():
-        wanted = {_stored(name): layer.parameter.shape, _mask(name): layer.weight.shape}
-        for key, shape in wanted.items():
-            if file.get_slice(key).get_shape() != list(shape):
-                raise ValueError(f"{key!r} has another shape than the model's {list(shape)}")
-    for name, layer in layers.items():
-        layer.write(layer.oriented(file.get_tensor(_stored(name))))
-    return {n: file.get_tensor(_mask(n)).to(layer.weight.device) for n, layer in layers.items()}

@@ -53,6 +53,27 @@ def test_synthetic_samples_are_in_the_recipe(
     assert "2 synthetic samples are of no use" in capsys.readouterr().err
 
 
+def test_what_recovers_keeps_its_zeros(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, more, again = (tmp_path / name for name in ("plain", "more", "again"))
+    flags = ["--metric", "magnitude", "--pattern", "2:4"]  # measures nothing
+    assert run(["prune", *small, *flags, "--out", str(plain)]) == 0
+    assert run(["prune", *small, *flags, "--recover", "2", "--out", str(more)]) == 0
+    path = more / "gpprune_recipe.json"
+    assert json.loads(path.read_text())["recipe"]["recover"] == 2
+    assert run(["prune", *small, "--recipe", str(path), "--out", str(again)]) == 0
+    files = {out: (out / "model.safetensors").read_bytes() for out in (plain, more, again)}
+    assert files[more] == files[again] != files[plain]
+    one, other = (AutoModelForCausalLM.from_pretrained(out) for out in (plain, more))
+    layers = linear_layers(other)
+    for name, layer in linear_layers(one).items():
+        assert torch.equal(layer.weight == 0, layers[name].weight == 0)
+    capsys.readouterr()
+    assert run(["prune", *small, "--recover", "-1", "--out", str(tmp_path / "refused")]) != 0
+    assert "--recover" in capsys.readouterr().err
+
+
 def test_the_order_is_in_the_recipe(small: list[str], tmp_path: Path) -> None:
     out, again = tmp_path / "pruned", tmp_path / "again"
     flags = ["--update", "least-squares", "--order", "corrected", "--out", str(out)]

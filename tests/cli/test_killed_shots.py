@@ -24,6 +24,7 @@ FLAGS = [
     *("--window-length", "16"),
     *("--calibration-samples", "2"),
     *("--synthetic-samples", "1"),
+    *("--recover", "1"),
     *("--metric", "kron-obd"),
     *("--update", "refit"),
     *("--pattern", "model"),

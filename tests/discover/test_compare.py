@@ -97,7 +97,7 @@ def test_any_recipes_stand_side_by_side(how: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("order", ["dense", "sequential"])
-@pytest.mark.parametrize("own", [{"synthetic_samples": 3}, {"shots": 2}])
+@pytest.mark.parametrize("own", [{"synthetic_samples": 3}, {"shots": 2}, {"recover": 1}])
 def test_what_a_recipe_measures_of_its_own_is_not_left_out(
     own: dict[str, int], order: str, how: dict[str, Any]
 ) -> None:

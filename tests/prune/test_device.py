@@ -124,7 +124,9 @@ def test_a_model_is_pruned_there_as_on_the_cpu(
 
 
 @on_a_device
-@pytest.mark.parametrize("change", [{"shots": 3}, {"allocation": "owl"}, {"allocation": "besa"}])
+@pytest.mark.parametrize(
+    "change", [{"shots": 3}, {"allocation": "owl"}, {"allocation": "besa"}, {"recover": 2}]
+)
 def test_shots_and_allocations_work_there(
     dense: nn.Module, tokens: Tensor, device: str, change: dict[str, object]
 ) -> None:
@@ -132,6 +134,20 @@ def test_shots_and_allocations_work_there(
     model = taken(dense, device)
     report = prune_model(model, recipe, tokens[:4])
     assert report.sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+@on_a_device
+def test_it_is_trained_there(dense: nn.Module, tokens: Tensor, device: str) -> None:
+    recipe = Recipe(metric="wanda", sparsity=0.5, recover=2)
+    figures = []
+    for where in ("cpu", device):
+        model = taken(dense, where)
+        report = prune_model(model, recipe, tokens[:4])
+        (shot,) = report.shots
+        assert report.sparsity == pytest.approx(0.5, abs=1e-3)
+        figures += [shot.after, shot.recovered]
+    assert figures[2:] == pytest.approx(figures[:2], rel=1e-3)
+    assert abs(figures[1] - figures[0]) > 1e-4 * figures[0]
 
 
 @pytest.mark.gpu

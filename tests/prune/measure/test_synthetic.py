@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from gpprune import errors
+from gpprune.progress import silent
 from gpprune.prune import Recipe, calibrate, linear_layers, load_model, prune_model
 from gpprune.prune.measure.synthetic import PIECE, Writer, synthetic_samples
+from gpprune.prune.model.run import quiet_model
+from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.shots import mean_loss
 
 
 @pytest.fixture
@@ -220,17 +224,24 @@ def test_statistics_of_the_given_text_alone_do_not_stand_in(order: str, sequence
     assert same(model, sharing)
 
 
-def test_later_shots_measure_on_what_the_dense_model_wrote(sequences: Tensor, tmp_path: Path):
+def test_each_shot_has_text_of_its_own_that_the_dense_model_wrote(
+    sequences: Tensor, tmp_path: Path
+):
     recipe = Recipe(metric="kron-obd", pattern="model", sparsity=0.5, update="refit(3)", shots=2)
     model = tiny("llama").eval()
     by_hand, broken = copy.deepcopy(model), copy.deepcopy(model)
-    written = synthetic_samples(model, sequences, 4)
     more = recipe.model_copy(update={"synthetic_samples": 4})
     found = prune_model(model, more, sequences)
-    wanted = prune_model(by_hand, recipe, torch.cat([sequences, written]))
+    held: dict[str, Tensor] = {}
+    first, second = synthetic_samples(by_hand, sequences, 8).split(4)
+    for part, written, shot in zip((0.5, 1.0), (first, second), found.shots, strict=True):
+        text = torch.cat([sequences, written])
+        with quiet_model(by_hand):
+            assert shot.before == mean_loss(by_hand, text)
+            stage = Stage(part, held)
+            held = prune_once(by_hand, recipe, text, "sequential", silent, stage).masks
+            assert shot.after == mean_loss(by_hand, text)
     assert same(model, by_hand)
-    losses = [[(shot.before, shot.after) for shot in report.shots] for report in (found, wanted)]
-    assert losses[0] == losses[1]
 
     dense = copy.deepcopy(broken)
     told: list[str] = []

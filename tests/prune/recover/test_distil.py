@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_families import tiny
+from recovering import divergence, pruned_copy, same, sharp, swapped, weights
 from torch import Tensor, nn
-from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
-from transformers.modeling_outputs import CausalLMOutput
 
 from gpprune import errors
-from gpprune.prune import (
-    Predictions,
-    Recipe,
-    distil,
-    linear_layers,
-    prune_model,
-    synthetic_samples,
-)
-from gpprune.prune.shots import mean_loss
+from gpprune.prune import Predictions, distil, linear_layers
 
 FAMILIES = ["llama", "gpt2", "opt", "gemma3", "mamba", "mixtral", "qwen3moe", "rwkv"]
 
@@ -33,88 +21,6 @@ FAMILIES = ["llama", "gpt2", "opt", "gemma3", "mamba", "mixtral", "qwen3moe", "r
 @pytest.fixture
 def sequences() -> Tensor:
     return torch.randint(1, 64, (5, 24), generator=torch.Generator().manual_seed(0))
-
-
-def sharp(family: str) -> nn.Module:
-    """A model that is surer of what comes next than a new one."""
-    model = tiny(family).eval()
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
-    return model
-
-
-def pruned_copy(model: nn.Module, sparsity: float = 0.5) -> nn.Module:
-    copied = copy.deepcopy(model)
-    draw = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for layer in linear_layers(copied).values():
-            gone = torch.rand(layer.parameter.shape, generator=draw) < sparsity
-            layer.parameter.masked_fill_(gone, 0.0)
-    return copied
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: one.detach().clone() for name, one in model.named_parameters()}
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-@torch.no_grad()
-def divergence(dense: nn.Module, pruned: nn.Module, tokens: Tensor) -> float:
-    """KL(dense || pruned), the mean over tokens, in float64 from its definition."""
-    total = 0.0
-    for one in tokens:
-        p = dense(one[None], use_cache=False).logits[0].double().softmax(-1)
-        q = pruned(one[None], use_cache=False).logits[0].double().softmax(-1)
-        total += float((p * (p / q).log()).sum(-1).mean())
-    return total / len(tokens)
-
-
-def kept_of(dense: Predictions) -> list[Tensor]:
-    """The tensors that predictions hold, but for the text."""
-    referred = [dense.__dict__]
-    found: list[Tensor] = []
-    while referred:
-        one = referred.pop()
-        if isinstance(one, Tensor):
-            found += [one] if one.is_floating_point() else []
-        elif isinstance(one, dict):
-            referred += one.values()
-        elif isinstance(one, list):
-            referred += one
-        elif not isinstance(one, nn.Module) and hasattr(one, "__dict__"):
-            referred.append(vars(one))
-    return found
-
-
-def swapped(model: nn.Module, dense: nn.Module) -> None:
-    """Give a model the weights of another."""
-    model.load_state_dict(dense.state_dict())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_predictions_are_those_before_pruning(family: str, sequences: Tensor):
-    model = sharp(family)
-    with torch.no_grad():
-        wanted = [model(one[None], use_cache=False).logits[0] for one in sequences]
-    dense = Predictions(model, sequences)
-    assert {part.shape[-1] for part in kept_of(dense)} == {8 if family == "opt" else 16}
-    swapped(model, pruned_copy(model))
-    rows = [4, 0, 2]
-    found = list(dense.of(rows))
-    for row, (tokens, logits) in zip(rows, found, strict=True):
-        assert torch.equal(tokens[0], sequences[row])
-        torch.testing.assert_close(logits, wanted[row])
-        assert not logits.requires_grad
-    with torch.no_grad():  # and the model does its own again
-        now = model(sequences[:1], use_cache=False).logits[0]
-    assert not torch.allclose(now, wanted[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -259,47 +165,6 @@ def test_what_takes_gradients_is_as_before(
     assert all(one.grad is None for one in others[1:])
 
 
-def test_a_head_that_is_called_a_decoder_is_none(sequences: Tensor):
-    config = ModernBertDecoderConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        cls_token_id=0,
-        sep_token_id=0,
-    )
-    model = ModernBertDecoderForCausalLM(config).eval()
-    dense = Predictions(model, sequences)
-    assert {part.shape[-1] for part in kept_of(dense)} == {16}
-    with torch.no_grad():
-        wanted = model(sequences[1:2]).logits[0]
-    ((_, found),) = dense.of([1])
-    torch.testing.assert_close(found, wanted)
-
-
-def test_a_model_without_a_body_keeps_what_it_writes(sequences: Tensor):
-    class Whole(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = sharp("llama")
-
-        def forward(self, tokens: Tensor) -> CausalLMOutput:
-            return CausalLMOutput(logits=self.inner(tokens).logits * 2)
-
-    model = Whole()
-    dense = Predictions(model, sequences)
-    with torch.no_grad():
-        wanted = model(sequences[3:4]).logits[0]
-        for parameter in model.parameters():
-            parameter.zero_()
-    ((_, found),) = dense.of([3])
-    assert torch.equal(found, wanted)
-
-
 def damage(model: nn.Module) -> None:
     with torch.no_grad():
         next(iter(linear_layers(model).values())).parameter[0, 0] = float("nan")
@@ -335,25 +200,6 @@ def test_no_text_is_said(sequences: Tensor):
         distil(model, Predictions(model, sequences), [], 1)
 
 
-def writing_over(model: nn.Module) -> nn.Module:
-    """A model that writes into what a layer has read."""
-
-    def over(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs[0].mul_(1.0)
-
-    model.model.layers[0].mlp.down_proj.register_forward_hook(over)
-    return model
-
-
-def test_a_model_that_cannot_be_trained_is_refused_before_it_is_pruned(sequences: Tensor):
-    model = writing_over(sharp("llama"))
-    before = weights(model)
-    with pytest.raises(errors.GppruneError, match="writes over what its gradients need"):
-        prune_model(model, Recipe(metric="magnitude", sparsity=0.5, recover=1), sequences)
-    assert all(torch.equal(one, before[name]) for name, one in model.named_parameters())
-    prune_model(model, Recipe(metric="magnitude", sparsity=0.5), sequences)
-
-
 def test_dropout_is_off(sequences: Tensor):
     model = sharp("gpt2").train()
     same_model = copy.deepcopy(model).eval()
@@ -372,93 +218,3 @@ def test_progress_is_in_steps(sequences: Tensor):
     distil(model, dense, range(5), 2, progress=lambda *said: told.append(said))
     assert told[:5] == [("predictions", done, 5) for done in range(1, 6)]
     assert told[5:] == [("recovering", done, 6) for done in range(1, 7)]
-
-
-@pytest.mark.parametrize("order", ["dense", "sequential", "corrected"])
-@pytest.mark.parametrize("count", [0, 4])
-def test_a_recipe_recovers_on_its_text(order: str, count: int, sequences: Tensor):
-    how = {"metric": "kron-obd", "pattern": "model", "sparsity": 0.5, "update": "refit(3)"}
-    plain = Recipe(**how, synthetic_samples=count)
-    model = sharp("llama")
-    by_hand = copy.deepcopy(model)
-    report = prune_model(model, plain.model_copy(update={"recover": 2}), sequences, order=order)
-    text = sequences
-    if count:
-        text = torch.cat([sequences, synthetic_samples(by_hand, sequences, count)])
-    dense = Predictions(by_hand, text)
-    wanted = prune_model(by_hand, plain, sequences, order=order)
-    distil(by_hand, dense, range(len(text)), 2)
-    assert same(model, by_hand)
-    assert report.zeros == wanted.zeros
-
-
-@pytest.mark.parametrize("shots", [1, 3])
-@pytest.mark.parametrize("count", [0, 4])
-def test_a_report_says_what_training_brought(shots: int, count: int, sequences: Tensor):
-    how = {"metric": "kron-obd", "pattern": "model", "sparsity": 0.5, "update": "refit(3)"}
-    recipe = Recipe(**how, shots=shots, synthetic_samples=count, recover=20)
-    model = sharp("llama")
-    whole, plain = copy.deepcopy(model), copy.deepcopy(model)
-    written = synthetic_samples(model, sequences, count * shots).split(count) if count else []
-    found = prune_model(model, recipe, sequences).shots
-    wanted = prune_model(plain, recipe.model_copy(update={"recover": 0}), sequences)
-    assert len(found) == shots
-    assert found[-1].zeros == wanted.zeros
-    assert all(shot.recovered not in (None, shot.after) for shot in found)
-    assert divergence(whole, model, sequences) < divergence(whole, plain, sequences)
-    texts = [torch.cat([sequences, own]) for own in written] or [sequences] * shots
-    assert found[0].before == mean_loss(whole, texts[0])
-    assert found[-1].recovered == mean_loss(model, texts[-1])
-    for before, shot in pairwise(found):
-        assert (shot.before == before.recovered) == (count == 0)
-    if wanted.shots:
-        assert found[0].after == wanted.shots[0].after
-        assert wanted.shots[0].recovered is None
-
-
-@pytest.mark.parametrize("count", [0, 4])
-def test_training_of_shots_that_are_left(count: int, sequences: Tensor, tmp_path: Path):
-    recipe = Recipe(metric="magnitude", sparsity=0.6, shots=3, synthetic_samples=count, recover=2)
-    model = sharp("llama")
-    broken, again, last = (copy.deepcopy(model) for _ in range(3))
-    prune_model(model, recipe, sequences)
-    steps: list[tuple[str, int]] = []
-
-    def breaking(label: str, done: int, total: int) -> None:
-        if (label, done) == ("shots", 1):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prune_model(broken, recipe, sequences, keep=tmp_path / "kept", progress=breaking)
-    how = {"keep": tmp_path / "kept", "progress": lambda label, *at: steps.append((label, at[1]))}
-    prune_model(again, recipe, sequences, **how)
-    assert same(model, again)
-    assert ("predictions", 5 + 2 * count) in steps  # of the text that is left
-    steps.clear()
-    finished = prune_model(last, recipe, sequences, **how)
-    assert same(model, last)
-    assert len(finished.shots) == 3
-    assert not any(label == "predictions" for label, _ in steps)
-
-
-@pytest.mark.parametrize("shots", [1, 2])
-def test_a_mask_of_weights_alone_reads_text_to_recover(shots: int, sequences: Tensor):
-    how = {"metric": "magnitude", "sparsity": 0.5, "synthetic_samples": 4, "shots": shots}
-    with pytest.raises(errors.UsageError, match="4 synthetic samples are of no use"):
-        Recipe(**how)
-    model = sharp("llama")
-    before = weights(model)
-    prune_model(model, Recipe(**how, recover=1), sequences)
-    for name, layer in linear_layers(model).items():
-        kept = layer.parameter != 0
-        assert int(kept.sum()) == kept.numel() // 2
-        assert not torch.equal(layer.parameter[kept], before[f"{name}.weight"][kept])
-
-
-def test_a_recipe_holds_it_if_there_is_any(tmp_path: Path):
-    assert "recover" not in Recipe(sparsity=0.5).model_dump()
-    recipe = Recipe(sparsity=0.5, recover=3)
-    recipe.write(tmp_path / "recipe.json")
-    assert Recipe.read(tmp_path / "recipe.json") == recipe
-    with pytest.raises(errors.UsageError, match="recover is -1"):
-        Recipe(sparsity=0.5, recover=-1)

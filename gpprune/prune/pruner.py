@@ -68,7 +68,8 @@ def prune_model(
             then.
         GppruneError: a damaged weight, a layer that no token reached in the first shot, a
             statistic that is not finite, or a metric that gives NaN. Of the last three, the layers
-            of the blocks before the named one may be pruned already.
+            of the blocks before the named one may be pruned already. A model that cannot be trained
+            is refused before; a loss that is not finite as it is trained leaves it pruned.
     """
     order = recipe.in_order(order)
     start = time.perf_counter()

@@ -77,7 +77,8 @@ def prune_in_shots(
         else:
             written = done.written(len(shots))
         texts = [_text(recipe, calibration, written, at) for at in range(len(shots), recipe.shots)]
-        train = _Training(model, texts, len(calibration), progress) if recipe.recover else None
+        trains = recipe.recover and left
+        train = _Training(model, texts, len(calibration), progress) if trains else None
         held = {} if done is None else done.restore(model, len(shots))
         for at, (part, text) in enumerate(zip(left, texts, strict=True)):
             start = time.perf_counter()
@@ -123,7 +124,7 @@ class _Training:
 
     Args:
         model: dense.
-        texts: of these shots.
+        texts: of these shots, each as long as the others.
         given: how many sequences all of them begin with.
         progress: called as ``progress(label, done, total)``.
     """
@@ -131,18 +132,17 @@ class _Training:
     def __init__(
         self, model: nn.Module, texts: list[Tensor], given: int, progress: Progress
     ) -> None:
-        self._model, self._texts, self._given = model, texts, given
-        self._progress = progress
-        if texts:
-            whole = [texts[0][:given], *(text[given:] for text in texts)]
-            self._dense = Predictions(model, torch.cat(whole), progress)
-            # what cannot be trained is refused, or finds no memory, before anything is pruned
-            distil(model, self._dense, [0], 1, rate=0.0)
+        self._model, self._given, self._progress = model, given, progress
+        self._own = len(texts[0]) - given
+        whole = [texts[0][:given], *(text[given:] for text in texts)]
+        self._dense = Predictions(model, torch.cat(whole), progress)
+        # what cannot be trained is refused, or finds no memory, before anything is pruned
+        distil(model, self._dense, [0], 1, rate=0.0)
 
     def __call__(self, at: int, epochs: int) -> None:
         """Train the weights that stay after one of the shots, for so many epochs on its text."""
-        own = sum(len(text) - self._given for text in self._texts[:at])
-        rows = [*range(self._given), *range(self._given + own, len(self._texts[at]) + own)]
+        first = self._given + at * self._own
+        rows = [*range(self._given), *range(first, first + self._own)]
         distil(self._model, self._dense, rows, epochs, progress=self._progress)
 
 

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gpprune.memory import give_back
 from gpprune.prune.measure import hessians
 from gpprune.prune.measure.hessians import damped_cholesky
 
@@ -91,6 +92,7 @@ class Remembered(Generic[Made]):
                 self._last.insert(0, self._last.pop(at))
                 return made
         made = self._make(matrix, damping)
+        give_back()  # a factorisation leaves more behind than a layer's weights take
         entry = (weakref.ref(matrix, self._forget), matrix._version, damping, made)
         self._last = [entry, *self._last[:1]]
         return made

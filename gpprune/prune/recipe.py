@@ -85,8 +85,8 @@ class Recipe(BaseModel):
         order: how calibration and pruning take turns, one of `ORDERS`; left out, it is for whoever
             prunes to say.
         synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
-            given text; each shot has its own.
-        recover: epochs of training after each shot, on its text, see `gpprune.prune.distil`.
+            given text; each shot has so many more than the one before.
+        recover: epochs of training after each shot, see `gpprune.prune.distil`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

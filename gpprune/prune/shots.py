@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import next_token_loss
-from gpprune.prune.once import Stage, Statistics, prune_once
+from gpprune.prune.once import Outcome, Stage, Statistics, prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.recover.distil import Predictions, distil
@@ -36,7 +37,8 @@ def prune_in_shots(
 
     Everything is measured again before each shot, on the weights as they are then. What is pruned
     stays pruned, so that the zeros only grow, up to the recipe's number exactly. The order
-    ``"corrected"`` makes up for what all shots so far have changed.
+    ``"corrected"`` makes up for what all shots so far have changed, or, in a recipe that trains,
+    for what the shot itself has: the rest was trained.
 
     Args:
         model: dense, in evaluation mode.
@@ -70,42 +72,69 @@ def prune_in_shots(
     shots = [] if kept is None else kept.shots()
     done = kept if shots else None
     left = recipe.parts[len(shots) :]
+    # Training is not to be undone: what each layer did in the dense model it no longer has to do.
+    mends = order == CORRECTED and not recipe.recover and left
     # before the weights of a finished shot come back
-    with originals_of(model) if left and order == CORRECTED else nullcontext() as originals:
+    with originals_of(model) if mends else nullcontext() as originals:
         if done is None:
             written = write(recipe.synthetic_samples * recipe.shots)
         else:
             written = done.written(len(shots))
-        texts = [_text(recipe, calibration, written, at) for at in range(len(shots), recipe.shots)]
-        trains = recipe.recover and left
-        train = _Training(model, texts, len(calibration), progress) if trains else None
+        last = _text(recipe, calibration, written, recipe.shots - 1)
+        train = _training(model, recipe, last, progress) if left else None
         held = {} if done is None else done.restore(model, len(shots))
-        for at, (part, text) in enumerate(zip(left, texts, strict=True)):
-            start = time.perf_counter()
+        for part in left:
+            at = len(shots)
+            text = _text(recipe, calibration, written, at)
             again = bool(shots) and written is None  # the text that the shot before ended on
-            before = shots[-1].end if again else mean_loss(model, text)
-            progress("shots", len(shots), recipe.shots)
+            before = shots[-1].end if again else None
+            progress("shots", at, recipe.shots)
             stage = Stage(part, held, originals if shots else None)
             known = None if shots else dense
-            found = prune_once(model, recipe, text, order, progress, stage, known)
-            held = found.masks
-            zeros = sum(int(mask.sum()) for mask in held.values())
-            size = sum(mask.numel() for mask in held.values())
-            after, recovered = mean_loss(model, text), None
-            if train is not None:
-                train(at, recipe.recover)
-                recovered = mean_loss(model, text)
-            seconds = time.perf_counter() - start
-            losses = (before, after, found.predicted)
-            shots.append(Shot(zeros / size, zeros, *losses, seconds, recovered))
+            prune = partial(prune_once, model, recipe, text, order, progress, stage, known)
+            shot, held = _shot(model, text, before, prune, train)
+            shots.append(shot)
             if kept is not None:
                 kept.store(model, held, shots, written)
     progress("shots", len(shots), recipe.shots)
     return tuple(shots)
 
 
+def _shot(
+    model: nn.Module,
+    text: Tensor,
+    before: float | None,
+    prune: Callable[[], Outcome],
+    train: Callable[[Tensor], object] | None,
+) -> tuple[Shot, dict[str, Tensor]]:
+    """Prune, then perhaps train; what that did on a text, and the masks.
+
+    Args:
+        model: in which that happens.
+        text: ``[samples, length]``, int64.
+        before: the mean loss of the model on it; None: it is measured.
+        prune: prunes the model.
+        train: trains it on the text; None: it is not.
+    """
+    start = time.perf_counter()
+    before = mean_loss(model, text) if before is None else before
+    found = prune()
+    after, recovered = mean_loss(model, text), None
+    if train is not None:
+        train(text)
+        recovered = mean_loss(model, text)
+    zeros = sum(int(mask.sum()) for mask in found.masks.values())
+    size = sum(mask.numel() for mask in found.masks.values())
+    seconds = time.perf_counter() - start
+    shot = Shot(zeros / size, zeros, before, after, found.predicted, seconds, recovered)
+    return shot, found.masks
+
+
 def _text(recipe: Recipe, given: Tensor, written: Tensor | None, shot: int) -> Tensor:
-    """What a shot is calibrated on: the given text and synthetic samples of its own.
+    """What a shot is calibrated and trained on: the given text, and all that was written by then.
+
+    What a shot on few sequences has spoiled the next ones do not mend: each has more than the one
+    before.
 
     Args:
         recipe: how to prune.
@@ -115,35 +144,26 @@ def _text(recipe: Recipe, given: Tensor, written: Tensor | None, shot: int) -> T
     """
     if written is None:
         return given
-    count = recipe.synthetic_samples
-    return torch.cat([given, written[shot * count : (shot + 1) * count].to(given)])
+    return torch.cat([given, written[: (shot + 1) * recipe.synthetic_samples].to(given)])
 
 
-class _Training:
-    """Trains after each of the shots that are left.
+def _training(
+    model: nn.Module, recipe: Recipe, text: Tensor, progress: Progress
+) -> Callable[[Tensor], object] | None:
+    """What trains the weights that stay after a shot, on its text; None: nothing does.
 
     Args:
         model: dense.
-        texts: of these shots, each as long as the others.
-        given: how many sequences all of them begin with.
+        recipe: how to prune.
+        text: of the last shot: those of the others are what it begins with.
         progress: called as ``progress(label, done, total)``.
     """
-
-    def __init__(
-        self, model: nn.Module, texts: list[Tensor], given: int, progress: Progress
-    ) -> None:
-        self._model, self._given, self._progress = model, given, progress
-        self._own = len(texts[0]) - given
-        whole = [texts[0][:given], *(text[given:] for text in texts)]
-        self._dense = Predictions(model, torch.cat(whole), progress)
-        # what cannot be trained is refused, or finds no memory, before anything is pruned
-        distil(model, self._dense, [0], 1, rate=0.0)
-
-    def __call__(self, at: int, epochs: int) -> None:
-        """Train the weights that stay after one of the shots, for so many epochs on its text."""
-        first = self._given + at * self._own
-        rows = [*range(self._given), *range(first, first + self._own)]
-        distil(self._model, self._dense, rows, epochs, progress=self._progress)
+    if not recipe.recover:
+        return None
+    dense = Predictions(model, text, progress)
+    # what cannot be trained is refused, or finds no memory, before anything is pruned
+    distil(model, dense, [0], 1, rate=0.0)
+    return lambda own: distil(model, dense, range(len(own)), recipe.recover, progress=progress)
 
 
 @torch.no_grad()

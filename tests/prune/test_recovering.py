@@ -12,7 +12,9 @@ from recovering import divergence, same, sharp, weights
 from torch import Tensor, nn
 
 from gpprune import errors
+from gpprune.progress import silent
 from gpprune.prune import (
+    ORDERS,
     Predictions,
     Recipe,
     distil,
@@ -20,6 +22,8 @@ from gpprune.prune import (
     prune_model,
     synthetic_samples,
 )
+from gpprune.prune.model.run import quiet_model
+from gpprune.prune.once import Stage, prune_once
 from gpprune.prune.shots import mean_loss
 
 
@@ -79,9 +83,8 @@ def test_a_report_says_what_training_brought(shots: int, count: int, sequences: 
     assert found[-1].zeros == wanted.zeros
     assert all(shot.recovered not in (None, shot.after) for shot in found)
     assert divergence(whole, model, sequences) < divergence(whole, plain, sequences)
-    texts = [torch.cat([sequences, own]) for own in written] or [sequences] * shots
-    assert found[0].before == mean_loss(whole, texts[0])
-    assert found[-1].recovered == mean_loss(model, texts[-1])
+    assert found[0].before == mean_loss(whole, torch.cat([sequences, *written[:1]]))
+    assert found[-1].recovered == mean_loss(model, torch.cat([sequences, *written]))
     for before, shot in pairwise(found):
         assert (shot.before == before.recovered) == (count == 0)
     if wanted.shots:
@@ -106,12 +109,45 @@ def test_training_of_shots_that_are_left(count: int, sequences: Tensor, tmp_path
     how = {"keep": tmp_path / "kept", "progress": lambda label, *at: steps.append((label, at[1]))}
     prune_model(again, recipe, sequences, **how)
     assert same(model, again)
-    assert ("predictions", 5 + 2 * count) in steps  # of the text that is left
+    assert (
+        "predictions",
+        5 + 3 * count,
+    ) in steps  # also of shots that are over
     steps.clear()
     finished = prune_model(last, recipe, sequences, **how)
     assert same(model, last)
     assert len(finished.shots) == 3
     assert not any(label == "predictions" for label, _ in steps)
+
+
+def test_a_shot_trains_on_the_text_of_all_so_far(sequences: Tensor):
+    recipe = Recipe(metric="magnitude", sparsity=0.6, shots=3, synthetic_samples=4, recover=2)
+    steps = []
+
+    def listen(label: str, done: int, total: int) -> None:
+        if label == "recovering" and done == total:
+            steps.append(total)
+
+    prune_model(sharp("llama"), recipe, sequences, progress=listen)
+    assert steps == [2 * 5, 2 * 7, 2 * 9]  # of two sequences: of 9, of 13, of 17
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_shot_goes_on_from_what_was_trained(order: str, sequences: Tensor):
+    """And is not carried back to the dense model layer by layer."""
+    how = {"metric": "kron-obd", "pattern": "model", "sparsity": 0.6, "update": "refit(3)"}
+    recipe = Recipe(**how, shots=2, recover=2)
+    model = sharp("llama")
+    by_hand = copy.deepcopy(model)
+    prune_model(model, recipe, sequences, order=order)
+    dense = Predictions(by_hand, sequences)
+    held: dict[str, Tensor] = {}
+    for part in recipe.parts:
+        stage = Stage(part, held, None)
+        with quiet_model(by_hand):
+            held = prune_once(by_hand, recipe, sequences, order, silent, stage).masks
+        distil(by_hand, dense, range(len(sequences)), 2)
+    assert same(model, by_hand)
 
 
 @pytest.mark.parametrize("shots", [1, 2])

@@ -109,10 +109,8 @@ def test_training_of_shots_that_are_left(count: int, sequences: Tensor, tmp_path
     how = {"keep": tmp_path / "kept", "progress": lambda label, *at: steps.append((label, at[1]))}
     prune_model(again, recipe, sequences, **how)
     assert same(model, again)
-    assert (
-        "predictions",
-        5 + 3 * count,
-    ) in steps  # also of shots that are over
+    # also of the text of shots that are over
+    assert ("predictions", 5 + 3 * count) in steps
     steps.clear()
     finished = prune_model(last, recipe, sequences, **how)
     assert same(model, last)

@@ -41,7 +41,7 @@ def unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """A matrix of unit diagonal, ``D M D``, and the roots of the diagonal, ``[n]``: 1 for 0."""
     root = matrix.diagonal().clamp(min=0).sqrt()
     root = torch.where(root > 0, root, torch.ones_like(root))
-    return matrix / root[:, None] / root, root
+    return (matrix / root[:, None]).div_(root), root
 
 
 def damped_unit(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,18 @@ def test_no_step_makes_it_worse(
     assert costs[1] <= costs[0] + rounding and costs[2] <= costs[1] + rounding
 
 
+@given(layers(), dampings, st.integers(1, 4), st.integers(0, 4))
+def test_first_steps_are_those_of_least_squares(
+    layer: Layer, damping: Damping, first: int, steps: int
+) -> None:
+    A, G = layer.damped(damping)
+    fitted = solve(layer.weight, layer.mask, A, steps=first)
+    wanted = solve(layer.weight, layer.mask, A, G, steps=steps, start=fitted)
+    found = solve(layer.weight, layer.mask, A, G, steps=steps, first_steps=first)
+    rounding = 1e-9 * cost(layer, torch.zeros_like(found), A, G) + 1e-30
+    assert cost(layer, found, A, G) == pytest.approx(cost(layer, wanted, A, G), abs=rounding)
+
+
 def test_nothing_pruned_changes_nothing_and_all_pruned_leaves_zeros() -> None:
     weight, A = torch.randn(4, 5), torch.eye(5)
     none = torch.zeros(4, 5, dtype=torch.bool)

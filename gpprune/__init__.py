@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .discover import describe_run as describe_run
     from .discover import discover as discover
     from .discover import evaluate_model as evaluate_model
+    from .discover import inspect_checkpoint as inspect_checkpoint
     from .discover import prune_to as prune_to
     from .discover import resume as resume
     from .discover import share_out as share_out
@@ -74,6 +75,7 @@ _ROOMS = {
         "describe_run",
         "discover",
         "evaluate_model",
+        "inspect_checkpoint",
         "prune_to",
         "resume",
         "share_out",

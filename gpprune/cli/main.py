@@ -13,7 +13,7 @@ from typing import Annotated, TextIO
 import typer
 
 from gpprune import __version__
-from gpprune.cli import allocating, evaluate, evolve, formulas, pruning, runs, scoring
+from gpprune.cli import allocating, evaluate, evolve, formulas, inspecting, pruning, runs, scoring
 from gpprune.cli.console import err, escape, say, tell
 from gpprune.errors import DampingWarning, GppruneError
 from gpprune.memory import out_of_memory
@@ -39,6 +39,7 @@ app.command("simplify")(formulas.simplify)
 app.command("allocate")(allocating.allocate)
 app.command("prune")(pruning.prune)
 app.command("eval")(evaluate.evaluate)
+app.command("inspect")(inspecting.inspect)
 app.command("primitives")(formulas.primitives)
 app.add_typer(evolving, name="evolve")
 app.add_typer(scores, name="score")

@@ -11,6 +11,7 @@ from inspect import signature
 from types import ModuleType
 
 from .checkpoints import evaluate_model as evaluate_model
+from .checkpoints import inspect_checkpoint as inspect_checkpoint
 from .checkpoints import prune_to as prune_to
 from .compare import Comparison as Comparison
 from .compare import compare as compare

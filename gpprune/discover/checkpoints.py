@@ -1,4 +1,4 @@
-"""A pruned checkpoint in one call, and how good any model is."""
+"""A pruned checkpoint in one call, what any checkpoint holds, and how good a model is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from gpprune.discover.workbench import Texts, Workbench
 from gpprune.evals import NEXT_TOKEN
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
+    Inspection,
     Loaded,
     PruneReport,
     Recipe,
     check_output,
     check_shots,
     forget_shots,
+    inspect_model,
+    load_model,
+    model_digest,
     prune_model,
+    read_record,
     save_pruned,
 )
 
@@ -65,10 +70,11 @@ def prune_to(
         reads=[(texts.calibration_text, "calibration")],
         progress=progress,
     )
+    source = model_digest(bench.loaded)
     report = prune_model(
         bench.loaded.model, recipe, bench.calibration(), keep=keep, progress=progress
     )
-    save_pruned(bench.loaded, recipe, report, path)
+    save_pruned(bench.loaded, recipe, report, path, source=source)
     if keep is not None:
         forget_shots(keep)
     return report
@@ -77,6 +83,23 @@ def prune_to(
 def shots_beside(out: Path) -> Path:
     """Where the weights after each shot are kept while a checkpoint is made."""
     return out.with_name(f"{out.name}.shots")
+
+
+def inspect_checkpoint(model: str, *, progress: Progress = silent) -> Inspection:
+    """What a checkpoint holds: zeros, groups of N:M, dead rows and columns, digests.
+
+    One that gpprune wrote is compared with the record beside its weights.
+
+    Args:
+        model: what `gpprune.load_model` takes; it is read in its own dtype.
+        progress: called as `progress(label, done, total)`.
+
+    Raises:
+        UsageError: there is no such model, or its record is damaged.
+        GppruneError: the model cannot be had, or has nothing to prune.
+    """
+    record = read_record(model)
+    return inspect_model(load_model(model, dtype="auto", progress=progress).model, record)
 
 
 def evaluate_model(

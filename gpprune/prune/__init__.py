@@ -8,8 +8,13 @@ from .allocate.budget import zero_counts as zero_counts
 from .allocate.learned import LEARNED as LEARNED
 from .allocate.learned import Learned as Learned
 from .checkpoint import RECORD_FILE as RECORD_FILE
+from .checkpoint import Record as Record
 from .checkpoint import check_output as check_output
+from .checkpoint import read_record as read_record
 from .checkpoint import save_pruned as save_pruned
+from .inspection import InspectedLayer as InspectedLayer
+from .inspection import Inspection as Inspection
+from .inspection import inspect_model as inspect_model
 from .kept import check_shots as check_shots
 from .kept import forget_shots as forget_shots
 from .kept import has_shots as has_shots

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import expanded, out_of_room, try_folder, whole_folder
+from gpprune.prune.model.digest import model_digest
 from gpprune.prune.model.load import Loaded
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.recipe import Recipe
@@ -39,17 +43,89 @@ def check_output(out: str | Path) -> Path:
     return path
 
 
-def save_pruned(loaded: Loaded, recipe: Recipe, report: PruneReport, out: str | Path) -> Path:
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint of gpprune says of itself.
+
+    Attributes:
+        model: what was pruned, as it was called.
+        recipe: how.
+        zeros: how many weights of each linear layer are zero, by its name.
+        source: SHA-256 of the model before it was pruned, see `gpprune.prune.model_digest`; None
+            where it was not taken.
+        digest: the same of the pruned model.
+    """
+
+    model: str
+    recipe: Recipe
+    zeros: dict[str, int]
+    source: str | None
+    digest: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the zeros."""
+        names = {"model": self.model, "source_sha256": self.source, "sha256": self.digest}
+        return {**names, "recipe": self.recipe.model_dump()}
+
+
+class _StoredLayer(BaseModel):
+    name: str
+    zeros: int
+
+
+class _StoredReport(BaseModel):
+    layers: list[_StoredLayer]
+
+
+class _Stored(BaseModel):
+    """What of the file is read, beside the recipe."""
+
+    model: str
+    source_sha256: str | None = None
+    sha256: str | None = None
+    report: _StoredReport
+
+
+def read_record(folder: str | Path) -> Record | None:
+    """What lies beside a checkpoint's weights; None if there is no such file.
+
+    Raises:
+        UsageError: the file cannot be read, or is no record.
+    """
+    path = expanded(folder) / RECORD_FILE
+    if not path.is_file():
+        return None
+    recipe = Recipe.read(path)
+    try:
+        stored = _Stored.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"the record {str(path)!r}, {where}: {first['msg'].lower()}") from error
+    zeros = {layer.name: layer.zeros for layer in stored.report.layers}
+    return Record(stored.model, recipe, zeros, stored.source_sha256, stored.sha256)
+
+
+def save_pruned(
+    loaded: Loaded,
+    recipe: Recipe,
+    report: PruneReport,
+    out: str | Path,
+    *,
+    source: str | None = None,
+) -> Path:
     """Save a pruned model, its tokenizer and its recipe.
 
     The directory holds what ``save_pretrained`` writes (safetensors) and ``gpprune_recipe.json``
-    with the recipe, the report and the version of gpprune. Plain transformers loads it.
+    with the recipe, the report, the version of gpprune and digests of the weights before and
+    after. Plain transformers loads it.
 
     Args:
         loaded: the pruned model with its tokenizer.
         recipe: how it was pruned.
         report: what came of it.
         out: the directory to make; it appears under this name only when it is complete.
+        source: SHA-256 of the model before it was pruned, for the record.
 
     Returns:
         The directory.
@@ -63,6 +139,8 @@ def save_pruned(loaded: Loaded, recipe: Recipe, report: PruneReport, out: str | 
     record = {
         "gpprune": _version(),
         "model": loaded.name,
+        "source_sha256": source,
+        "sha256": model_digest(loaded),
         "recipe": recipe.model_dump(),
         "report": report.as_dict(),
     }

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class Loaded:
 def load_model(
     spec: str,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | str = "auto",
     progress: Progress = silent,
 ) -> Loaded:
@@ -57,7 +57,7 @@ def load_model(
             directory with a Hugging Face checkpoint, a hub id, or whatever else an entry of
             ``MODEL_SOURCES`` serves. Code that a checkpoint brings along is never run, and only
             safetensors weights are read.
-        dtype: of the weights in memory.
+        dtype: of the weights in memory; ``"auto"``: the checkpoint's own.
         device: where they lie, and with them all that is measured and judged; ``"auto"``: on the
             GPU if torch sees one (``CUDA_VISIBLE_DEVICES=`` hides it).
         progress: called as ``progress(label, done, total)``.
@@ -117,7 +117,7 @@ class _Origin:
         return f"cannot load the model {self.spec!r} as {where}: in its {part}, {_cause(error)}"
 
 
-def _read(source: str, spec: str, dtype: torch.dtype) -> Loaded:
+def _read(source: str, spec: str, dtype: torch.dtype | str) -> Loaded:
     """Read a checkpoint from a directory or the hub."""
     # Without a network the hub's client retries for a minute; what it has kept is found at once.
     origin = _Origin(source, spec, not os.path.isdir(source) and not _hub_answers())
@@ -155,7 +155,7 @@ def _read_tokenizer(origin: _Origin) -> Any:
         )
 
 
-def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype) -> nn.Module:
+def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype | str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     with origin.reading("config.json or weights"):

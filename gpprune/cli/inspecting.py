@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from gpprune.cli.console import print_json, print_table, progress, say, tell_lef
 from gpprune.cli.options import Json
 from gpprune.discover import inspect_checkpoint
 from gpprune.errors import GppruneError
-from gpprune.prune import InspectedLayer, Inspection
+from gpprune.prune import AXES, InspectedLayer, Inspection
 from gpprune.prune.inspection import GROUPS
 from gpprune.prune.model.sources import known
 
@@ -31,6 +32,7 @@ def inspect(
         print_json({"model": model, **found.as_dict()})
     else:
         _print_layers(found, layers, model)
+        _print_axes(found)
         _say_record(found)
     if found.faults:
         more = f", and {len(found.faults) - 1} more such" if len(found.faults) > 1 else ""
@@ -48,6 +50,23 @@ def _print_layers(found: Inspection, each: bool, title: str) -> None:
     columns = ["layer" if each else "role", *numbers]
     print_table(columns, rows, title=title, numbers=numbers, lines=not each)
     say("of 4, of 8: the most weights that stay in any 4 or 8 consecutive inputs of an output")
+
+
+def _print_axes(found: Inspection) -> None:
+    groups: dict[tuple[str, int], list[int]] = {}
+    for axis in found.axes:
+        groups.setdefault((axis.kind, axis.units), []).append(axis.free)
+    rows = [
+        [kind, str(len(free)), str(units), str(sum(free)), AXES[kind]]
+        for (kind, units), free in groups.items()
+    ]
+    if rows:
+        title = "coupled axes, each permuted in all its weights: the logits stayed as they were"
+        columns = ["kind", "axes", "units each", "free", "a unit is one of the"]
+        print_table(columns, rows, title=title, numbers=columns[1:4])
+        say("free: nothing reads the unit, so that the model is the same without it")
+    for (kind, why), count in Counter((axis.kind, axis.why) for axis in found.refused).items():
+        say(f"no coupled axis of the kind {kind} in {count} places: {why}")
 
 
 def _row(group: Sequence[InspectedLayer], spread: bool) -> list[str]:

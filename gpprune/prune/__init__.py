@@ -12,6 +12,7 @@ from .checkpoint import Record as Record
 from .checkpoint import check_output as check_output
 from .checkpoint import read_record as read_record
 from .checkpoint import save_pruned as save_pruned
+from .inspection import InspectedAxis as InspectedAxis
 from .inspection import InspectedLayer as InspectedLayer
 from .inspection import Inspection as Inspection
 from .inspection import inspect_model as inspect_model
@@ -30,6 +31,13 @@ from .measure.synthetic import Writer as Writer
 from .measure.synthetic import synthetic_samples as synthetic_samples
 from .measure.table import MEASURERS as MEASURERS
 from .measure.table import Measurer as Measurer
+from .model.coupling.axes import AXES as AXES
+from .model.coupling.axes import Coupling as Coupling
+from .model.coupling.axes import Couplings as Couplings
+from .model.coupling.axes import Refusal as Refusal
+from .model.coupling.axes import free_units as free_units
+from .model.coupling.axes import permute as permute
+from .model.coupling.proof import couplings as couplings
 from .model.coverage import Coverage as Coverage
 from .model.coverage import coverage as coverage
 from .model.digest import configuration_digest as configuration_digest

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.prune.checkpoint import Record
+from gpprune.prune.model.coupling.axes import Coupling, Refusal, free_units
+from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -57,6 +59,23 @@ class InspectedLayer:
 
 
 @dataclass(frozen=True)
+class InspectedAxis:
+    """An axis of several weights whose units may change places, or be taken out.
+
+    Attributes:
+        kind: one of `gpprune.prune.AXES`.
+        name: the layer that reads it; of the residual stream empty.
+        units: how many it has.
+        free: how many of them nothing reads: the model is the same without them.
+    """
+
+    kind: str
+    name: str
+    units: int
+    free: int
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a model holds.
 
@@ -64,6 +83,8 @@ class Inspection:
         layers: its linear layers, in its order.
         coverage: all matrices of the decoder blocks.
         block_zeros: how many weights of all these matrices are zero.
+        axes: its coupled axes, each proven on its logits.
+        refused: those that were not proven, and why.
         digest: SHA-256 of all its parameters, see `gpprune.prune.model_digest`.
         record: what lies beside its weights, if anything.
         faults: what is not as the record says, in plain words.
@@ -72,6 +93,8 @@ class Inspection:
     layers: tuple[InspectedLayer, ...]
     coverage: Coverage
     block_zeros: int
+    axes: tuple[InspectedAxis, ...]
+    refused: tuple[Refusal, ...]
     digest: str
     record: Record | None
     faults: tuple[str, ...]
@@ -98,6 +121,8 @@ class Inspection:
             "size": self.size,
             "sparsity": self.sparsity,
             "blocks": {"zeros": self.block_zeros, **self.coverage.as_dict()},
+            "axes": [asdict(axis) for axis in self.axes],
+            "refused_axes": [asdict(axis) for axis in self.refused],
             "sha256": self.digest,
             "record": None if self.record is None else self.record.as_dict(),
             "faults": list(self.faults),
@@ -107,7 +132,7 @@ class Inspection:
 
 @torch.no_grad()
 def inspect_model(model: nn.Module, record: Record | None = None) -> Inspection:
-    """Look at every linear layer of a model, and compare it with a record.
+    """Look at every linear layer and coupled axis of a model, and compare it with a record.
 
     Args:
         model: a causal language model, pruned by gpprune or by anything else.
@@ -120,7 +145,14 @@ def inspect_model(model: nn.Module, record: Record | None = None) -> Inspection:
     found = tuple(map(_inspected, layers.values()))
     digest, all_ = parameters_digest(model), coverage(model)
     faults = () if record is None else tuple(_faults(layers, found, digest, record))
-    return Inspection(found, all_, all_.zeros(model), digest, record, faults)
+    axes = couplings(model)
+    inspected = tuple(_axis(model, axis) for axis in axes.offered)
+    zeros = all_.zeros(model)
+    return Inspection(found, all_, zeros, inspected, axes.refused, digest, record, faults)
+
+
+def _axis(model: nn.Module, axis: Coupling) -> InspectedAxis:
+    return InspectedAxis(axis.kind, axis.name, axis.units, int(free_units(model, axis).sum()))
 
 
 def _inspected(layer: LinearLayer) -> InspectedLayer:

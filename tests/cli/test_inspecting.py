@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny_families import FAMILIES
+from transformers import AutoTokenizer, GptOssConfig, GptOssForCausalLM
 
 from gpprune.cli.main import run
 
@@ -25,11 +27,16 @@ def pruned(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_row_a_role_and_the_record(pruned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(pruned)]) == 0
     said = capsys.readouterr()
-    rows = [line.split("│")[1:-1] for line in said.out.splitlines() if line.startswith("│")]
+    roles, _, axes = said.out.partition("coupled axes")
+    rows = [line.split("│")[1:-1] for line in roles.splitlines() if line.startswith("│")]
     assert [row[0].strip().split(".")[-1] for row in rows] == [*ROLES, "all"]
     assert {tuple(cell.strip() for cell in row[1:5]) for row in rows} == {
         ("0.5000", "0.500-0.500", "2", "4")
     }
+    kinds = [line.split("│")[1:5] for line in axes.splitlines() if line.startswith("│")]
+    found = [tuple(cell.strip() for cell in row) for row in kinds if row[0].strip()]
+    wanted = [("values", "4", "16"), ("heads", "2", "2"), ("hidden", "2", "96")]
+    assert [row[:3] for row in found] == [*wanted, ("residual", "1", "64")]
     assert "by magnitude, pattern 2:4, sparsity 0.5, update swaps" in said.out
     agrees = "the zeros of every layer, every group of 2:4, the weights' SHA-256"
     assert f"as the record says: {agrees}" in said.out
@@ -63,6 +70,17 @@ def test_what_is_not_as_recorded_fails(pruned: Path, capsys: pytest.CaptureFixtu
     assert "and 2 more such" in said.err
     assert run(["inspect", str(pruned)]) == 1
     assert "as the record says:" not in capsys.readouterr().out
+
+
+def test_what_is_not_offered_is_said(
+    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sinks"
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(out)
+    fields = {**FAMILIES["gptoss"][1], "vocab_size": 512}
+    GptOssForCausalLM(GptOssConfig(**fields)).save_pretrained(out)
+    assert run(["inspect", str(out)]) == 0
+    assert "no coupled axis of the kind heads in 2 places: permuting" in capsys.readouterr().out
 
 
 def test_a_missing_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.discover import Texts, inspect_checkpoint, prune_to
 from gpprune.errors import UsageError
@@ -86,13 +87,26 @@ def test_zeros_groups_and_what_is_dead_are_those_of_the_file(folder: str, tmp_pa
             assert kept == max(np.count_nonzero(group) for group in groups)
         assert layer.kept.keys() == {4, 8}
     assert found.zeros == sum(layer.zeros for layer in found.layers) == found.block_zeros
+    assert not found.refused
+    free = {axis.kind: axis.free for axis in found.axes}
+    assert free == {"values": free["values"], "heads": 0, "hidden": 2, "residual": 0}
+    as_written = json.loads(json.dumps(found.as_dict()))
+    assert as_written["axes"][0].keys() == {"kind", "name", "units", "free"}
 
 
-def test_groups_that_do_not_divide_the_inputs_are_left_out(tiny_model_dir: Path) -> None:
-    model = load_model(str(tiny_model_dir)).model
-    for layer in linear_layers(model).values():
-        layer.module.weight = torch.nn.Parameter(layer.weight[:, :12].clone())
-    assert {tuple(layer.kept) for layer in inspect_model(model).layers} == {(4,)}
+def test_groups_that_do_not_divide_the_inputs_are_left_out() -> None:
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=12,
+        intermediate_size=15,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    kept = {
+        layer.role: tuple(layer.kept) for layer in inspect_model(LlamaForCausalLM(config)).layers
+    }
+    assert kept.pop("mlp.down_proj") == ()
+    assert set(kept.values()) == {(4,)}
 
 
 def test_what_was_written_is_as_recorded(checkpoint: Path, tiny_model_dir: Path) -> None:

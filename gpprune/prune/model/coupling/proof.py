@@ -1,0 +1,117 @@
+"""Which axes of which weights are one: found in how a model is wired, proven on its logits.
+
+A unit of a coupled axis (a hidden channel of an MLP, a dimension of a head's values, a head with
+its keys and queries, a channel of the residual stream) lies in several weights. Where the units
+change places in all of them, the model computes what it did. No names are read: what reaches what
+is seen in gradients, and every axis is permuted and its logits compared before it is offered.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor, nn
+
+from gpprune.prune.model.coupling.axes import Coupling, Couplings, Refusal, permute
+from gpprune.prune.model.coupling.hypotheses import hypotheses
+from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.structure import linear_layers
+
+TOLERANCE = 1e-4
+"""How much a permutation may change the logits, relative to their norm."""
+
+_TOKENS = 8
+
+
+def couplings(model: nn.Module) -> Couplings:
+    """The coupled axes of a model, each proven by a permutation that leaves its logits as they are.
+
+    Args:
+        model: a causal language model; it is as it was afterwards. If it is not in float32, the
+            proof is of a copy that is.
+
+    Raises:
+        GppruneError: the model has no decoder blocks with linear layers.
+    """
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        model = copy.deepcopy(model).float()
+    layers = linear_layers(model)
+    embedding = _embedding(model)
+    if embedding is None:
+        return Couplings((), (Refusal("residual", "", "the model names no embedding of tokens"),))
+    tokens = _tokens(embedding)
+    found = list(hypotheses(model, layers, embedding, tokens))
+    offered, refused = [], [axis for axis in found if isinstance(axis, Refusal)]
+    proof = _Proof(model, tokens)
+    for kind in dict.fromkeys(axis.kind for axis in found):
+        axes = [axis for axis in found if isinstance(axis, Coupling) and axis.kind == kind]
+        # one forward pass proves them all, and only where it does not, each has its own
+        together = proof.change(axes) < TOLERANCE
+        for axis in axes:
+            if together or proof.change([axis]) < TOLERANCE:
+                offered.append(axis)
+            else:
+                why = f"permuting it changes the logits by more than {TOLERANCE:g} of their norm"
+                refused.append(Refusal(kind, axis.name, why))
+    return Couplings(tuple(offered), tuple(refused))
+
+
+def _embedding(model: nn.Module) -> nn.Embedding | None:
+    with suppress(AttributeError, NotImplementedError):
+        found = model.get_input_embeddings()  # type: ignore[operator]
+        return found if isinstance(found, nn.Embedding) else None
+    return None
+
+
+def _tokens(embedding: nn.Embedding) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    found = torch.randint(embedding.num_embeddings, (1, _TOKENS), generator=generator)
+    return found.to(embedding.weight.device)
+
+
+class _Proof:
+    """How much the logits change where axes are permuted.
+
+    Args:
+        model: the model.
+        tokens: ``[1, length]``: what the logits are of.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Tensor) -> None:
+        self._model, self._tokens = model, tokens
+        self._dense = self._logits()
+
+    def change(self, axes: Sequence[Coupling]) -> float:
+        """Relative to the logits' norm, of random permutations of all axes at once."""
+        if not axes:
+            return 0.0
+        with _permuted(self._model, axes):
+            moved = self._logits() - self._dense
+        return float(moved.norm() / self._dense.norm())
+
+    @torch.no_grad()
+    def _logits(self) -> Tensor:
+        with quiet_model(self._model):
+            logits: Tensor = self._model(input_ids=self._tokens).logits.double()
+        return logits
+
+
+@contextmanager
+def _permuted(model: nn.Module, axes: Sequence[Coupling]) -> Iterator[None]:
+    """Random permutations inside this context; afterwards every bit is where it was."""
+    generator = torch.Generator().manual_seed(0)
+    orders: list[Tensor] = []
+    try:
+        for axis in axes:
+            order = torch.randperm(axis.units, generator=generator)
+            if torch.equal(order, torch.arange(axis.units)):  # as it may be of few units
+                order = order.roll(1)
+            permute(model, axis, order)
+            orders.append(order)
+        yield
+    finally:
+        for axis, order in zip(axes, orders, strict=False):
+            permute(model, axis, order.argsort())

@@ -94,6 +94,9 @@ def test_grouped_heads_biases_and_ties(
         ("gemma3", {("values", 8): 4, ("heads", 2): 2, ("hidden", 24): 2, ("residual", 16): 1}),
         ("git", {("values", 8): 4, ("heads", 2): 2, ("hidden", 24): 2}),
         ("mixtral", {("values", 8): 4, ("heads", 2): 2, ("residual", 16): 1}),
+        ("deepseek", {("hidden", 24): 1, ("hidden", 8): 1, ("residual", 16): 1}),
+        ("mamba", {}),
+        ("rwkv", {("hidden", 64): 2}),
         ("qwen2moe", {("values", 8): 4, ("heads", 2): 2, ("hidden", 12): 2, ("residual", 16): 1}),
     ],
 )
@@ -101,7 +104,9 @@ def test_families_with_fused_layers_norms_and_experts(
     family: str, wanted: dict[tuple[str, int], int]
 ) -> None:
     model = shaken(tiny(family))
+    bits = {name: value.clone() for name, value in model.state_dict().items()}
     found = couplings(model)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in bits.items())
     assert {axis: count for axis, count in kinds(found).items() if axis in wanted} == wanted
     check_permutations(model, found)
 

@@ -43,7 +43,7 @@ def couplings(model: nn.Module) -> Couplings:
     if embedding is None:
         return Couplings((), (Refusal("residual", "", "the model names no embedding of tokens"),))
     tokens = _tokens(embedding)
-    found = list(hypotheses(model, layers, embedding, tokens))
+    found = [_sound(model, axis) for axis in hypotheses(model, layers, embedding, tokens)]
     offered, refused = [], [axis for axis in found if isinstance(axis, Refusal)]
     proof = _Proof(model, tokens)
     for kind in dict.fromkeys(axis.kind for axis in found):
@@ -57,6 +57,16 @@ def couplings(model: nn.Module) -> Couplings:
                 why = f"permuting it changes the logits by more than {TOLERANCE:g} of their norm"
                 refused.append(Refusal(kind, axis.name, why))
     return Couplings(tuple(offered), tuple(refused))
+
+
+def _sound(model: nn.Module, axis: Coupling | Refusal) -> Coupling | Refusal:
+    """Refuse an axis whose units overlap or lie outside: no permutation of it could be undone."""
+    for place in axis.places if isinstance(axis, Coupling) else ():
+        index = place.index.flatten()
+        size = model.get_parameter(place.parameter).shape[place.dim]
+        if len(torch.unique(index)) < len(index) or index.min() < 0 or index.max() >= size:
+            return Refusal(axis.kind, axis.name, "its units do not lie side by side in all weights")
+    return axis
 
 
 def _embedding(model: nn.Module) -> nn.Embedding | None:

@@ -11,6 +11,7 @@ from gpprune.prune.model.coupling.axes import Coupling, Place, Refusal
 from gpprune.prune.model.coupling.wiring import Run, Wiring
 from gpprune.prune.model.structure import LinearLayer, blocks, linear_layers
 
+_IDLE = "no token came to it, so that nothing of it can be proven"
 _SAMPLES = 8  # inputs of a layer that are looked at for what reaches them
 
 
@@ -26,10 +27,14 @@ def hypotheses(
         tokens: ``[1, length]``, int64, two at least: it is run on them once.
     """
     wiring = Wiring(model, layers, embedding, tokens)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     feeding: set[str] = set()  # layers whose outputs another reads before the residual stream
     readers: list[LinearLayer] = []  # of the residual stream
+    idle = [layer.name for layer in layers.values() if not wiring.called(layer)]
+    for name in idle:
+        yield Refusal("hidden", name, _IDLE)
     for layer in layers.values():
+        if layer.name in idle:
+            continue
         channels = sorted({at * (layer.in_features - 1) // _SAMPLES for at in range(_SAMPLES + 1)})
         reached = {channel: wiring.runs(layer, channel) for channel in channels}
         if any(runs is None for runs in reached.values()):
@@ -37,9 +42,12 @@ def hypotheses(
             continue
         runs = {channel: runs for channel, runs in reached.items() if runs}
         feeding |= {run.layer for found in runs.values() for run in found}
-        yield from _inner(layer, runs, wiring, layers, names)
+        yield from _inner(layer, runs, wiring, layers)
+    if idle:
+        yield Refusal("residual", "", f"of {idle[0]!r}, {_IDLE}")
+        return
     others = [layer for layer in layers.values() if layer.name not in feeding]
-    yield _residual(model, readers, others, names)
+    yield _residual(model, readers, others)
 
 
 def _inner(
@@ -47,7 +55,6 @@ def _inner(
     reached: Mapping[int, Sequence[Run]],
     wiring: Wiring,
     layers: Mapping[str, LinearLayer],
-    names: Mapping[int, str],
 ) -> Iterator[Coupling | Refusal]:
     """The axes that one layer reads which does not read the residual stream."""
     if not reached:
@@ -55,29 +62,28 @@ def _inner(
         return
     lengths = {run.length for runs in reached.values() for run in runs}
     if lengths == {1}:
-        yield _hidden(layer, reached, layers, names)
+        yield _hidden(layer, reached, layers)
         return
     width = min(lengths - {1})  # of a head; queries and keys that lie side by side look like one
     if width == layer.in_features or layer.in_features % width:
         yield Refusal("values", layer.name, f"{width} outputs of a layer reach one of its inputs")
         return
-    yield from _attention(layer, width, wiring, layers, names)
+    yield from _attention(layer, width, wiring, layers)
 
 
 def _hidden(
     layer: LinearLayer,
     reached: Mapping[int, Sequence[Run]],
     layers: Mapping[str, LinearLayer],
-    names: Mapping[int, str],
 ) -> Coupling | Refusal:
     """Unit by unit: each input is made of one output of each feeding layer, or of each part."""
     offsets = {tuple((run.layer, run.start - at) for run in runs) for at, runs in reached.items()}
     if len(offsets) > 1:
         return Refusal("hidden", layer.name, "its inputs are made of outputs in another order")
     units = torch.arange(layer.in_features)[:, None]
-    places = [_columns(layer, units, names)]
+    places = [_columns(layer, units)]
     for name, offset in next(iter(offsets)):
-        places += _rows(layers[name], units + offset, names)
+        places += _rows(layers[name], units + offset)
     return Coupling("hidden", layer.name, tuple(places))
 
 
@@ -86,7 +92,6 @@ def _attention(
     width: int,
     wiring: Wiring,
     layers: Mapping[str, LinearLayer],
-    names: Mapping[int, str],
 ) -> Iterator[Coupling | Refusal]:
     """The dimensions of the values of each head, or of heads that share them; and the heads.
 
@@ -111,9 +116,9 @@ def _attention(
     dims = torch.arange(width)
     for values, heads in groups.items():
         starts = torch.tensor([start for start, _ in heads])
-        places = [_columns(layer, dims[:, None] + starts, names)]
+        places = [_columns(layer, dims[:, None] + starts)]
         for run in values:
-            places += _rows(layers[run.layer], dims[:, None] + run.start, names)
+            places += _rows(layers[run.layer], dims[:, None] + run.start)
         yield Coupling("values", layer.name, tuple(places))
     if len(groups) == 1:
         return
@@ -130,9 +135,9 @@ def _attention(
         [at for start, _ in heads for at in range(start, start + width)]
         for heads in groups.values()
     ]
-    places = [_columns(layer, torch.tensor(columns), names)]
+    places = [_columns(layer, torch.tensor(columns))]
     for name in units[0]:
-        places += _rows(layers[name], torch.tensor([own[name] for own in units]), names)
+        places += _rows(layers[name], torch.tensor([own[name] for own in units]))
     yield Coupling("heads", layer.name, tuple(places))
 
 
@@ -140,7 +145,6 @@ def _residual(
     model: nn.Module,
     readers: Sequence[LinearLayer],
     others: Sequence[LinearLayer],
-    names: Mapping[int, str],
 ) -> Coupling | Refusal:
     """The stream that all blocks read and write, with the norms, embeddings and head beside it.
 
@@ -148,48 +152,48 @@ def _residual(
         model: the model.
         readers: layers that the embedding reaches.
         others: layers that no other reads before the stream does: who writes to it is among them.
-        names: of parameters by id.
     """
     widths = {layer.in_features for layer in readers}
     if len(widths) != 1:
         return Refusal("residual", "", f"its readers have inputs of widths {sorted(widths)}")
     (width,) = widths
     units = torch.arange(width)[:, None]
-    places = [_columns(layer, units, names) for layer in readers]
+    places = [_columns(layer, units) for layer in readers]
     for layer in others:
         if layer.out_features == width:
-            places += _rows(layer, units, names)
+            places += _rows(layer, units)
     inside = {id(module) for module in blocks(model).modules()}
     linear = {id(layer.module) for layer in linear_layers(model).values()}
-    for module in model.modules():
+    for name, module in model.named_modules():
         if id(module) in linear:
             continue
-        for parameter in module.parameters(recurse=False):
+        for last, parameter in module.named_parameters(recurse=False):
             dims = [dim for dim, size in enumerate(parameter.shape) if size == width]
             if id(module) in inside or isinstance(module, nn.Embedding):
                 dims = dims[-1:]  # a vector's own, an embedding's last
-            places += [Place(names[id(parameter)], dim, units) for dim in dims]
-    return Coupling("residual", "", tuple(_distinct(places)))
+            path = f"{name}.{last}" if name else last
+            places += [Place(path, dim, units) for dim in dims]
+    return Coupling("residual", "", tuple(_distinct(model, places)))
 
 
-def _distinct(places: Iterable[Place]) -> Iterator[Place]:
+def _distinct(model: nn.Module, places: Iterable[Place]) -> Iterator[Place]:
     """Without those of a parameter that is tied to another."""
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[int, int]] = set()
     for place in places:
-        if (place.parameter, place.dim) not in seen:
-            seen.add((place.parameter, place.dim))
+        key = id(model.get_parameter(place.parameter)), place.dim
+        if key not in seen:
+            seen.add(key)
             yield place
 
 
-def _columns(layer: LinearLayer, index: Tensor, names: Mapping[int, str]) -> Place:
+def _columns(layer: LinearLayer, index: Tensor) -> Place:
     """Inputs of a layer."""
-    return Place(names[id(layer.parameter)], 0 if layer.transposed else 1, index)
+    return Place(f"{layer.name}.weight", 0 if layer.transposed else 1, index)
 
 
-def _rows(layer: LinearLayer, index: Tensor, names: Mapping[int, str]) -> list[Place]:
+def _rows(layer: LinearLayer, index: Tensor) -> list[Place]:
     """Outputs of a layer, its bias included."""
-    places = [Place(names[id(layer.parameter)], 1 if layer.transposed else 0, index)]
-    bias = getattr(layer.module, "bias", None)
-    if isinstance(bias, nn.Parameter):
-        places.append(Place(names[id(bias)], 0, index))
+    places = [Place(f"{layer.name}.weight", 1 if layer.transposed else 0, index)]
+    if isinstance(getattr(layer.module, "bias", None), nn.Parameter):
+        places.append(Place(f"{layer.name}.bias", 0, index))
     return places

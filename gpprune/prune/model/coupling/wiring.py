@@ -74,21 +74,23 @@ class Wiring:
                 lambda module, inputs, output, name=name: cut(name, inputs, output)
             )
 
+    def called(self, layer: LinearLayer) -> bool:
+        """Whether any token came to a layer: to an expert, none may."""
+        return layer.name in self._inputs
+
     @torch.enable_grad()  # type: ignore[misc, unused-ignore]
     def runs(self, layer: LinearLayer, channel: int) -> list[Run] | None:
         """What reaches one input of a layer.
 
         Args:
-            layer: the layer.
+            layer: one that was called.
             channel: which of its inputs.
 
         Returns:
             Runs of outputs of layers in the same block, in order; None where the embedding
-            reaches it, as by the residual stream, or where the layer was not called.
+            reaches it, as by the residual stream.
         """
-        read = self._inputs.get(layer.name)
-        if read is None:
-            return None
+        read = self._inputs[layer.name]
         if not read.requires_grad:
             return []
         own = {

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gpprune.cli.main import app, evolving, scores
-
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpprune"
 
@@ -80,7 +78,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "pruner": ("model", "measure", "recipe", "report", "once", "shots"),
         "checkpoint": ("model", "recipe", "report"),
-        "inspection": ("model", "select", "checkpoint"),
+        "inspection": ("model", "select", "report", "checkpoint"),
     },
     "gp": {
         "settings": (),
@@ -246,8 +244,7 @@ def test_no_file_is_long_without_a_reason_and_no_folder_full():
 
 def test_the_command_line_is_thin():
     files = sorted((PACKAGE / "cli").glob("*.py"))
-    commands = sum(len(group.registered_commands) for group in (app, evolving, scores))
-    assert sum(file.read_text(encoding="utf-8").count("\n") for file in files) < 140 * commands
+    assert sum(file.read_text(encoding="utf-8").count("\n") for file in files) < 1700
 
 
 # Names that turn text into code when called, and modules that do so when they load.

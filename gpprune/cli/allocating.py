@@ -6,20 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gpprune.cli import options
 from gpprune.cli.console import print_json, print_table, progress, say, tell_written
-from gpprune.cli.options import (
-    Allocations,
-    CalibrationSpec,
-    GivenUnit,
-    Json,
-    MetricOption,
-    ModelSpec,
-    OwnPattern,
-    Plot,
-    Samples,
-    Seed,
-    WindowLength,
-)
 from gpprune.discover import Sharing, Texts, share_out
 from gpprune.discover.plots import check_picture, save_figure, sharing_figure
 from gpprune.discover.workbench import TEST_LENGTH
@@ -28,20 +16,20 @@ _WIDEST = 14  # of a column's name
 
 
 def allocate(
-    allocations: Allocations = None,
-    model: ModelSpec = "smollm2",
-    calibration_text: CalibrationSpec = "wikitext2",
-    metric: MetricOption = "wanda",
+    allocations: options.Allocations = None,
+    model: options.ModelSpec = "smollm2",
+    calibration_text: options.CalibrationSpec = "wikitext2",
+    metric: options.MetricOption = "wanda",
     sparsity: Annotated[
         float | None, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")
     ] = None,
-    pattern: OwnPattern = None,
-    unit: GivenUnit = None,
-    window_length: WindowLength = TEST_LENGTH,
-    calibration_samples: Samples = 8,
-    plot: Plot = None,
-    seed: Seed = 0,
-    json: Json = False,
+    pattern: options.OwnPattern = None,
+    unit: options.GivenUnit = None,
+    window_length: options.WindowLength = TEST_LENGTH,
+    calibration_samples: options.Samples = 8,
+    plot: options.Plot = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
     """Show the sparsity of every decoder block under each allocation, side by side."""
     if plot is not None:

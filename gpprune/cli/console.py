@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from gpprune.errors import GppruneError
 from gpprune.progress import Progress
 from gpprune.prune import Coverage
 
@@ -143,6 +144,23 @@ class LabelledBars:
         self.bars.update(self._tasks[label], completed=done, total=total)
         if done >= total:
             self.bars.remove_task(self._tasks.pop(label))
+
+
+@contextmanager
+def going_on(how: Callable[[], str | None]) -> Iterator[None]:
+    """Say how to go on, if work is broken off that keeps what it has.
+
+    Args:
+        how: what to say, asked when it is broken off; None: nothing is kept.
+    """
+    try:
+        yield
+    except GppruneError:
+        raise
+    except BaseException:
+        if (said := how()) is not None:
+            tell(said)
+        raise
 
 
 @contextmanager

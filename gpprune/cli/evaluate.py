@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+from gpprune.cli import options
 from gpprune.cli.console import print_json, print_table, progress
-from gpprune.cli.options import (
-    DType,
-    DTypeOption,
-    Json,
-    LossOption,
-    ModelSpec,
-    Split,
-    SplitOption,
-    TextSpec,
-    WindowLength,
-    Windows,
-)
 from gpprune.discover import Texts, evaluate_model
 from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
 from gpprune.evals import NEXT_TOKEN
 
 
 def evaluate(
-    model: ModelSpec = "smollm2",
-    text: TextSpec = "wikitext2",
-    split: SplitOption = Split.test,
-    windows: Windows = TEST_WINDOWS,
-    window_length: WindowLength = TEST_LENGTH,
-    loss: LossOption = NEXT_TOKEN.name,
-    dtype: DTypeOption = DType.auto,
-    json: Json = False,
+    model: options.ModelSpec = "smollm2",
+    text: options.TextSpec = "wikitext2",
+    split: options.SplitOption = options.Split.test,
+    windows: options.Windows = TEST_WINDOWS,
+    window_length: options.WindowLength = TEST_LENGTH,
+    loss: options.LossOption = NEXT_TOKEN.name,
+    dtype: options.DTypeOption = options.DType.auto,
+    json: options.Json = False,
 ) -> None:
     """Judge a model on the first windows of a text: its perplexity, or another loss."""
     texts = Texts(text=text, windows=windows, window_length=window_length)

@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import print_json, tell, tell_left_alone
+from gpprune.cli import options
+from gpprune.cli.console import going_on, print_json, tell, tell_left_alone
 from gpprune.cli.found import print_discovery
 from gpprune.cli.live import SearchScreen
-from gpprune.cli.options import (
-    CalibrationSpec,
-    DampInputs,
-    DampOutputs,
-    Draft,
-    DType,
-    DTypeOption,
-    Generations,
-    Json,
-    LossOption,
-    MetricOption,
-    ModelSpec,
-    Out,
-    OwnPattern,
-    PatternOption,
-    Population,
-    Preset,
-    ReportOrder,
-    Rivals,
-    RivalsOption,
-    Samples,
-    ScheduleOption,
-    Seed,
-    Shots,
-    Sparsity,
-    Start,
-    Strategy,
-    TextSpec,
-    TimeLimit,
-    Unit,
-    UnitOption,
-    UpdateOption,
-    WindowLength,
-    Windows,
-    Winners,
-    given,
-    search_settings,
-    seconds,
-)
 from gpprune.discover import (
     AllocationGoal,
     Discovery,
@@ -76,126 +37,128 @@ _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
 
 def evolve_metric(
-    out: Out,
-    model: ModelSpec = "smollm2",
-    text: TextSpec = "wikitext2",
-    calibration_text: CalibrationSpec = "wikitext2",
-    sparsity: Sparsity = 0.5,
-    pattern: PatternOption = "layer",
-    update: UpdateOption = "none",
-    damp_inputs: DampInputs = None,
-    damp_outputs: DampOutputs = None,
-    draft: Draft = None,
-    order: ReportOrder = None,
-    start: Start = None,
-    shots: Shots = None,
-    schedule: ScheduleOption = None,
-    windows: Windows = _METRIC.windows,
-    window_length: WindowLength = _METRIC.window_length,
-    calibration_samples: Samples = _METRIC.calibration_samples,
-    loss: LossOption = NEXT_TOKEN.name,
-    dtype: DTypeOption = DType.auto,
-    preset: Preset = MetricGoal.preset,
-    population: Population = None,
-    generations: Generations = None,
-    strategy: Strategy = None,
-    time_limit: TimeLimit = None,
-    seed: Seed = 0,
-    rivals: RivalsOption = Rivals.all,
-    winners: Winners = WINNERS,
-    json: Json = False,
+    out: options.Out,
+    model: options.ModelSpec = "smollm2",
+    text: options.TextSpec = "wikitext2",
+    calibration_text: options.CalibrationSpec = "wikitext2",
+    sparsity: options.Sparsity = 0.5,
+    pattern: options.PatternOption = "layer",
+    update: options.UpdateOption = "none",
+    damp_inputs: options.DampInputs = None,
+    damp_outputs: options.DampOutputs = None,
+    draft: options.Draft = None,
+    order: options.ReportOrder = None,
+    start: options.Start = None,
+    shots: options.Shots = None,
+    schedule: options.ScheduleOption = None,
+    windows: options.Windows = _METRIC.windows,
+    window_length: options.WindowLength = _METRIC.window_length,
+    calibration_samples: options.Samples = _METRIC.calibration_samples,
+    loss: options.LossOption = NEXT_TOKEN.name,
+    dtype: options.DTypeOption = options.DType.auto,
+    preset: options.Preset = MetricGoal.preset,
+    population: options.Population = None,
+    generations: options.Generations = None,
+    strategy: options.Strategy = None,
+    time_limit: options.TimeLimit = None,
+    seed: options.Seed = 0,
+    rivals: options.RivalsOption = options.Rivals.all,
+    winners: options.Winners = WINNERS,
+    json: options.Json = False,
 ) -> None:
     """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, METRIC))
+    how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= options.given(shots=shots, schedule=schedule, order=order, starts=started(start, METRIC))
     goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
 def evolve_allocation(
-    out: Out,
-    model: ModelSpec = "smollm2",
-    text: TextSpec = "wikitext2",
-    calibration_text: CalibrationSpec = "wikitext2",
-    metric: MetricOption = "wanda",
-    sparsity: Sparsity = 0.7,
-    pattern: OwnPattern = None,
-    unit: UnitOption = Unit.layer,
-    update: UpdateOption = "none",
-    damp_inputs: DampInputs = None,
-    damp_outputs: DampOutputs = None,
-    draft: Draft = None,
-    order: ReportOrder = None,
-    start: Start = None,
-    shots: Shots = None,
-    schedule: ScheduleOption = None,
-    windows: Windows = _LAYERED.windows,
-    window_length: WindowLength = _LAYERED.window_length,
-    calibration_samples: Samples = _LAYERED.calibration_samples,
-    loss: LossOption = NEXT_TOKEN.name,
-    dtype: DTypeOption = DType.auto,
-    preset: Preset = AllocationGoal.preset,
-    population: Population = None,
-    generations: Generations = None,
-    strategy: Strategy = None,
-    time_limit: TimeLimit = None,
-    seed: Seed = 0,
-    rivals: RivalsOption = Rivals.all,
-    winners: Winners = WINNERS,
-    json: Json = False,
+    out: options.Out,
+    model: options.ModelSpec = "smollm2",
+    text: options.TextSpec = "wikitext2",
+    calibration_text: options.CalibrationSpec = "wikitext2",
+    metric: options.MetricOption = "wanda",
+    sparsity: options.Sparsity = 0.7,
+    pattern: options.OwnPattern = None,
+    unit: options.UnitOption = options.Unit.layer,
+    update: options.UpdateOption = "none",
+    damp_inputs: options.DampInputs = None,
+    damp_outputs: options.DampOutputs = None,
+    draft: options.Draft = None,
+    order: options.ReportOrder = None,
+    start: options.Start = None,
+    shots: options.Shots = None,
+    schedule: options.ScheduleOption = None,
+    windows: options.Windows = _LAYERED.windows,
+    window_length: options.WindowLength = _LAYERED.window_length,
+    calibration_samples: options.Samples = _LAYERED.calibration_samples,
+    loss: options.LossOption = NEXT_TOKEN.name,
+    dtype: options.DTypeOption = options.DType.auto,
+    preset: options.Preset = AllocationGoal.preset,
+    population: options.Population = None,
+    generations: options.Generations = None,
+    strategy: options.Strategy = None,
+    time_limit: options.TimeLimit = None,
+    seed: options.Seed = 0,
+    rivals: options.RivalsOption = options.Rivals.all,
+    winners: options.Winners = WINNERS,
+    json: options.Json = False,
 ) -> None:
     """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, ALLOCATION))
+    how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= options.given(
+        shots=shots, schedule=schedule, order=order, starts=started(start, ALLOCATION)
+    )
     read_metric(metric)
     how |= {"metric": metric, "unit": str(unit)}
     chosen = pattern_with_room(metric, pattern)
     goal = AllocationGoal(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
-    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
 def evolve_joint(
-    out: Out,
-    model: ModelSpec = "smollm2",
-    text: TextSpec = "wikitext2",
-    calibration_text: CalibrationSpec = "wikitext2",
-    sparsity: Sparsity = 0.5,
-    pattern: PatternOption = "layer",
-    unit: UnitOption = Unit.layer,
-    update: UpdateOption = "none",
-    damp_inputs: DampInputs = None,
-    damp_outputs: DampOutputs = None,
-    draft: Draft = None,
-    order: ReportOrder = None,
-    start: Start = None,
-    shots: Shots = None,
-    schedule: ScheduleOption = None,
-    windows: Windows = _LAYERED.windows,
-    window_length: WindowLength = _LAYERED.window_length,
-    calibration_samples: Samples = _LAYERED.calibration_samples,
-    loss: LossOption = NEXT_TOKEN.name,
-    dtype: DTypeOption = DType.auto,
-    preset: Preset = JointGoal.preset,
-    population: Population = None,
-    generations: Generations = None,
-    strategy: Strategy = None,
-    time_limit: TimeLimit = None,
-    seed: Seed = 0,
-    rivals: RivalsOption = Rivals.all,
-    winners: Winners = WINNERS,
-    json: Json = False,
+    out: options.Out,
+    model: options.ModelSpec = "smollm2",
+    text: options.TextSpec = "wikitext2",
+    calibration_text: options.CalibrationSpec = "wikitext2",
+    sparsity: options.Sparsity = 0.5,
+    pattern: options.PatternOption = "layer",
+    unit: options.UnitOption = options.Unit.layer,
+    update: options.UpdateOption = "none",
+    damp_inputs: options.DampInputs = None,
+    damp_outputs: options.DampOutputs = None,
+    draft: options.Draft = None,
+    order: options.ReportOrder = None,
+    start: options.Start = None,
+    shots: options.Shots = None,
+    schedule: options.ScheduleOption = None,
+    windows: options.Windows = _LAYERED.windows,
+    window_length: options.WindowLength = _LAYERED.window_length,
+    calibration_samples: options.Samples = _LAYERED.calibration_samples,
+    loss: options.LossOption = NEXT_TOKEN.name,
+    dtype: options.DTypeOption = options.DType.auto,
+    preset: options.Preset = JointGoal.preset,
+    population: options.Population = None,
+    generations: options.Generations = None,
+    strategy: options.Strategy = None,
+    time_limit: options.TimeLimit = None,
+    seed: options.Seed = 0,
+    rivals: options.RivalsOption = options.Rivals.all,
+    winners: options.Winners = WINNERS,
+    json: options.Json = False,
 ) -> None:
     """Evolve a metric and an allocation together, starting from pairs of published ones."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= given(shots=shots, schedule=schedule, order=order, starts=started(start, JOINT))
+    how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
+    how |= options.given(shots=shots, schedule=schedule, order=order, starts=started(start, JOINT))
     how |= {"unit": str(unit)}
     goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = search_settings(preset, population, generations, strategy, time_limit, seed)
+    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
@@ -220,7 +183,7 @@ def resume(
     generations: Annotated[
         int | None, typer.Option("--generations", help="Go on to this many.", min=0)
     ] = None,
-    time_limit: TimeLimit = None,
+    time_limit: options.TimeLimit = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Where the run's model lies now, if it moved.")
     ] = None,
@@ -230,13 +193,13 @@ def resume(
     calibration_text: Annotated[
         str | None, typer.Option("--calibration-text", help="Where that calibrated on lies now.")
     ] = None,
-    rivals: RivalsOption = Rivals.all,
-    winners: Winners = WINNERS,
-    json: Json = False,
+    rivals: options.RivalsOption = options.Rivals.all,
+    winners: options.Winners = WINNERS,
+    json: options.Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
     run, shown = expanded(run), Shown(str(rivals), winners)
-    limit = seconds(time_limit)
+    limit = options.seconds(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
         changes = {
@@ -260,17 +223,15 @@ def resume(
     _end(found, settings, shown, json)
 
 
-@contextmanager
-def _kept(run: Path, settings: SearchSettings, shown: Shown) -> Iterator[None]:
+def _kept(run: Path, settings: SearchSettings, shown: Shown) -> AbstractContextManager[None]:
     """Say how to go on, if a search is broken off once it has a run directory."""
-    try:
-        yield
-    except GppruneError:
-        raise
-    except BaseException:
-        if run.is_dir():
-            tell(f"the run is kept: go on with `{_again(run, settings, shown)}`")
-        raise
+    return going_on(
+        lambda: (
+            f"the run is kept: go on with `{_again(run, settings, shown)}`"
+            if run.is_dir()
+            else None
+        )
+    )
 
 
 def _again(run: Path, settings: SearchSettings, shown: Shown) -> str:
@@ -279,7 +240,7 @@ def _again(run: Path, settings: SearchSettings, shown: Shown) -> str:
     with suppress(GppruneError), RunDirectory.open(run) as opened:
         if settings.generations != opened.search.generations:
             more = f" --generations {settings.generations}"
-    if shown.rivals != Rivals.all:
+    if shown.rivals != options.Rivals.all:
         more += f" --rivals {shown.rivals}"
     if shown.winners != WINNERS:
         more += f" --winners {shown.winners}"

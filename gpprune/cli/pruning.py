@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import print_json, print_table, progress, tell, tell_left_alone
-from gpprune.cli.options import (
-    CalibrationSpec,
-    Cap,
-    DampInputs,
-    DampOutputs,
-    GivenUpdate,
-    Json,
-    ModelSpec,
-    Out,
-    OwnOrder,
-    Samples,
-    ScheduleOption,
-    Seed,
-    Shots,
-    Unit,
-    WindowLength,
-)
+from gpprune.cli.console import going_on, print_json, print_table, progress, tell_left_alone
 from gpprune.discover import Texts, prune_to
 from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import UsageError
 from gpprune.files import expanded
 from gpprune.prune import PruneReport, Recipe, has_shots, parse_pattern
 
 
 def prune(
-    out: Out,
-    model: ModelSpec = "smollm2",
+    out: options.Out,
+    model: options.ModelSpec = "smollm2",
     metric: Annotated[
         str | None,
         typer.Option("--metric", help="A published metric or formula text; else wanda."),
@@ -56,21 +37,21 @@ def prune(
         typer.Option("--allocation", help="A published one, besa, or formula text; else uniform."),
     ] = None,
     unit: Annotated[
-        Unit | None,
+        options.Unit | None,
         typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
     ] = None,
-    update: GivenUpdate = None,
-    damp_inputs: DampInputs = None,
-    damp_outputs: DampOutputs = None,
-    shots: Shots = None,
-    schedule: ScheduleOption = None,
-    cap: Cap = None,
+    update: options.GivenUpdate = None,
+    damp_inputs: options.DampInputs = None,
+    damp_outputs: options.DampOutputs = None,
+    shots: options.Shots = None,
+    schedule: options.ScheduleOption = None,
+    cap: options.Cap = None,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
     ] = None,
-    calibration_text: CalibrationSpec = "wikitext2",
-    calibration_samples: Samples = 8,
+    calibration_text: options.CalibrationSpec = "wikitext2",
+    calibration_samples: options.Samples = 8,
     synthetic_samples: Annotated[
         int | None,
         typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0),
@@ -79,10 +60,10 @@ def prune(
         int | None,
         typer.Option("--recover", help="Epochs of training after each shot; zeros stay.", min=0),
     ] = None,
-    window_length: WindowLength = TEST_LENGTH,
-    seed: Seed = 0,
-    order: OwnOrder = None,
-    json: Json = False,
+    window_length: options.WindowLength = TEST_LENGTH,
+    seed: options.Seed = 0,
+    order: options.OwnOrder = None,
+    json: options.Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
     given = options.given(metric=metric, sparsity=sparsity, pattern=pattern, allocation=allocation)
@@ -97,7 +78,7 @@ def prune(
         window_length=window_length,
         seed=seed,
     )
-    with progress() as report, _kept(expanded(out)):
+    with progress() as report, going_on(lambda: _how(expanded(out))):
         outcome = prune_to(out, chosen, model=model, texts=texts, progress=report)
     tell_left_alone(outcome.coverage)
     if json:
@@ -108,17 +89,12 @@ def prune(
         _print_layers(outcome, f"{chosen.metric} -> {out}")
 
 
-@contextmanager
-def _kept(out: Path) -> Iterator[None]:
-    """Say how to go on, if pruning is broken off between two shots."""
-    try:
-        yield
-    except GppruneError:
-        raise
-    except BaseException:
-        if has_shots(shots_beside(out)):
-            tell(f"finished shots are kept in {shots_beside(out)}: the same command goes on")
-        raise
+def _how(out: Path) -> str | None:
+    """How to go on with a pruning that was broken off between two shots."""
+    kept = shots_beside(out)
+    return (
+        f"finished shots are kept in {kept}: the same command goes on" if has_shots(kept) else None
+    )
 
 
 def _print_shots(outcome: PruneReport) -> None:

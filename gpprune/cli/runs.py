@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gpprune.cli import options
 from gpprune.cli.console import print_json, print_table, say, shown, tell_written
-from gpprune.cli.options import Json
 from gpprune.discover import RunSummary, summarise
 from gpprune.discover.plots import check_picture, save_figure, summary_figure
 from gpprune.discover.report import screening_line
@@ -24,7 +24,7 @@ def report(
             metavar="PATH",
         ),
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Compare searches: candidates judged, the best evolved formula and its figures."""
     if plot is not None:

@@ -19,6 +19,7 @@ from gpprune.prune import (
     forget_shots,
     inspect_model,
     load_model,
+    locate,
     model_digest,
     prune_model,
     read_record,
@@ -98,7 +99,7 @@ def inspect_checkpoint(model: str, *, progress: Progress = silent) -> Inspection
         UsageError: there is no such model, or its record is damaged.
         GppruneError: the model cannot be had, or has nothing to prune.
     """
-    record = read_record(model)
+    record = read_record(locate(model, progress))
     return inspect_model(load_model(model, dtype="auto", progress=progress).model, record)
 
 

@@ -47,6 +47,7 @@ from .model.load import Loaded as Loaded
 from .model.load import load_model as load_model
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource
+from .model.sources import locate as locate
 from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights

@@ -62,6 +62,23 @@ class Record:
     source: str | None
     digest: str | None
 
+    @property
+    def sentence(self) -> str:
+        """What was pruned and how, for a reader."""
+        recipe = self.recipe
+        parts = [recipe.metric, f"pattern {recipe.pattern}", f"sparsity {recipe.sparsity:g}"]
+        parts += [f"update {recipe.update}"] if recipe.update != "none" else []
+        parts += [f"{recipe.shots} shots"] if recipe.shots > 1 else []
+        return f"pruned from {self.model!r} by {', '.join(parts)}"
+
+    @property
+    def claims(self) -> list[str]:
+        """What it says that can be compared with the weights."""
+        pattern = self.recipe.shape
+        groups = [f"every group of {pattern.text}"] if pattern.sparsity is not None else []
+        weights = [] if self.digest is None else ["the weights' SHA-256"]
+        return ["the zeros of every layer", *groups, *weights]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the zeros."""
         names = {"model": self.model, "source_sha256": self.source, "sha256": self.digest}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gpprune.errors import UsageError
 from gpprune.prune.checkpoint import Record
 from gpprune.prune.model.coupling.axes import Coupling, Refusal, free_units
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.select.arrangements import Misfit
+from gpprune.prune.report import BlockCounts, LayerReport
 from gpprune.prune.select.patterns import Pattern
 
 GROUPS = (4, 8)
@@ -23,39 +25,25 @@ GROUPS = (4, 8)
 
 
 @dataclass(frozen=True)
-class InspectedLayer:
+class InspectedLayer(LayerReport):
     """What one linear layer holds.
 
     Attributes:
-        name: the layer's name in the model.
         role: its name inside its block.
         out_features: how many outputs it has.
         in_features: how many inputs.
-        zeros: how many of its weights are zero.
         dead_outputs: rows of zeros.
         dead_inputs: columns of zeros.
         kept: by a number of consecutive inputs, the most weights that are not zero in any such
             group; without the numbers that do not divide the inputs.
     """
 
-    name: str
     role: str
     out_features: int
     in_features: int
-    zeros: int
     dead_outputs: int
     dead_inputs: int
     kept: dict[int, int]
-
-    @property
-    def size(self) -> int:
-        """How many weights it has."""
-        return self.out_features * self.in_features
-
-    @property
-    def sparsity(self) -> float:
-        """The share of zeros."""
-        return self.zeros / self.size
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class InspectedAxis:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(BlockCounts):
     """What a model holds.
 
     Attributes:
@@ -99,35 +87,63 @@ class Inspection:
     record: Record | None
     faults: tuple[str, ...]
 
-    @property
-    def zeros(self) -> int:
-        """How many weights of the linear layers are zero."""
-        return sum(layer.zeros for layer in self.layers)
-
-    @property
-    def size(self) -> int:
-        """How many weights the linear layers have."""
-        return sum(layer.size for layer in self.layers)
-
-    @property
-    def sparsity(self) -> float:
-        """The share of zeros in the linear layers."""
-        return self.zeros / self.size
-
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
         return {
-            "zeros": self.zeros,
-            "size": self.size,
-            "sparsity": self.sparsity,
-            "blocks": {"zeros": self.block_zeros, **self.coverage.as_dict()},
+            **self.counts(),
             "axes": [asdict(axis) for axis in self.axes],
             "refused_axes": [asdict(axis) for axis in self.refused],
             "sha256": self.digest,
             "record": None if self.record is None else self.record.as_dict(),
             "faults": list(self.faults),
-            "layers": [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers],
         }
+
+    def groups(self, *, each: bool = False) -> dict[str, LayerGroup]:
+        """The layers by role, or each by its name, and last all of them.
+
+        Args:
+            each: whether every layer is a group of its own.
+        """
+        found: dict[str, list[InspectedLayer]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.name if each else layer.role, []).append(layer)
+        return {name: LayerGroup(own) for name, own in {**found, "all": [*self.layers]}.items()}
+
+    def axis_counts(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """By kind and number of units: how many such axes, and how many of their units are free."""
+        free: dict[tuple[str, int], list[int]] = {}
+        for axis in self.axes:
+            free.setdefault((axis.kind, axis.units), []).append(axis.free)
+        return {key: (len(own), sum(own)) for key, own in free.items()}
+
+    def refusals(self) -> Counter[tuple[str, str]]:
+        """How many axes of a kind are not offered for one reason."""
+        return Counter((axis.kind, axis.why) for axis in self.refused)
+
+
+class LayerGroup:
+    """Several layers in a row of a table.
+
+    Args:
+        layers: one at least.
+
+    Attributes:
+        sparsity: the share of zeros in all their weights.
+        least: that of the layer with the fewest, as a share.
+        most: that of the layer with the most.
+        dead_outputs: how many they have together.
+        dead_inputs: likewise.
+        kept: as of an `InspectedLayer`, the most of any; without numbers that one of them lacks.
+    """
+
+    def __init__(self, layers: Sequence[InspectedLayer]) -> None:
+        shares = [layer.sparsity for layer in layers]
+        self.least, self.most = min(shares), max(shares)
+        self.sparsity = sum(layer.zeros for layer in layers) / sum(layer.size for layer in layers)
+        self.dead_outputs = sum(layer.dead_outputs for layer in layers)
+        self.dead_inputs = sum(layer.dead_inputs for layer in layers)
+        common = set.intersection(*(set(layer.kept) for layer in layers))
+        self.kept = {size: max(layer.kept[size] for layer in layers) for size in sorted(common)}
 
 
 @torch.no_grad()
@@ -143,12 +159,19 @@ def inspect_model(model: nn.Module, record: Record | None = None) -> Inspection:
     """
     layers = linear_layers(model)
     found = tuple(map(_inspected, layers.values()))
-    digest, all_ = parameters_digest(model), coverage(model)
+    digest = parameters_digest(model)
     faults = () if record is None else tuple(_faults(layers, found, digest, record))
-    axes = couplings(model)
-    inspected = tuple(_axis(model, axis) for axis in axes.offered)
-    zeros = all_.zeros(model)
-    return Inspection(found, all_, zeros, inspected, axes.refused, digest, record, faults)
+    matrices, axes = coverage(model), couplings(model)
+    return Inspection(
+        layers=found,
+        coverage=matrices,
+        block_zeros=matrices.zeros(model),
+        axes=tuple(_axis(model, axis) for axis in axes.offered),
+        refused=axes.refused,
+        digest=digest,
+        record=record,
+        faults=faults,
+    )
 
 
 def _axis(model: nn.Module, axis: Coupling) -> InspectedAxis:
@@ -165,10 +188,11 @@ def _inspected(layer: LinearLayer) -> InspectedLayer:
     }
     return InspectedLayer(
         name=layer.name,
+        zeros=there.numel() - int(there.sum()),
+        size=there.numel(),
         role=layer.role,
         out_features=outputs,
         in_features=inputs,
-        zeros=there.numel() - int(there.sum()),
         dead_outputs=int((~there.any(1)).sum()),
         dead_inputs=int((~there.any(0)).sum()),
         kept=kept,
@@ -182,12 +206,10 @@ def _faults(
     record: Record,
 ) -> Iterator[str]:
     """What of a model is not as its record says: pattern, zeros, weights."""
-    pattern = record.recipe.shape
     for layer in layers.values():
-        over, groups = _crowded(layer.weight, pattern)
-        if over:
-            where = f"in {over:,} of {groups:,} groups"
-            yield f"{layer.name!r} breaks the pattern {pattern.text} {where}"
+        crowded = _crowded(layer, record.recipe.shape)
+        if crowded is not None:
+            yield crowded
     for inspected in found:
         said = record.zeros.get(inspected.name)
         if said is None:
@@ -200,17 +222,17 @@ def _faults(
         yield f"the weights are not those that were written, whose SHA-256 was {record.digest}"
 
 
-def _crowded(weight: Tensor, pattern: Pattern) -> tuple[int, int]:
-    """How many groups of a pattern keep more than it allows, and how many there are.
-
-    None do under a pattern that says itself for no group how many stay.
-    """
+def _crowded(layer: LinearLayer, pattern: Pattern) -> str | None:
+    """How a layer breaks a pattern that says itself how many of a group stay, if it does."""
     if pattern.sparsity is None:
-        return 0, 1
+        return None
     try:
-        kept = pattern.arrange((weight != 0).float()).sum(1)
-    except Misfit:
-        return 1, 1
-    width = pattern.width(weight.shape)
-    most = width - pattern.count(pattern.sparsity, width)
-    return int((kept > most).sum()), len(kept)
+        pattern.check_layer(repr(layer.name), layer.weight.shape)
+    except UsageError as error:
+        return str(error)
+    kept = pattern.arrange((layer.weight != 0).float()).sum(1)
+    width = pattern.width(layer.weight.shape)
+    over = int((kept > width - pattern.count(pattern.sparsity, width)).sum())
+    if not over:
+        return None
+    return f"{layer.name!r} breaks the pattern {pattern.text} in {over:,} of {len(kept):,} groups"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,8 +62,56 @@ class Shot:
         return self.after if self.recovered is None else self.recovered
 
 
+class BlockCounts:
+    """What every report on a model's decoder blocks counts.
+
+    Attributes:
+        layers: one report a linear layer, in the model's order.
+        coverage: all matrices of the decoder blocks: what is left alone, and why.
+        block_zeros: how many weights of all these matrices are zero.
+    """
+
+    layers: Sequence[LayerReport]
+    coverage: Coverage
+    block_zeros: int
+
+    @property
+    def zeros(self) -> int:
+        """How many weights of the linear layers are zero."""
+        return sum(layer.zeros for layer in self.layers)
+
+    @property
+    def size(self) -> int:
+        """How many weights the linear layers have."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros in the linear layers."""
+        return self.zeros / self.size
+
+    @property
+    def block_sparsity(self) -> float:
+        """The share of zeros in all matrices of the decoder blocks, left alone or not."""
+        return self.block_zeros / self.coverage.size
+
+    def counts(self) -> dict[str, Any]:
+        """Plain values for JSON; "blocks" is about all matrices of the blocks."""
+        return {
+            "zeros": self.zeros,
+            "size": self.size,
+            "sparsity": self.sparsity,
+            "blocks": {
+                "zeros": self.block_zeros,
+                "sparsity": self.block_sparsity,
+                **self.coverage.as_dict(),
+            },
+            "layers": [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers],
+        }
+
+
 @dataclass(frozen=True)
-class PruneReport:
+class PruneReport(BlockCounts):
     """What became of a model's linear layers.
 
     Attributes:
@@ -79,42 +128,10 @@ class PruneReport:
     block_zeros: int
     shots: tuple[Shot, ...] = ()
 
-    @property
-    def zeros(self) -> int:
-        """How many weights of the pruned layers are zero."""
-        return sum(layer.zeros for layer in self.layers)
-
-    @property
-    def size(self) -> int:
-        """How many weights the pruned layers have."""
-        return sum(layer.size for layer in self.layers)
-
-    @property
-    def sparsity(self) -> float:
-        """The share of zeros in the pruned layers."""
-        return self.zeros / self.size
-
-    @property
-    def block_sparsity(self) -> float:
-        """The share of zeros in all matrices of the decoder blocks, left alone or not."""
-        return self.block_zeros / self.coverage.size
-
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON; "blocks" is about all matrices of the blocks."""
-        layers = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers]
-        return {
-            "zeros": self.zeros,
-            "size": self.size,
-            "sparsity": self.sparsity,
-            "seconds": self.seconds,
-            "blocks": {
-                "zeros": self.block_zeros,
-                "sparsity": self.block_sparsity,
-                **self.coverage.as_dict(),
-            },
-            "layers": layers,
-            **({"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}),
-        }
+        """The report as plain values for JSON."""
+        shots = {"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}
+        return {**self.counts(), "seconds": self.seconds, **shots}
 
 
 def prune_report(model: nn.Module, seconds: float, shots: tuple[Shot, ...] = ()) -> PruneReport:

@@ -17,8 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gpprune.discover import Texts, inspect_checkpoint, prune_to
 from gpprune.errors import UsageError
 from gpprune.prune import (
+    MODEL_SOURCES,
     RECORD_FILE,
-    Loaded,
+    ModelSource,
     Recipe,
     inspect_model,
     linear_layers,
@@ -88,8 +89,8 @@ def test_zeros_groups_and_what_is_dead_are_those_of_the_file(folder: str, tmp_pa
         assert layer.kept.keys() == {4, 8}
     assert found.zeros == sum(layer.zeros for layer in found.layers) == found.block_zeros
     assert not found.refused
-    free = {axis.kind: axis.free for axis in found.axes}
-    assert free == {"values": free["values"], "heads": 0, "hidden": 2, "residual": 0}
+    free = {axis.kind: axis.free for axis in found.axes if axis.kind != "values"}
+    assert free == {"heads": 0, "hidden": 2, "residual": 0}
     as_written = json.loads(json.dumps(found.as_dict()))
     assert as_written["axes"][0].keys() == {"kind", "name", "units", "free"}
 
@@ -109,7 +110,19 @@ def test_groups_that_do_not_divide_the_inputs_are_left_out() -> None:
     assert set(kept.values()) == {(4,)}
 
 
-def test_what_was_written_is_as_recorded(checkpoint: Path, tiny_model_dir: Path) -> None:
+def test_the_record_is_that_of_the_model_that_is_read(
+    checkpoint: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source comes before a directory of the same name, and may lead to a checkpoint of ours."""
+    monkeypatch.chdir(checkpoint.parent)
+    dense = ModelSource(checkpoint.name, lambda spec, progress: str(tiny_model_dir))
+    ours = ModelSource("ours", lambda spec, progress: str(checkpoint))
+    with MODEL_SOURCES.including(dense, ours):
+        assert inspect_checkpoint(checkpoint.name).record is None
+        assert inspect_checkpoint("ours").record == read_record(checkpoint)
+
+
+def test_what_was_written_is_as_recorded(checkpoint: Path) -> None:
     found = inspect_checkpoint(str(checkpoint))
     assert not found.faults
     assert {layer.kept[4] for layer in found.layers} == {2}
@@ -132,7 +145,7 @@ def test_a_checkpoint_is_read_in_its_own_dtype(
 def test_a_weight_that_came_back_is_found_three_times(checkpoint: Path) -> None:
     def grow(weights: dict[str, Tensor]) -> None:
         weight = weights[f"{LAYER}.weight"]
-        weight[0, :4] = 1.0  # three groups of 2:4 or more stay as they are
+        weight[0, :4] = 1.0
 
     changed(checkpoint, grow)
     pattern, zeros, weights = inspect_checkpoint(str(checkpoint)).faults
@@ -148,6 +161,12 @@ def test_another_value_in_the_place_of_one_is_found(checkpoint: Path) -> None:
     changed(checkpoint, scale)
     (fault,) = inspect_checkpoint(str(checkpoint)).faults
     assert "not those that were written" in fault
+
+
+def test_a_layer_that_the_pattern_cannot_fit_is_found(checkpoint: Path) -> None:
+    rewritten(checkpoint, lambda record: record["recipe"].update(pattern="3:6", sparsity=0.5))
+    faults = inspect_checkpoint(str(checkpoint)).faults
+    assert "the pattern '3:6' does not fit 'model.layers.0.self_attn.q_proj': " in faults[0]
 
 
 def test_layers_that_differ_by_name_are_named(checkpoint: Path) -> None:
@@ -191,7 +210,7 @@ def test_a_record_that_is_no_recipe_is_refused(checkpoint: Path) -> None:
 
 
 def test_the_source_is_the_model_before(tiny_model_dir: Path, tmp_path: Path) -> None:
-    source: Loaded = load_model(str(tiny_model_dir))
+    source = load_model(str(tiny_model_dir))
     before = model_digest(source)
     text = tmp_path / "text.txt"
     text.write_text("There are 12 roads and 3 rivers. " * 200)

@@ -122,7 +122,8 @@ def _descend(
     gradient = bent * curved.kept
     left = curved.dot(gradient, gradient)
     least = max(tolerance, torch.finfo(bent.dtype).eps) ** 2 * left
-    direction, across = gradient.neg(), gradient  # neither outlives the other: one memory
+    direction = gradient.neg()
+    across = gradient  # one memory: each is written anew when the other has been read
     for step in range(steps):
         if step:
             torch.mul(bent, curved.kept, out=gradient)

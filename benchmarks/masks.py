@@ -15,7 +15,7 @@ from benchmarks.flags import parser_of, positive
 from benchmarks.kernels import seconds
 from benchmarks.rival import sorted_mask
 from gpprune.prune import parse_pattern, prune_mask
-from gpprune.prune.select.bisection import WIDEST
+from gpprune.prune.select.lowest.bisection import WIDEST
 
 SPARSITY = 0.5
 PATTERNS = {"row": SPARSITY, "layer": SPARSITY, "2:4": None}

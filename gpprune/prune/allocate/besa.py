@@ -14,8 +14,8 @@ from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, blocks, check_weights, linear_layers
+from gpprune.prune.select.lowest.selection import has_nan
 from gpprune.prune.select.patterns import check_sparsity, pruned_count
-from gpprune.prune.select.selection import has_nan
 
 _STEPS = 100  # the candidate sparsities are p_d = 0.00, 0.01, ..., 1.00
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpprune.prune.select.histogram import HALVES, count_halves
+from gpprune.prune.select.lowest.histogram import HALVES, count_halves
 
 Counts = NDArray[np.int64]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import Unfit, UsageError
+from gpprune.prune.select.lowest.selection import has_nan, lowest
 from gpprune.prune.select.patterns import Pattern, parse_pattern
-from gpprune.prune.select.selection import has_nan, lowest
 
 
 def check_scores(scores: Tensor) -> None:

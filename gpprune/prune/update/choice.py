@@ -12,10 +12,10 @@ from torch import Tensor
 from gpprune.compile.program import Reduce, lower
 from gpprune.primitives import STATISTICS, Formula, axes_of
 from gpprune.prune.select.arrangements import Misfit
+from gpprune.prune.select.lowest.selection import lowest
 from gpprune.prune.select.masks import arranged, exact_mask, shares
 from gpprune.prune.select.patterns import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
-from gpprune.prune.select.selection import lowest
 
 BLOCK = 128  # columns: as many are chosen together where the pattern has no say
 

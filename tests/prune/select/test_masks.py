@@ -14,8 +14,8 @@ from torch import Tensor
 from gpprune.compile.cpp import native
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import exact_mask, parse_pattern, prune_mask, pruned_count, rank_scores
-from gpprune.prune.select.bisection import WIDEST, lowest_by_bisection
-from gpprune.prune.select.histogram import lowest_by_histogram
+from gpprune.prune.select.lowest.bisection import WIDEST, lowest_by_bisection
+from gpprune.prune.select.lowest.histogram import lowest_by_histogram
 
 LEVELS = [-math.inf, -2.0, -0.0, 0.0, 1e-30, 1.0, 3.5, math.inf]
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpprune.prune.select.bisection import WIDEST, lowest_by_bisection
-from gpprune.prune.select.groups import WIDEST_GROUP, lowest_of_groups
-from gpprune.prune.select.histogram import lowest_by_histogram
+from gpprune.prune.select.lowest.bisection import WIDEST, lowest_by_bisection
+from gpprune.prune.select.lowest.groups import WIDEST_GROUP, lowest_of_groups
+from gpprune.prune.select.lowest.histogram import lowest_by_histogram
 
 
 def has_nan(scores: Tensor) -> bool:

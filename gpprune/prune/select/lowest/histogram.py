@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpprune.compile.cpp import native
-from gpprune.prune.select.keys import KEY
+from gpprune.prune.select.lowest.keys import KEY
 
 HALVES = 1 << 16  # values of half a key
 
@@ -87,7 +87,7 @@ extern "C" void choose(const float* score, int64_t first, int64_t last, int64_t 
 
 
 def lowest_by_histogram(scores: Tensor, count: int) -> Tensor | None:
-    """As `gpprune.prune.select.selection.lowest`; None where it cannot be built.
+    """As `gpprune.prune.select.lowest.selection.lowest`; None where it cannot be built.
 
     Args:
         scores: ``[rows, columns]``, float32 on the CPU, without NaN.

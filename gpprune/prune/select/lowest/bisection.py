@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpprune.compile.cpp import native
-from gpprune.prune.select.keys import KEY
+from gpprune.prune.select.lowest.keys import KEY
 
 # A row of keys is read some 15 times: of more than a shared cache holds, counting is faster.
 WIDEST = 1 << 19
@@ -66,7 +66,7 @@ extern "C" void select_lowest(const float* scores, int64_t stride, int64_t first
 
 
 def lowest_by_bisection(scores: Tensor, count: int) -> Tensor | None:
-    """As `gpprune.prune.select.selection.lowest`; None where it cannot be built.
+    """As `gpprune.prune.select.lowest.selection.lowest`; None where it cannot be built.
 
     Args:
         scores: ``[rows, columns]``, float32 on the CPU, without NaN.

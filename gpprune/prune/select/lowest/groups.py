@@ -72,7 +72,7 @@ extern "C" void select_groups(const float* scores, int64_t first, int64_t last, 
 
 
 def lowest_of_groups(scores: Tensor, count: int) -> Tensor | None:
-    """As `gpprune.prune.select.selection.lowest`; None where it cannot be built.
+    """As `gpprune.prune.select.lowest.selection.lowest`; None where it cannot be built.
 
     Args:
         scores: ``[rows, columns]`` with 2 to `WIDEST_GROUP` columns, float32 on the CPU, without

@@ -1,0 +1,1 @@
+"""The lowest scores of each row: an exact count, found without sorting."""

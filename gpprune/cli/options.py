@@ -143,6 +143,10 @@ DampOutputs = Annotated[
     float | None,
     typer.Option("--damp-outputs", help="The same of the output gradients' curvature."),
 ]
+Permute = Annotated[
+    str | None,
+    typer.Option("--permute", help="Permute channels first to keep more of it: metric, or a name."),
+]
 Shots = Annotated[
     int | None, typer.Option("--shots", help="Prune in so many shots, measured again before each.")
 ]

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import going_on, print_json, print_table, progress, tell_left_alone
+from gpprune.cli.console import going_on, print_json, print_table, progress, tell, tell_left_alone
 from gpprune.discover import Texts, prune_to
 from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
-from gpprune.prune import PruneReport, Recipe, has_shots, parse_pattern
+from gpprune.prune import Permutation, PruneReport, Recipe, has_shots, parse_pattern
 
 
 def prune(
@@ -43,6 +43,7 @@ def prune(
     update: options.GivenUpdate = None,
     damp_inputs: options.DampInputs = None,
     damp_outputs: options.DampOutputs = None,
+    permute: options.Permute = None,
     shots: options.Shots = None,
     schedule: options.ScheduleOption = None,
     cap: options.Cap = None,
@@ -68,10 +69,9 @@ def prune(
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
     given = options.given(metric=metric, sparsity=sparsity, pattern=pattern, allocation=allocation)
     given |= options.given(unit=unit, update=update, shots=shots, schedule=schedule, cap=cap)
-    given |= options.given(damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    chosen = _recipe(recipe, given)
+    given |= options.given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, permute=permute)
     own = options.given(order=order, synthetic_samples=synthetic_samples, recover=recover)
-    chosen = chosen.model_copy(update=own)
+    chosen = _recipe(recipe, given).model_copy(update=own)
     texts = Texts(
         calibration_text=calibration_text,
         calibration_samples=calibration_samples,
@@ -81,9 +81,13 @@ def prune(
     with progress() as report, going_on(lambda: _how(expanded(out))):
         outcome = prune_to(out, chosen, model=model, texts=texts, progress=report)
     tell_left_alone(outcome.coverage)
+    if outcome.permutation is not None and outcome.permutation.in_place:
+        tell(outcome.permutation.sentence)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
     else:
+        if outcome.permutation is not None:
+            _print_permutation(outcome.permutation)
         if outcome.shots:
             _print_shots(outcome)
         _print_layers(outcome, f"{chosen.metric} -> {out}")
@@ -92,9 +96,15 @@ def prune(
 def _how(out: Path) -> str | None:
     """How to go on with a pruning that was broken off between two shots."""
     kept = shots_beside(out)
-    return (
-        f"finished shots are kept in {kept}: the same command goes on" if has_shots(kept) else None
-    )
+    said = f"finished shots are kept in {kept}: the same command goes on"
+    return said if has_shots(kept) else None
+
+
+def _print_permutation(found: Permutation) -> None:
+    shares = found.shares().items()
+    rows = [[kind, f"{n:,}", f"{u:,}", f"{b:.4f}", f"{a:.4f}"] for (kind, u), (n, b, a) in shares]
+    columns = ["channels", "axes", "units", "kept before", "after"]
+    print_table(columns, rows, title="permuted: shares of the scores kept", numbers=columns[1:])
 
 
 def _print_shots(outcome: PruneReport) -> None:

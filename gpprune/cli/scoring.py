@@ -36,6 +36,7 @@ def score_metrics(
     update: options.UpdateOption = "none",
     damp_inputs: options.DampInputs = None,
     damp_outputs: options.DampOutputs = None,
+    permute: options.Permute = None,
     windows: options.Windows = TEST_WINDOWS,
     window_length: options.WindowLength = TEST_LENGTH,
     calibration_samples: options.Samples = 8,
@@ -47,7 +48,7 @@ def score_metrics(
 ) -> None:
     """Judge the model pruned by each metric, beside the dense model."""
     how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
-    contenders = metric_contenders(metrics, _levels(sparsity), pattern, **how)
+    contenders = metric_contenders(metrics, _levels(sparsity), pattern, permute=permute, **how)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     found = _judged(contenders, texts, model, split, order, dtype, loss, json)
     if not json:

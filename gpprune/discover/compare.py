@@ -58,6 +58,7 @@ class Row:
             "sparsity": recipe.sparsity if recipe is not None else 0.0,
             "pattern": recipe.pattern if recipe is not None else None,
             "update": recipe.update if recipe is not None else None,
+            "permute": recipe.permute if recipe is not None else None,
             **self.evaluation.as_dict(),
             "seconds": round(self.seconds, 2),
         }
@@ -106,6 +107,7 @@ def compare(
     update: str = "none",
     damp_inputs: float | None = None,
     damp_outputs: float | None = None,
+    permute: str | None = None,
     **how: Any,
 ) -> Comparison:
     """Judge metrics side by side, or allocations under one metric.
@@ -122,6 +124,7 @@ def compare(
         update: what happens to the weights that stay.
         damp_inputs: of the curvature that it inverts, see `gpprune.Recipe`.
         damp_outputs: the same.
+        permute: what channels are permuted by before metrics prune to N:M, see `gpprune.Recipe`.
         **how: on what it is judged: the arguments of `compare_recipes`.
 
     Raises:
@@ -129,7 +132,7 @@ def compare(
     """
     own = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
     if allocations is None:
-        contenders = metric_contenders(metrics, sparsity, pattern, **own)
+        contenders = metric_contenders(metrics, sparsity, pattern, permute=permute, **own)
     else:
         given = [metrics] if isinstance(metrics, str) else list(metrics or ["wanda"])
         if len(given) != 1:

@@ -154,7 +154,7 @@ def metric_contenders(
         metrics: published names or formula text; by default all published ones.
         sparsity: one or more shares; by default 0.5, or what the pattern implies.
         pattern: which weights compete; by default each metric's own.
-        **how: `update`, `damp_inputs` and `damp_outputs` of a recipe; None for its default.
+        **how: `update`, `damp_inputs`, `damp_outputs`, `permute` of a recipe; None: its default.
 
     Raises:
         UsageError: a name, a share or a pattern that is none.

@@ -27,7 +27,6 @@ from gpprune.primitives import (
 )
 from gpprune.progress import Progress, silent
 from gpprune.prune import DAMPING, UPDATES, Damping, Recipe, Update, parse_pattern
-from gpprune.prune.recipe import check_room
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Goal(ABC):
         """
         recipe, _ = self._recipe(), self.judged_by
         if self.language is not METRIC:
-            check_room(recipe.shape, "an allocation")
+            recipe.shape.check_room("an allocation")
 
     def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
         """The form that a search keeps of a formula.

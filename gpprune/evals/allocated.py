@@ -12,7 +12,6 @@ from gpprune.evals.masking import Masked, Masking, Statistics
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
 from gpprune.prune import Allocator, Ranks, exact_mask, rank_scores
-from gpprune.prune.recipe import check_room
 
 
 class AllocationMasking(Masking):
@@ -50,7 +49,7 @@ class AllocationMasking(Masking):
         """
         super().__init__(model, statistics, sparsity=sparsity, pattern=pattern)
         if self.pattern.across:
-            check_room(self.pattern, "an allocation")
+            self.pattern.check_room("an allocation")
         self.metric = metric
         self.allocator = Allocator(self.layers, statistics, self.sparsity, unit)
         score = self._compiled(metric.canonical(self.pattern.group))
@@ -188,7 +187,7 @@ class JointMasking(Masking):
 
     def _check_room(self, allocation: Formula) -> None:
         if self.pattern.across and allocation.names:
-            check_room(self.pattern, f"the allocation {allocation.text!r}")
+            self.pattern.check_room(f"the allocation {allocation.text!r}")
 
 
 def _digest(zeros: Tensor) -> str:

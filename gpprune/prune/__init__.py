@@ -53,6 +53,9 @@ from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
 from .model.structure import linear_layers as linear_layers
 from .orders import ORDERS as ORDERS
+from .permutation import Permutation as Permutation
+from .permutation import PermutedAxis as PermutedAxis
+from .permutation import permute_channels as permute_channels
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
 from .recover.distil import Predictions as Predictions

@@ -68,6 +68,7 @@ class Record:
         recipe = self.recipe
         parts = [recipe.metric, f"pattern {recipe.pattern}", f"sparsity {recipe.sparsity:g}"]
         parts += [f"update {recipe.update}"] if recipe.update != "none" else []
+        parts += [f"channels permuted by {recipe.permute}"] if recipe.permute else []
         parts += [f"{recipe.shots} shots"] if recipe.shots > 1 else []
         return f"pruned from {self.model!r} by {', '.join(parts)}"
 

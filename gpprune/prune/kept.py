@@ -20,6 +20,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
+from gpprune.prune.permutation import Permutation
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 
@@ -95,14 +96,10 @@ class Kept:
 
     def shots(self) -> list[Shot]:
         """The shots that are done."""
-        record = self._folder / RECORD
-        if not record.exists():
+        if not (self._folder / RECORD).exists():
             return []
-        try:
-            read = json.loads(record.read_text(encoding="utf-8"))
+        with self._record() as read:
             identity, done = read["identity"], [Shot(**shot) for shot in read["shots"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._damaged(error) from error
         if identity != self._identity:
             raise UsageError(
                 f"{str(self._folder)!r} holds the shots of another recipe, model or calibration "
@@ -121,6 +118,19 @@ class Kept:
             if len(found) != wanted:
                 raise ValueError(f"{len(found)} synthetic samples, and not {wanted}")
             return found
+
+    def permutation(self) -> Permutation | None:
+        """How channels were permuted before the first shot; None: they were not."""
+        with self._record() as read:
+            stored = read.get("permutation")
+            return None if stored is None else Permutation.read(stored)
+
+    @contextmanager
+    def _record(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield json.loads((self._folder / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
 
     def restore(self, model: nn.Module, shots: int) -> dict[str, Tensor]:
         """Put the weights after so many shots, all that are done, into the model.
@@ -145,7 +155,12 @@ class Kept:
         )
 
     def store(
-        self, model: nn.Module, masks: dict[str, Tensor], shots: list[Shot], written: Tensor | None
+        self,
+        model: nn.Module,
+        masks: dict[str, Tensor],
+        shots: list[Shot],
+        written: Tensor | None,
+        permutation: Permutation | None,
     ) -> None:
         """Keep the model's weights after a shot, and then nothing of the shots before."""
         held = {} if written is None else {_WRITTEN: written.cpu().contiguous()}
@@ -154,6 +169,8 @@ class Kept:
             held[_stored(name)] = layer.parameter.detach().cpu().contiguous()
             held[_mask(name)] = masks[name].cpu().contiguous()
         record = {"identity": self._identity, "shots": [asdict(shot) for shot in shots]}
+        if permutation is not None:
+            record["permutation"] = permutation.as_dict()
         try:
             with file_to_write(self._folder / self._name(len(shots))) as partial:
                 save_file(held, partial)

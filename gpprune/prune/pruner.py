@@ -82,8 +82,8 @@ def prune_model(
     held = None if dense is None or written or not _holds(dense, layers, recipe) else dense
 
     with quiet_model(model):
-        shots = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
-    return prune_report(model, time.perf_counter() - start, shots)
+        done = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
+    return prune_report(model, time.perf_counter() - start, *done)
 
 
 def _holds(dense: Statistics, layers: Iterable[str], recipe: Recipe) -> bool:

@@ -35,29 +35,6 @@ from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES
 
 
-def check_room(pattern: Pattern, what: str) -> None:
-    """See that a pattern lets layers differ in their sparsity.
-
-    Args:
-        pattern: which weights compete.
-        what: would have them differ, for the error.
-
-    Raises:
-        UsageError: it prunes every layer alike, or says itself how they differ.
-    """
-    if pattern.across:
-        raise UsageError(
-            f"the pattern {pattern.text!r} shares the sparsity out by itself, so it has no room "
-            f"for {what}: take another pattern, such as layer, or leave the sharing to it"
-        )
-    if pattern.sparsity is not None:
-        size = pattern.text.rpartition(":")[2]
-        raise UsageError(
-            f"the pattern {pattern.text!r} prunes every layer alike, so it has no room for {what}: "
-            f"take another pattern, such as N:{size}, or every layer the same"
-        )
-
-
 class Recipe(BaseModel):
     """How to prune: metric, allocation, sparsity, pattern and weight update.
 
@@ -87,6 +64,9 @@ class Recipe(BaseModel):
         synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
             given text; each shot has so many more than the one before.
         recover: epochs of training after each shot, see `gpprune.prune.distil`.
+        permute: by what input features are permuted first, so that an N:M pattern keeps the most
+            of it: ``"metric"`` for the recipe's own, or another metric; None: they stay. See
+            `gpprune.prune.permute_channels`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -105,6 +85,7 @@ class Recipe(BaseModel):
     order: str | None = None
     synthetic_samples: NonNegativeInt = 0
     recover: NonNegativeInt = 0
+    permute: str | None = None
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -142,10 +123,15 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Read the formulas and the pattern, so that what is wrong with them is said now."""
-        _ = self.formula, self.allocator
+        _ = self.formula, self.allocator, self.permuting
         self.shape.target(self.sparsity)
         if self.allocator is None or self.allocator.names:  # a number alone is uniform
-            check_room(self.shape, f"the allocation {self.allocation!r}")
+            self.shape.check_room(f"the allocation {self.allocation!r}")
+        if self.permute and self.shape.sparsity is None:
+            raise UsageError(
+                f"permuting channels by {self.permute!r} is for a pattern such as 2:4, and this is "
+                f"{self.pattern!r}: leave permute out, or take a pattern N:M"
+            )
         self.in_order(None)
         longest = max(after - before for before, after in pairwise((0.0, *self.parts)))
         if longest * self.sparsity > self.cap + 1e-9:
@@ -165,7 +151,8 @@ class Recipe(BaseModel):
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
-        needed = self.reads or self.allocator is None or chosen == CORRECTED or self.recover
+        reads = self.reads | self.permutes_by
+        needed = reads or self.allocator is None or chosen == CORRECTED or self.recover
         if self.synthetic_samples and not needed:
             raise UsageError(
                 f"{self.synthetic_samples} synthetic samples are of no use: neither the metric nor "
@@ -197,6 +184,18 @@ class Recipe(BaseModel):
         """The allocation as a formula; None for one that is learned."""
         return None if self.allocation in LEARNED else read_allocation(self.allocation)
 
+    @cached_property
+    def permuting(self) -> Formula | None:
+        """The metric that channels are permuted by; None: they are not."""
+        if self.permute is None:
+            return None
+        return self.formula if self.permute == "metric" else read_metric(self.permute)
+
+    @property
+    def permutes_by(self) -> frozenset[str]:
+        """The statistics that the permutation follows from."""
+        return frozenset() if self.permuting is None else self.permuting.names & STATISTICS.keys()
+
     @property
     def reads(self) -> frozenset[str]:
         """The statistics that metric, allocation and update ask for, by name."""
@@ -204,8 +203,8 @@ class Recipe(BaseModel):
 
     @property
     def measures_once(self) -> bool:
-        """Whether one shot on the given text is all, with nothing written and nothing trained."""
-        return self.shots == 1 and not self.synthetic_samples and not self.recover
+        """Whether one shot on the given text is all: nothing written, trained or permuted."""
+        return self.shots == 1 and not (self.synthetic_samples or self.recover or self.permute)
 
     @property
     def shares_by(self) -> frozenset[str]:
@@ -250,7 +249,7 @@ class Recipe(BaseModel):
             del values["shots"], values["schedule"], values["cap"]
         if not UPDATES.find(self.update).reads and self.damping == DAMPING:
             del values["damp_inputs"], values["damp_outputs"]
-        for name in ("order", "synthetic_samples", "recover"):
+        for name in ("order", "synthetic_samples", "recover", "permute"):
             if not values[name]:
                 del values[name]
         return values

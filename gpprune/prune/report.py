@@ -11,6 +11,7 @@ from torch import nn
 
 from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.structure import LinearLayer, linear_layers
+from gpprune.prune.permutation import Permutation
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class PruneReport(BlockCounts):
         coverage: all matrices of the decoder blocks: what is left alone, and why.
         block_zeros: how many weights of all these matrices are zero.
         shots: what each did, where there were several or it was trained.
+        permutation: how channels were permuted first; None: they were not.
     """
 
     layers: tuple[LayerReport, ...]
@@ -127,24 +129,32 @@ class PruneReport(BlockCounts):
     coverage: Coverage
     block_zeros: int
     shots: tuple[Shot, ...] = ()
+    permutation: Permutation | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
         shots = {"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}
-        return {**self.counts(), "seconds": self.seconds, **shots}
+        permuted = {} if self.permutation is None else {"permutation": self.permutation.summary()}
+        return {**self.counts(), "seconds": self.seconds, **shots, **permuted}
 
 
-def prune_report(model: nn.Module, seconds: float, shots: tuple[Shot, ...] = ()) -> PruneReport:
+def prune_report(
+    model: nn.Module,
+    seconds: float,
+    shots: tuple[Shot, ...] = (),
+    permutation: Permutation | None = None,
+) -> PruneReport:
     """Count the zeros of a pruned model.
 
     Args:
         model: a causal language model.
         seconds: how long pruning it took.
         shots: what each did, where there were several or it was trained.
+        permutation: how its channels were permuted first, if they were.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)
-    return PruneReport(layers, seconds, found, found.zeros(model), shots)
+    return PruneReport(layers, seconds, found, found.zeros(model), shots, permutation)
 
 
 def _counted(layer: LinearLayer) -> LayerReport:

@@ -18,6 +18,7 @@ from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.once import Outcome, Stage, Statistics, prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
+from gpprune.prune.permutation import Permutation, permute_channels
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.recover.distil import Predictions, distil
 from gpprune.prune.report import Shot
@@ -32,8 +33,8 @@ def prune_in_shots(
     keep: Path | None,
     dense: Statistics | None = None,
     writer: Writer | None = None,
-) -> tuple[Shot, ...]:
-    """Prune a model in place in the shots that a recipe has.
+) -> tuple[tuple[Shot, ...], Permutation | None]:
+    """Prune a model in place in the shots that a recipe has, its channels permuted if it says so.
 
     Everything is measured again before each shot, on the weights as they are then. What is pruned
     stays pruned, so that the zeros only grow, up to the recipe's number exactly. The order
@@ -51,7 +52,8 @@ def prune_in_shots(
         writer: of the synthetic samples, see `gpprune.prune.prune_model`.
 
     Returns:
-        What each shot did; nothing for a recipe of one shot and without training.
+        What each shot did; nothing for a recipe of one shot and without training. And how the
+        channels were permuted.
 
     Raises:
         UsageError: `keep` holds another pruning, or the model cannot write synthetic samples.
@@ -66,20 +68,26 @@ def prune_in_shots(
     if recipe.shots == 1 and not recipe.recover:
         written = write(recipe.synthetic_samples)
         text = _text(recipe, calibration, written, 0)
-        prune_once(model, recipe, text, order, progress, dense=dense)
-        return ()
+        permuted = _permuted(model, recipe, text, dense, progress)
+        known = dense if permuted is None else None
+        prune_once(model, recipe, text, order, progress, dense=known)
+        return (), permuted
     kept = None if keep is None else Kept(keep, identity_of(model, recipe, calibration, order))
     shots = [] if kept is None else kept.shots()
     done = kept if shots else None
     left = recipe.parts[len(shots) :]
     # Training is not to be undone: what each layer did in the dense model it no longer has to do.
     mends = order == CORRECTED and not recipe.recover and left
+    if done is None:
+        written = write(recipe.synthetic_samples * recipe.shots)
+        text = _text(recipe, calibration, written, 0)
+        permuted = _permuted(model, recipe, text, dense, progress)
+    else:
+        written, permuted = done.written(len(shots)), done.permutation()
+        if permuted is not None:
+            permuted.fold(model)
     # before the weights of a finished shot come back
     with originals_of(model) if mends else nullcontext() as originals:
-        if done is None:
-            written = write(recipe.synthetic_samples * recipe.shots)
-        else:
-            written = done.written(len(shots))
         last = _text(recipe, calibration, written, recipe.shots - 1)
         train = _training(model, recipe, last, progress) if left else None
         held = {} if done is None else done.restore(model, len(shots))
@@ -90,14 +98,23 @@ def prune_in_shots(
             before = shots[-1].end if again else None
             progress("shots", at, recipe.shots)
             stage = Stage(part, held, originals if shots else None)
-            known = None if shots else dense
+            known = dense if permuted is None and not shots else None
             prune = partial(prune_once, model, recipe, text, order, progress, stage, known)
             shot, held = _shot(model, text, before, prune, train)
             shots.append(shot)
             if kept is not None:
-                kept.store(model, held, shots, written)
+                kept.store(model, held, shots, written, permuted)
     progress("shots", len(shots), recipe.shots)
-    return tuple(shots)
+    return tuple(shots), permuted
+
+
+def _permuted(
+    model: nn.Module, recipe: Recipe, text: Tensor, dense: Statistics | None, progress: Progress
+) -> Permutation | None:
+    """Permute the channels of the dense model where the recipe says so."""
+    if not recipe.permute:
+        return None
+    return permute_channels(model, recipe, text, statistics=dense, progress=progress)
 
 
 def _shot(

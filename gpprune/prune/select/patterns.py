@@ -117,6 +117,27 @@ class Pattern:
         """A layer's zeros come in multiples of this."""
         return self.member(shape) * (self.groups(shape) if self.even else 1)
 
+    def check_room(self, what: str) -> None:
+        """See that the pattern lets layers differ in their sparsity.
+
+        Args:
+            what: would have them differ, for the error.
+
+        Raises:
+            UsageError: it prunes every layer alike, or says itself how they differ.
+        """
+        if self.across:
+            raise UsageError(
+                f"the pattern {self.text!r} shares the sparsity out by itself, so it has no room "
+                f"for {what}: take another pattern, such as layer, or leave the sharing to it"
+            )
+        if self.sparsity is not None:
+            size = self.text.rpartition(":")[2]
+            raise UsageError(
+                f"the pattern {self.text!r} prunes every layer alike, so it has no room for "
+                f"{what}: take another pattern, such as N:{size}, or every layer the same"
+            )
+
     def check_layer(self, name: str, shape: Sequence[int]) -> None:
         """See that the pattern fits a layer of ``[out, in]`` weights.
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .discover import prune_to as prune_to
     from .discover import resume as resume
     from .discover import share_out as share_out
+    from .discover import shrink_to as shrink_to
     from .discover import summarise as summarise
     from .errors import GppruneError as GppruneError
     from .errors import Unfit as Unfit
@@ -79,6 +80,7 @@ _ROOMS = {
         "prune_to",
         "resume",
         "share_out",
+        "shrink_to",
         "summarise",
     ),
     "errors": ("GppruneError", "Unfit", "UsageError"),

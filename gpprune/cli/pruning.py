@@ -1,4 +1,4 @@
-"""`gpprune prune`: a pruned checkpoint on disk."""
+"""`gpprune prune` and `gpprune shrink`: a pruned checkpoint on disk, and a smaller one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 
 from gpprune.cli import options
 from gpprune.cli.console import going_on, print_json, print_table, progress, tell, tell_left_alone
-from gpprune.discover import Texts, prune_to
+from gpprune.discover import Texts, prune_to, shrink_to
 from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
 from gpprune.prune import Permutation, PruneReport, Recipe, has_shots, parse_pattern
+from gpprune.prune.model.sources import known
 
 
 def prune(
@@ -91,6 +92,27 @@ def prune(
         if outcome.shots:
             _print_shots(outcome)
         _print_layers(outcome, f"{chosen.metric} -> {out}")
+
+
+def shrink(
+    model: Annotated[str, typer.Argument(metavar="DIR", help=f"{known()}.")],
+    out: options.Out,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Leave all blocks alike: plain transformers loads it.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Take dead hidden channels and heads out of a checkpoint; it computes what it did."""
+    with progress() as report:
+        found = shrink_to(out, model, uniform=uniform, progress=report)
+    for sentence in found.shrinking.sentences:
+        tell(sentence)
+    if json:
+        print_json({"out": str(out), **found.as_dict()})
+        return
+    rows = [[what, f"{b:,.0f}", f"{a:,.0f}"] for what, (b, a) in found.figures().items()]
+    columns = ["of", "before", "after"]
+    print_table(columns, rows, title=f"{model} -> {out}", numbers=columns[1:])
 
 
 def _how(out: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,8 +17,8 @@ from gpprune.discover import (
     metric_contenders,
 )
 from gpprune.discover.compare import Row, line
+from gpprune.discover.contenders import levels
 from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
-from gpprune.errors import UsageError
 from gpprune.evals import NEXT_TOKEN
 
 
@@ -48,35 +48,18 @@ def score_metrics(
 ) -> None:
     """Judge the model pruned by each metric, beside the dense model."""
     how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
-    contenders = metric_contenders(metrics, _levels(sparsity), pattern, permute=permute, **how)
+    contenders = metric_contenders(metrics, levels(sparsity), pattern, permute=permute, **how)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    found = _judged(contenders, texts, model, split, order, dtype, loss, json)
+    on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
+    found = _judged(contenders, json, order=order, **on)
     if not json:
         _print_metrics(found)
 
 
-def _judged(
-    contenders: list[Contender],
-    texts: Texts,
-    model: str,
-    split: options.Split,
-    order: str,
-    dtype: options.DType,
-    loss: str,
-    json: bool,
-) -> Comparison:
+def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
     """Compare, and print what is the same of all comparisons."""
     with progress() as report:
-        found = compare_recipes(
-            contenders,
-            model=model,
-            texts=texts,
-            split=split,
-            order=order,
-            dtype=dtype,
-            loss=loss,
-            progress=report,
-        )
+        found = compare_recipes(contenders, progress=report, **how)
     tell_left_alone(found.coverage)
     if json:
         print_json([row.as_dict() for row in found.rows])
@@ -129,9 +112,10 @@ def score_allocations(
 ) -> None:
     """Judge the model under each allocation of the sparsity, beside the dense model."""
     how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
-    contenders = allocation_contenders(allocations, metric, _levels(sparsity), pattern, unit, **how)
+    contenders = allocation_contenders(allocations, metric, levels(sparsity), pattern, unit, **how)
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    found = _judged(contenders, texts, model, split, order, dtype, loss, json)
+    on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
+    found = _judged(contenders, json, order=order, **on)
     if not json:
         _print_allocations(found, metric)
 
@@ -158,21 +142,3 @@ def _judged_on(found: Comparison, *, model: bool = True) -> str:
     texts = found.texts
     windows = f"{texts.text} {found.split}, {texts.windows} windows of {texts.window_length}"
     return f"{found.model}, {windows}" if model else windows
-
-
-def _levels(text: str | None) -> list[float] | None:
-    """`0.5,0.6` as numbers.
-
-    Raises:
-        UsageError: not numbers.
-    """
-    return None if text is None else [_number(part) for part in text.split(",")]
-
-
-def _number(part: str) -> float:
-    try:
-        return float(part)
-    except ValueError:
-        raise UsageError(
-            f"--sparsity {part!r} is not a number: write for example 0.5,0.6"
-        ) from None

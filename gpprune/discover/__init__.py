@@ -13,6 +13,7 @@ from types import ModuleType
 from .checkpoints import evaluate_model as evaluate_model
 from .checkpoints import inspect_checkpoint as inspect_checkpoint
 from .checkpoints import prune_to as prune_to
+from .checkpoints import shrink_to as shrink_to
 from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .compare import compare_recipes as compare_recipes

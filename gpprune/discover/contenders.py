@@ -142,6 +142,24 @@ def pattern_with_room(name: str, given: str | None) -> str:
     return "layer" if given is None and parse_pattern(own).across else own
 
 
+def levels(text: str | None) -> list[float] | None:
+    """`0.5,0.6` as numbers; None for None.
+
+    Raises:
+        UsageError: not numbers.
+    """
+    return None if text is None else [_number(part) for part in text.split(",")]
+
+
+def _number(part: str) -> float:
+    try:
+        return float(part)
+    except ValueError:
+        raise UsageError(
+            f"--sparsity {part!r} is not a number: write for example 0.5,0.6"
+        ) from None
+
+
 def metric_contenders(
     metrics: Iterable[str] | str | None,
     sparsity: float | Sequence[float] | None = None,

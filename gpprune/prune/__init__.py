@@ -12,6 +12,7 @@ from .checkpoint import Record as Record
 from .checkpoint import check_output as check_output
 from .checkpoint import read_record as read_record
 from .checkpoint import save_pruned as save_pruned
+from .checkpoint import save_shrunk as save_shrunk
 from .inspection import InspectedAxis as InspectedAxis
 from .inspection import InspectedLayer as InspectedLayer
 from .inspection import Inspection as Inspection
@@ -38,6 +39,9 @@ from .model.coupling.axes import Refusal as Refusal
 from .model.coupling.axes import free_units as free_units
 from .model.coupling.axes import permute as permute
 from .model.coupling.proof import couplings as couplings
+from .model.coupling.shrink import Shrinking as Shrinking
+from .model.coupling.shrink import ShrunkAxis as ShrunkAxis
+from .model.coupling.shrink import shrink as shrink
 from .model.coverage import Coverage as Coverage
 from .model.coverage import coverage as coverage
 from .model.digest import configuration_digest as configuration_digest
@@ -63,6 +67,7 @@ from .recover.distil import distil as distil
 from .report import LayerReport as LayerReport
 from .report import PruneReport as PruneReport
 from .report import Shot as Shot
+from .report import prune_report as prune_report
 from .schedule import SCHEDULES as SCHEDULES
 from .schedule import Schedule as Schedule
 from .select.masks import exact_mask as exact_mask

@@ -16,6 +16,7 @@ from gpprune.files import expanded, out_of_room, try_folder, whole_folder
 from gpprune.prune.model.digest import model_digest
 from gpprune.prune.model.load import Loaded
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.shapes import Shapes
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport
 
@@ -54,6 +55,7 @@ class Record:
         source: SHA-256 of the model before it was pruned, see `gpprune.prune.model_digest`; None
             where it was not taken.
         digest: the same of the pruned model.
+        shrunk: whether units were taken out afterwards, so that groups of N:M are no longer whole.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Record:
     zeros: dict[str, int]
     source: str | None
     digest: str | None
+    shrunk: bool = False
 
     @property
     def sentence(self) -> str:
@@ -70,13 +73,15 @@ class Record:
         parts += [f"update {recipe.update}"] if recipe.update != "none" else []
         parts += [f"channels permuted by {recipe.permute}"] if recipe.permute else []
         parts += [f"{recipe.shots} shots"] if recipe.shots > 1 else []
+        parts += ["then shrunk"] if self.shrunk else []
         return f"pruned from {self.model!r} by {', '.join(parts)}"
 
     @property
     def claims(self) -> list[str]:
         """What it says that can be compared with the weights."""
         pattern = self.recipe.shape
-        groups = [f"every group of {pattern.text}"] if pattern.sparsity is not None else []
+        whole = pattern.sparsity is not None and not self.shrunk
+        groups = [f"every group of {pattern.text}"] if whole else []
         weights = [] if self.digest is None else ["the weights' SHA-256"]
         return ["the zeros of every layer", *groups, *weights]
 
@@ -101,6 +106,7 @@ class _Stored(BaseModel):
     model: str
     source_sha256: str | None = None
     sha256: str | None = None
+    shrunk: bool = False
     report: _StoredReport
 
 
@@ -121,7 +127,7 @@ def read_record(folder: str | Path) -> Record | None:
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"the record {str(path)!r}, {where}: {first['msg'].lower()}") from error
     zeros = {layer.name: layer.zeros for layer in stored.report.layers}
-    return Record(stored.model, recipe, zeros, stored.source_sha256, stored.sha256)
+    return Record(stored.model, recipe, zeros, stored.source_sha256, stored.sha256, stored.shrunk)
 
 
 def save_pruned(
@@ -152,22 +158,58 @@ def save_pruned(
         UsageError: ``out`` exists or cannot be written to.
         GppruneError: writing failed, for want of room for instance; nothing is left behind.
     """
-    path = check_output(out)
-    model: Any = loaded.model
     record = {
-        "gpprune": _version(),
         "model": loaded.name,
         "source_sha256": source,
         "sha256": model_digest(loaded),
         "recipe": recipe.model_dump(),
         "report": report.as_dict(),
     }
+    return _write(loaded, record, out)
+
+
+def save_shrunk(
+    loaded: Loaded, out: str | Path, *, record: Record | None, report: PruneReport
+) -> Path:
+    """Save a model that units were taken out of, with its tokenizer.
+
+    Where its configuration does not say its shapes, ``gpprune_shapes.json`` lies beside it, and
+    `gpprune.prune.load_model` reads it.
+
+    Args:
+        loaded: the model.
+        out: the directory to make, as of `save_pruned`.
+        record: what lay beside it before, if anything: it goes on with the new numbers.
+        report: the zeros that are left.
+
+    Raises:
+        UsageError, GppruneError: as of `save_pruned`.
+    """
+    if record is None:
+        return _write(loaded, None, out)
+    again = {
+        "model": record.model,
+        "source_sha256": record.source,
+        "sha256": model_digest(loaded),
+        "shrunk": True,
+        "recipe": record.recipe.model_dump(),
+        "report": report.as_dict(),
+    }
+    return _write(loaded, again, out)
+
+
+def _write(loaded: Loaded, record: dict[str, Any] | None, out: str | Path) -> Path:
+    """Write a model, its tokenizer, its own shapes and its record, whole or not at all."""
+    path = check_output(out)
+    model: Any = loaded.model
     try:
         with quiet_transformers(), whole_folder(path) as folder:
             model.save_pretrained(folder)
+            Shapes.of(model).write(folder)
             loaded.tokenizer.save_pretrained(folder)
-            text = json.dumps(record, indent=2) + "\n"
-            (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+            if record is not None:
+                text = json.dumps({"gpprune": _version(), **record}, indent=2) + "\n"
+                (folder / RECORD_FILE).write_text(text, encoding="utf-8")
     except MemoryError:
         raise
     # The writers of weights and tokenizers raise errors of their own, down to a bare Exception.

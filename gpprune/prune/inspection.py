@@ -207,7 +207,7 @@ def _faults(
 ) -> Iterator[str]:
     """What of a model is not as its record says: pattern, zeros, weights."""
     for layer in layers.values():
-        crowded = _crowded(layer, record.recipe.shape)
+        crowded = None if record.shrunk else _crowded(layer, record.recipe.shape)
         if crowded is not None:
             yield crowded
     for inspected in found:

@@ -9,45 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from shaken_models import KINDS, logits, shaken
 from tiny_families import tiny
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import Recipe, linear_layers, permute_channels, prune_model
-
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "gpt2": {"n_embd": 32, "n_inner": 48, "n_head": 4, "n_layer": 2, "n_positions": 64},
-}
-
-
-def made(kind: str, keys: int = 4, *, bias: bool = False, tied: bool = True) -> nn.Module:
-    """A model whose parameters are all random, norms and biases too."""
-    fields = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
-    fields |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": keys}
-    fields |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    fields |= {"max_position_embeddings": 64}
-    fields = fields if kind != "gpt2" else {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0}
-    if kind == "llama":
-        fields |= {"attention_bias": bias, "mlp_bias": bias}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(
-            kind, **{**fields, **CONFIGURATIONS[kind]}, tie_word_embeddings=tied
-        )
-        model: nn.Module = AutoModelForCausalLM.from_config(config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
-    return model
 
 
 @pytest.fixture
@@ -59,13 +30,6 @@ def text() -> Tensor:
     return torch.randint(1, 64, (4, 24), generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
-    tokens = torch.randint(1, 64, (2, 12), generator=torch.Generator().manual_seed(1))
-    found: Tensor = model(input_ids=tokens, use_cache=False).logits.double()
-    return found
-
-
 def kept_of(model: nn.Module, size: int) -> int:
     """The most weights that are not zero in any group of consecutive inputs."""
     return max(
@@ -74,8 +38,9 @@ def kept_of(model: nn.Module, size: int) -> int:
     )
 
 
+@settings(max_examples=40)  # some of 0.3 s each
 @given(
-    st.sampled_from(sorted(CONFIGURATIONS)),
+    st.sampled_from(KINDS),
     st.sampled_from([1, 2, 4]),
     st.booleans(),
     st.booleans(),
@@ -85,7 +50,7 @@ def kept_of(model: nn.Module, size: int) -> int:
 def test_the_dense_model_computes_what_it_did(
     kind: str, keys: int, bias: bool, tied: bool, pattern: str, metric: str
 ) -> None:
-    model = made(kind, keys, bias=bias, tied=tied)
+    model = shaken(kind, keys, bias=bias, tied=tied)
     recipe, before = Recipe(metric=metric, pattern=pattern, permute="metric"), logits(model)
     bits = {name: value.clone() for name, value in model.state_dict().items()}
     found = permute_channels(model, recipe, text())
@@ -105,7 +70,7 @@ def test_what_was_permuted_is_pruned_as_any_model(
     sequences: Tensor, order: str, update: str
 ) -> None:
     recipe = Recipe(metric="ria", pattern="2:4", permute="metric", update=update)
-    model, by_hand = made("llama", 2), made("llama", 2)
+    model, by_hand = shaken("llama", 2), shaken("llama", 2)
     report = prune_model(model, recipe, sequences, order=order)
     permute_channels(by_hand, recipe, sequences)
     prune_model(by_hand, recipe.model_copy(update={"permute": None}), sequences, order=order)
@@ -119,7 +84,7 @@ def test_what_was_permuted_is_pruned_as_any_model(
 
 def test_more_of_the_scores_stay_than_without(sequences: Tensor) -> None:
     def stays(permute: str | None) -> float:
-        model = made("llama", 2)
+        model = shaken("llama", 2)
         prune_model(model, Recipe(metric="magnitude", pattern="2:4", permute=permute), sequences)
         return sum(float(layer.weight.abs().sum()) for layer in linear_layers(model).values())
 
@@ -128,7 +93,7 @@ def test_more_of_the_scores_stay_than_without(sequences: Tensor) -> None:
 
 def test_another_metric_may_say_what_is_to_be_kept(sequences: Tensor) -> None:
     def orders(recipe: Recipe) -> list[tuple[int, ...]]:
-        found = permute_channels(made("llama", 2), recipe, sequences)
+        found = permute_channels(shaken("llama", 2), recipe, sequences)
         return [axis.order for axis in found.axes]
 
     wanda = Recipe(metric="wanda", pattern="2:4", permute="metric")
@@ -175,11 +140,11 @@ def test_a_killed_run_goes_on_with_the_same_channels(
     sequences: Tensor, tmp_path: Path, order: str
 ) -> None:
     recipe = Recipe(metric="wanda", pattern="2:4", update="refit", shots=3, permute="metric")
-    unbroken, resumed, kept = made("llama", 2), made("llama", 2), tmp_path / "kept"
+    unbroken, resumed, kept = shaken("llama", 2), shaken("llama", 2), tmp_path / "kept"
     wanted = prune_model(unbroken, recipe, sequences, order=order)
     kill = killed_when((kept / "shot-1.safetensors").exists)
     with pytest.raises(_Killed):
-        prune_model(made("llama", 2), recipe, sequences, order=order, keep=kept, progress=kill)
+        prune_model(shaken("llama", 2), recipe, sequences, order=order, keep=kept, progress=kill)
     # what is kept says the orders, not what they were found by
     record = json.loads((kept / "shots.json").read_text())
     assert record["permutation"]["axes"]
@@ -192,7 +157,7 @@ def test_a_killed_run_goes_on_with_the_same_channels(
 @pytest.mark.parametrize("damage", ["order", "name", "axes"])
 def test_damaged_orders_are_refused(sequences: Tensor, tmp_path: Path, damage: str) -> None:
     recipe = Recipe(metric="wanda", pattern="2:4", shots=2, permute="metric")
-    prune_model(made("llama", 2), recipe, sequences, keep=tmp_path)
+    prune_model(shaken("llama", 2), recipe, sequences, keep=tmp_path)
     record = json.loads((tmp_path / "shots.json").read_text())
     axis = record["permutation"]["axes"][0]
     if damage == "order":
@@ -202,7 +167,7 @@ def test_damaged_orders_are_refused(sequences: Tensor, tmp_path: Path, damage: s
     else:
         del record["permutation"]["axes"]
     (tmp_path / "shots.json").write_text(json.dumps(record))
-    model = made("llama", 2)
+    model = shaken("llama", 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(GppruneError, match=r"are damaged|are not found now"):
         prune_model(model, recipe, sequences, keep=tmp_path)
@@ -223,7 +188,7 @@ def test_a_metric_that_is_none_is_named() -> None:
 def test_scores_without_a_finite_sum_are_refused(sequences: Tensor) -> None:
     large = "sqr(sqr(sqr(mul(1000000, W))))"
     recipe = Recipe(metric="magnitude", pattern="2:4", permute=large)
-    model = made("llama", 2)
+    model = shaken("llama", 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(GppruneError, match="scores whose sum is not finite"):
         prune_model(model, recipe, sequences)
@@ -232,7 +197,7 @@ def test_scores_without_a_finite_sum_are_refused(sequences: Tensor) -> None:
 
 def test_a_checkpoint_is_a_plain_one(sequences: Tensor, tmp_path: Path) -> None:
     """Its file holds 2:4 in its own layout, and plain transformers computes the same."""
-    model: Any = made("opt")
+    model: Any = shaken("opt")
     prune_model(model, Recipe(metric="ria", pattern="2:4", permute="metric"), sequences)
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from gpprune.errors import GppruneError
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import known, locate
 from gpprune.prune.model.structure import linear_layers
 
@@ -158,6 +160,7 @@ def _read_tokenizer(origin: _Origin) -> Any:
 def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype | str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    shapes = read_shapes(origin.source)
     with origin.reading("config.json or weights"):
         model: nn.Module
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -166,9 +169,13 @@ def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype | str) -> nn.
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=shapes is not None,
             local_files_only=origin.kept_only,
             trust_remote_code=False,
         )
+        if shapes is not None:
+            misfits = [name for name, *_ in found["mismatched_keys"]]
+            shapes.fill(model, Path(origin.source), misfits)
     # transformers draws missing weights at random and says so in a warning alone.
     missing = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:

@@ -39,10 +39,9 @@ def couplings(model: nn.Module) -> Couplings:
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = copy.deepcopy(model).float()
     layers = linear_layers(model)
-    embedding = _embedding(model)
-    if embedding is None:
+    embedding, tokens = _embedding(model), probe_tokens(model)
+    if embedding is None or tokens is None:
         return Couplings((), (Refusal("residual", "", "the model names no embedding of tokens"),))
-    tokens = _tokens(embedding)
     found = [_sound(model, axis) for axis in hypotheses(model, layers, embedding, tokens)]
     offered, refused = [], [axis for axis in found if isinstance(axis, Refusal)]
     proof = _Proof(model, tokens)
@@ -76,10 +75,22 @@ def _embedding(model: nn.Module) -> nn.Embedding | None:
     return None
 
 
-def _tokens(embedding: nn.Embedding) -> Tensor:
+def probe_tokens(model: nn.Module) -> Tensor | None:
+    """Random tokens ``[1, length]`` that a model is compared on; None: it has no embedding."""
+    embedding = _embedding(model)
+    if embedding is None:
+        return None
     generator = torch.Generator().manual_seed(0)
     found = torch.randint(embedding.num_embeddings, (1, _TOKENS), generator=generator)
     return found.to(embedding.weight.device)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The logits of tokens ``[1, length]``, float64 ``[1, length, vocabulary]``."""
+    with quiet_model(model):
+        logits: Tensor = model(input_ids=tokens).logits.double()
+    return logits
 
 
 class _Proof:
@@ -92,21 +103,15 @@ class _Proof:
 
     def __init__(self, model: nn.Module, tokens: Tensor) -> None:
         self._model, self._tokens = model, tokens
-        self._dense = self._logits()
+        self._dense = logits_of(model, tokens)
 
     def change(self, axes: Sequence[Coupling]) -> float:
         """Relative to the logits' norm, of random permutations of all axes at once."""
         if not axes:
             return 0.0
         with _permuted(self._model, axes):
-            moved = self._logits() - self._dense
+            moved = logits_of(self._model, self._tokens) - self._dense
         return float(moved.norm() / self._dense.norm())
-
-    @torch.no_grad()
-    def _logits(self) -> Tensor:
-        with quiet_model(self._model):
-            logits: Tensor = self._model(input_ids=self._tokens).logits.double()
-        return logits
 
 
 @contextmanager

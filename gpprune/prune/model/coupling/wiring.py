@@ -63,7 +63,7 @@ class Wiring:
             return self._embedded[-1].clone()  # what runs on may write to it
 
         def cut(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            leaf = output.detach().requires_grad_()
+            leaf = self._stirred(output.detach()).requires_grad_()
             if name not in self._inputs:
                 self._inputs[name], self._outputs[name] = inputs[0], leaf
             return leaf.clone()
@@ -73,6 +73,12 @@ class Wiring:
             yield layer.module.register_forward_hook(
                 lambda module, inputs, output, name=name: cut(name, inputs, output)
             )
+
+    def _stirred(self, output: Tensor) -> Tensor:
+        """With noise of its own size: channels that pruning has silenced are wired as others."""
+        noise = torch.randn(output.shape, generator=self._generator, device=output.device)
+        size = float(output.float().square().mean().sqrt()) or 1.0
+        return output + (size * noise).to(output.dtype)
 
     def called(self, layer: LinearLayer) -> bool:
         """Whether any token came to a layer: to an expert, none may."""

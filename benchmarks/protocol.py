@@ -1,8 +1,8 @@
 """Recipes under the protocol of the published codes, on SmolLM2-135M.
 
     python -m benchmarks.protocol RECIPE.json [RECIPE.json ...] [--order dense]
-        [--sparsity 0.5 0.6] [--update none refit] [--synthetic-samples 24] [--shots 8]
-        [--recover 2]
+        [--sparsity 0.5 0.6] [--update none refit] [--permute none metric]
+        [--synthetic-samples 24] [--shots 8] [--recover 2]
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
 before it, and judged in float32, on the very tokens that the published codes were given, and on C4
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
     parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
     parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
+    parser.add_argument("--permute", nargs="+", help="what channels are permuted by; none: nothing")
     parser.add_argument("--synthetic-samples", type=positive, help="likewise")
     parser.add_argument("--shots", type=positive, help="likewise")
     parser.add_argument("--recover", type=positive, help="likewise")
@@ -69,12 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Recipe.read(path),
             given.sparsity,
             given.update,
+            given.permute,
             synthetic_samples=given.synthetic_samples,
             shots=given.shots,
             recover=given.recover,
         )
     ]
-    rows = []
+    rows, permuted = [], any(recipe.permute for _, recipe in recipes)
     with progress() as report:
         judge = _Judge(given.model, calibration, list(texts.values()), given.order, report)
         judge.prepare(recipe for _, recipe in recipes)
@@ -83,9 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures = judge(recipe)
             seconds = time.perf_counter() - start
             shown = [f"{figure:.2f}" for figure in figures]
-            rows.append([path, f"{recipe.sparsity:g}", recipe.update, *shown, f"{seconds:.0f}"])
+            how = [f"{recipe.sparsity:g}", *([recipe.permute or "none"] if permuted else [])]
+            how.append(recipe.update)
+            rows.append([path, *how, *shown, f"{seconds:.0f}"])
             print(*rows[-1], flush=True)  # a later one may fail
-    columns = ["recipe", "sparsity", "update", *(SHOWN[name] for name in texts), "seconds"]
+    columns = ["recipe", "sparsity", *(["permuted by"] if permuted else []), "update"]
+    columns += [*(SHOWN[name] for name in texts), "seconds"]
     print_table(columns, rows)
 
 
@@ -93,19 +98,21 @@ def variants(
     recipe: Recipe,
     sparsities: Sequence[float] | None,
     updates: Sequence[str] | None,
+    permutes: Sequence[str] | None = None,
     **others: int | None,
 ) -> list[Recipe]:
-    """A recipe at other sparsities, with other updates and other values than its own."""
+    """A recipe at other sparsities, with other updates, permutations and values than its own."""
     others = {name: value for name, value in others.items() if value is not None}
-    if sparsities is None and updates is None and not others:
+    if sparsities is None and updates is None and permutes is None and not others:
         return [recipe]
     stated = recipe.model_dump() | others
     if others:
         stated["order"] = None  # --order has the last word
-    changes = product(sparsities or [recipe.sparsity], updates or [recipe.update])
-    return [
-        Recipe(**{**stated, "sparsity": sparsity, "update": update}) for sparsity, update in changes
-    ]
+    own_or_none = {recipe.permute: recipe.permute, "none": None}
+    orders = [own_or_none.get(name, name) for name in permutes or [recipe.permute]]
+    names = ("sparsity", "update", "permute")
+    changes = product(sparsities or [recipe.sparsity], updates or [recipe.update], orders)
+    return [Recipe(**{**stated, **dict(zip(names, own, strict=True))}) for own in changes]
 
 
 class _Judge:

@@ -245,6 +245,16 @@ def test_protocol_states_more_than_recipes_do(
     assert figures[0] not in figures[1:]
 
 
+def test_protocol_permutes_channels(
+    protocol_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "recipe.json").write_text('{"metric": "magnitude", "pattern": "2:4"}')
+    protocol.main([*protocol_flags, "--permute", "none", "metric", "--order", "dense"])
+    rows = re.findall(r"│ +(none|metric) │ +none │ +(\S+)", capsys.readouterr().out)
+    assert [name for name, _ in rows] == ["none", "metric"]
+    assert rows[0][1] != rows[1][1]
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of the protocol's progress."""

@@ -13,6 +13,9 @@ from .checkpoint import check_output as check_output
 from .checkpoint import read_record as read_record
 from .checkpoint import save_pruned as save_pruned
 from .checkpoint import save_shrunk as save_shrunk
+from .coupled.permutation import Permutation as Permutation
+from .coupled.permutation import PermutedAxis as PermutedAxis
+from .coupled.permutation import permute_channels as permute_channels
 from .inspection import InspectedAxis as InspectedAxis
 from .inspection import InspectedLayer as InspectedLayer
 from .inspection import Inspection as Inspection
@@ -57,9 +60,6 @@ from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
 from .model.structure import linear_layers as linear_layers
 from .orders import ORDERS as ORDERS
-from .permutation import Permutation as Permutation
-from .permutation import PermutedAxis as PermutedAxis
-from .permutation import permute_channels as permute_channels
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
 from .recover.distil import Predictions as Predictions
@@ -72,12 +72,12 @@ from .schedule import SCHEDULES as SCHEDULES
 from .schedule import Schedule as Schedule
 from .select.masks import exact_mask as exact_mask
 from .select.masks import prune_mask as prune_mask
+from .select.pattern import Pattern as Pattern
+from .select.pattern import check_sparsity as check_sparsity
+from .select.pattern import pruned_count as pruned_count
 from .select.patterns import PATTERNS as PATTERNS
-from .select.patterns import Pattern as Pattern
 from .select.patterns import PatternForm as PatternForm
-from .select.patterns import check_sparsity as check_sparsity
 from .select.patterns import parse_pattern as parse_pattern
-from .select.patterns import pruned_count as pruned_count
 from .select.ranks import Ranks as Ranks
 from .select.ranks import rank_scores as rank_scores
 from .select.scores import layer_scores as layer_scores

@@ -18,7 +18,7 @@ from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.report import BlockCounts, LayerReport
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 
 GROUPS = (4, 8)
 """Consecutive input features that are looked at together: those of 2:4 and 4:8."""

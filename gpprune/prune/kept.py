@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
+from gpprune.prune.coupled.permutation import Permutation
 from gpprune.prune.model.digest import parameters_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.permutation import Permutation
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
 

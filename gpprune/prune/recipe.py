@@ -30,7 +30,8 @@ from gpprune.primitives import metric as read_metric
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.orders import CORRECTED, check_order
 from gpprune.prune.schedule import SCHEDULES
-from gpprune.prune.select.patterns import Pattern, parse_pattern
+from gpprune.prune.select.pattern import Pattern
+from gpprune.prune.select.patterns import parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gpprune.prune.coupled.permutation import Permutation
 from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.permutation import Permutation
 
 
 @dataclass(frozen=True)

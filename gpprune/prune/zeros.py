@@ -18,7 +18,7 @@ from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.across import Bound, zeros_across
 from gpprune.prune.select.masks import check_scores
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
 from gpprune.prune.select.staged import Holding, Lowest
 

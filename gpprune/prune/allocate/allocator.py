@@ -21,7 +21,7 @@ from gpprune.primitives.units import dsa_ops as dsa
 from gpprune.primitives.units.functions import Layout, OnFlat, OnMatrix, OnModel, OnValues
 from gpprune.prune.allocate.budget import project, zero_counts
 from gpprune.prune.model.structure import LinearLayer
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 from gpprune.prune.select.scores import layer_scores
 
 UNITS = ("layer", "block")

@@ -15,7 +15,7 @@ from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, blocks, check_weights, linear_layers
 from gpprune.prune.select.lowest.selection import has_nan
-from gpprune.prune.select.patterns import check_sparsity, pruned_count
+from gpprune.prune.select.pattern import check_sparsity, pruned_count
 
 _STEPS = 100  # the candidate sparsities are p_d = 0.00, 0.01, ..., 1.00
 

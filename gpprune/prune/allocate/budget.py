@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune.select.patterns import check_sparsity
+from gpprune.prune.select.pattern import check_sparsity
 
 # No layer is pruned further than this unless the target is: one without weights is another model.
 HIGHEST = 0.99

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gpprune.errors import Unfit, UsageError
 from gpprune.prune.select.lowest.selection import has_nan, lowest
-from gpprune.prune.select.patterns import Pattern, parse_pattern
+from gpprune.prune.select.pattern import Pattern
+from gpprune.prune.select.patterns import parse_pattern
 
 
 def check_scores(scores: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpprune.errors import UsageError
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpprune.prune.select.masks import arranged, shares
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpprune.prune.select.masks import prune_mask
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 from gpprune.prune.select.scores import ScoreKernel
 
 

@@ -14,7 +14,7 @@ from gpprune.primitives import STATISTICS, Formula, axes_of
 from gpprune.prune.select.arrangements import Misfit
 from gpprune.prune.select.lowest.selection import lowest
 from gpprune.prune.select.masks import arranged, exact_mask, shares
-from gpprune.prune.select.patterns import Pattern
+from gpprune.prune.select.pattern import Pattern
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
 
 BLOCK = 128  # columns: as many are chosen together where the pattern has no say

@@ -1,0 +1,1 @@
+"""What is done along the coupled axes of a model: channels permuted, units chosen to go."""

@@ -142,11 +142,11 @@ class _Judge:
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
         """See that recipes can be followed, then measure and write once what they can share."""
-        recipes, layers = list(recipes), linear_layers(self._dense).values()
+        recipes, layers = list(recipes), linear_layers(self._dense)
+        shapes = {name: layer.weight.shape for name, layer in layers.items()}
         for recipe in recipes:
             recipe.in_order(self._order)
-            for layer in layers:
-                recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
+            recipe.shape.check_model(shapes)
         for recipe in recipes:
             by_block = goes_by_block(self._order, recipe.reads)
             self._writer(recipe.synthetic_samples * recipe.shots, self._report, by_block=by_block)

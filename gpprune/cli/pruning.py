@@ -31,7 +31,7 @@ def prune(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option("--pattern", help="row, rows:N, cols:N, layer, model, N:M or N:8; else row."),
+        typer.Option("--pattern", help="row, layer, model, N:M, N:8, mlp,heads or others; row."),
     ] = None,
     allocation: Annotated[
         str | None,

@@ -191,8 +191,9 @@ def compare_recipes(
         names=frozenset[str]().union(*(contender.recipe.reads for contender in contenders)),
         progress=progress,
     )
-    for pattern in {contender.recipe.pattern for contender in contenders}:
-        bench.check_pattern(pattern)
+    shapes = {name: layer.weight.shape for name, layer in bench.layers.items()}
+    for contender in contenders:
+        contender.recipe.shape.check_model(shapes)
     tokens = bench.windows(split)
     rows = [_timed("dense", None, lambda: bench.dense(tokens, progress))]
     judges = _Judges(bench, tokens, progress)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.memory import give_back
 from gpprune.progress import Progress
+from gpprune.prune.coupled.units import Gone, units_to_go
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
-from gpprune.prune.measure.cut_off import is_cut_off, signs
-from gpprune.prune.measure.drift import Drift, Originals
+from gpprune.prune.measure.cut_off import is_cut_off
+from gpprune.prune.measure.drift import Drift
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.sequential import BlockRunner
@@ -24,6 +25,7 @@ from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.patterns import parse_pattern
 from gpprune.prune.select.scores import ScoreKernel
 from gpprune.prune.select.staged import Within
+from gpprune.prune.stage import Outcome, Stage
 from gpprune.prune.step import prune_masked
 from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
 from gpprune.prune.update.correction import corrected
@@ -32,46 +34,6 @@ from gpprune.prune.update.table import UPDATES, Update
 from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
 
 Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a shot stands among several: which weights went before it, and how far it goes.
-
-    Attributes:
-        part: the share of the recipe's zeros that are to be there after it, in ``(0, 1]``.
-        held: of each layer by name, bool ``[out, in]``: what went before, which stays out.
-        originals: the weights before the first shot, for the order that makes up for pruning; None:
-            those that the model has.
-    """
-
-    part: float = 1.0
-    held: Mapping[str, Tensor] = field(default_factory=dict)
-    originals: Originals | None = None
-
-    @property
-    def later(self) -> bool:
-        """Whether shots went before it, which may have cut layers off."""
-        return bool(self.held)
-
-    def measured(self, names: Iterable[str]) -> frozenset[str]:
-        """What is measured where statistics are read: later also what layers are cut off from."""
-        return frozenset(names) | (signs(names) if self.later else frozenset())
-
-
-@dataclass
-class Outcome:
-    """What one shot of several did; empty where it is the only one.
-
-    Attributes:
-        masks: of each layer by name, bool ``[out, in]``, True where a weight is gone.
-        predicted: what the curvature says that the loss grows by, in nats a token, of the weights
-            as they were or as they were corrected; None where the weight update reads no curvature
-            of the outputs.
-    """
-
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    predicted: float | None = None
 
 
 def prune_once(
@@ -102,7 +64,7 @@ def prune_once(
     keeps, stage = stage is not None, stage or Stage()
     layers = linear_layers(model)
     score = recipe_kernel(recipe, layers)
-    measured, zeros = dense, None
+    measured, zeros, gone = dense, None, None
     if recipe.varies:
         reads = recipe.reads if order == "dense" else recipe.shares_by | _dense_reads(recipe)
         if reads and measured is None:
@@ -113,10 +75,14 @@ def prune_once(
                 cut_off=stage.later,
                 progress=progress,
             )
-        zeros = recipe_zeros(
-            model, recipe, calibration, measured or {}, progress, part=stage.part, held=stage.held
-        )
-    job = _Job(model, layers, recipe, score, calibration, progress, measured, zeros, stage, keeps)
+        part, held, found = stage.part, stage.held, measured or {}
+        if recipe.shape.units:
+            gone = units_to_go(model, recipe, found, part=part, held=held)
+        else:
+            zeros = recipe_zeros(model, recipe, calibration, found, progress, part=part, held=held)
+    job = _Job(
+        model, layers, recipe, score, calibration, progress, measured, zeros, gone, stage, keeps
+    )
     with torch.no_grad():
         _ORDERS[order](job)
     return job.outcome
@@ -139,6 +105,7 @@ class _Job:
     progress: Progress
     measured: Statistics | None  # of the dense model, at least those that the zeros follow from
     zeros: Mapping[str, int] | None  # of each layer; None: the same share of each
+    gone: Mapping[str, Gone] | None  # of each layer, where whole units go
     stage: Stage
     keeps: bool  # what the outcome says
     outcome: Outcome = field(default_factory=Outcome)
@@ -148,14 +115,21 @@ class _Job:
     ) -> None:
         """Prune a layer in place; it makes up for a share of the drift, if one was measured."""
         recipe, weight, update = self.recipe, layer.weight, self.update
+        gone = None if self.gone is None else self.gone[layer.name]
+        if gone is not None:
+            weight[gone.outputs] = 0  # nothing reads them: what they did is not to be made up for
+            if drift is None and not gone.inputs.any():
+                update = UPDATES.find("none")
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         if self.stage.later and is_cut_off(statistics, update.reads):
             update, drift = UPDATES.find("none"), None  # there is nothing to make up for
         try:
             aim = None if drift is None else corrected(weight, drift, statistics["aaT"])
-            choice = self._choice(layer, statistics)
+            if aim is not None and gone is not None:
+                aim[gone.outputs] = 0
+            choice = self._choice(layer, statistics) if gone is None else gone.mask
             first = weight
-            if aim is not None and update.keeps:
+            if aim is not None and isinstance(choice, Choice) and update.keeps:
                 choice = replace(choice, aim=aim)
             elif aim is not None:
                 first = aim
@@ -208,7 +182,8 @@ class _Job:
     @property
     def reads(self) -> list[str]:
         """The statistics that scoring and updating a layer take."""
-        return sorted(self.stage.measured(self.score.terminals - {"W"} | self.update.reads))
+        scored = frozenset[str]() if self.gone is not None else self.score.terminals - {"W"}
+        return sorted(self.stage.measured(scored | self.update.reads))
 
     def dense(self, names: Iterable[str]) -> dict[str, Mapping[str, Tensor]]:
         """Statistics of the dense model by layer name, at least these."""

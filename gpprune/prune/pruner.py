@@ -76,8 +76,7 @@ def prune_model(
     check_tokens(calibration)
     layers = linear_layers(model)
     check_weights(layers)
-    for layer in layers.values():
-        recipe.shape.check_layer(repr(layer.name), layer.weight.shape)
+    recipe.shape.check_model({name: layer.weight.shape for name, layer in layers.items()})
     written = recipe.synthetic_samples > 0  # `dense` is not of them
     held = None if dense is None or written or not _holds(dense, layers, recipe) else dense
 

@@ -65,9 +65,8 @@ class Recipe(BaseModel):
         synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
             given text; each shot has so many more than the one before.
         recover: epochs of training after each shot, see `gpprune.prune.distil`.
-        permute: by what input features are permuted first, so that an N:M pattern keeps the most
-            of it: ``"metric"`` for the recipe's own, or another metric; None: they stay. See
-            `gpprune.prune.permute_channels`.
+        permute: the metric of which an N:M pattern is to keep the most, as input features are
+            permuted first, ``"metric"`` for its own: see `gpprune.prune.permute_channels`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -96,19 +95,14 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _imply_sparsity(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("sparsity") is None:
-            pattern = values.get("pattern", "row")
-            if isinstance(pattern, str):
-                values = {**values, "sparsity": parse_pattern(pattern).target(None)}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _imply_unit(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("unit") is None:
-            named = str(values.get("allocation", "uniform"))
-            values = {**values, "unit": unit_of(named) or "layer"}
+    def _imply(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        pattern, allocation = values.get("pattern", "row"), values.get("allocation", "uniform")
+        if values.get("sparsity") is None and isinstance(pattern, str):
+            values = {**values, "sparsity": parse_pattern(pattern).target(None)}
+        if values.get("unit") is None:
+            values = {**values, "unit": unit_of(str(allocation)) or "layer"}
         return values
 
     @field_validator("update")
@@ -128,6 +122,12 @@ class Recipe(BaseModel):
         self.shape.target(self.sparsity)
         if self.allocator is None or self.allocator.names:  # a number alone is uniform
             self.shape.check_room(f"the allocation {self.allocation!r}")
+        update = UPDATES.find(self.update)
+        if self.shape.units and update.keeps and update.choose:
+            raise UsageError(
+                f"the update {self.update!r} exchanges single weights, and {self.pattern!r} takes "
+                "whole units: take least-squares or another"
+            )
         if self.permute and self.shape.sparsity is None:
             raise UsageError(
                 f"permuting channels by {self.permute!r} is for a pattern such as 2:4, and this is "
@@ -152,9 +152,8 @@ class Recipe(BaseModel):
         """
         chosen = order or self.order or "sequential"
         check_order(chosen, self.update)
-        reads = self.reads | self.permutes_by
-        needed = reads or self.allocator is None or chosen == CORRECTED or self.recover
-        if self.synthetic_samples and not needed:
+        needed = self.reads | self.permutes_by or self.allocator is None or self.recover
+        if self.synthetic_samples and not (needed or chosen == CORRECTED):
             raise UsageError(
                 f"{self.synthetic_samples} synthetic samples are of no use: neither the metric nor "
                 "the allocation nor the weight update reads anything of a text; ask for none"
@@ -188,9 +187,9 @@ class Recipe(BaseModel):
     @cached_property
     def permuting(self) -> Formula | None:
         """The metric that channels are permuted by; None: they are not."""
-        if self.permute is None:
-            return None
-        return self.formula if self.permute == "metric" else read_metric(self.permute)
+        if self.permute == "metric":
+            return self.formula
+        return None if self.permute is None else read_metric(self.permute)
 
     @property
     def permutes_by(self) -> frozenset[str]:
@@ -204,8 +203,9 @@ class Recipe(BaseModel):
 
     @property
     def measures_once(self) -> bool:
-        """Whether one shot on the given text is all: nothing written, trained or permuted."""
-        return self.shots == 1 and not (self.synthetic_samples or self.recover or self.permute)
+        """Whether masks on the given text are all: nothing written, trained, permuted or whole."""
+        more = self.synthetic_samples or self.recover or self.permute or self.shape.units
+        return self.shots == 1 and not more
 
     @property
     def shares_by(self) -> frozenset[str]:

@@ -17,11 +17,12 @@ from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import next_token_loss
-from gpprune.prune.once import Outcome, Stage, Statistics, prune_once
+from gpprune.prune.once import Statistics, prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.recover.distil import Predictions, distil
 from gpprune.prune.report import Shot
+from gpprune.prune.stage import Outcome, Stage
 
 
 def prune_in_shots(

@@ -83,6 +83,26 @@ def test_what_is_small_is_pruned_on(
     assert shapes[0] == shapes[1]
 
 
+def test_pruned_units_are_taken_out(
+    small: list[str], judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units, out = tmp_path / "units", tmp_path / "out"
+    flags = ["--pattern", "mlp,heads", "--metric", "div(Gx, Ai)", "--sparsity", "0.3"]
+    flags += ["--update", "refit", "--order", "corrected"]
+    assert run(["prune", *small, *flags, "--out", str(units)]) == 0
+    capsys.readouterr()
+    assert run(["inspect", str(units), "--json"]) == 0
+    inspected = json.loads(capsys.readouterr().out)
+    assert run(["shrink", str(units), "--out", str(out), "--json"]) == 0
+    shrunk = json.loads(capsys.readouterr().out)
+    assert inspected["faults"] == []
+    assert shrunk["before"]["parameters"] - shrunk["after"]["parameters"] == inspected["zeros"]
+    flags = ["--pattern", "mlp", "--sparsity", "0.1,0.3", "--json"]
+    assert run(["score", "metrics", "wanda", *small, *judged, *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["nll"] < rows[1]["nll"] < rows[2]["nll"]
+
+
 def test_bad_paths_are_named(
     dead: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

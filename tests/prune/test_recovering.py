@@ -23,8 +23,9 @@ from gpprune.prune import (
     synthetic_samples,
 )
 from gpprune.prune.model.run import quiet_model
-from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.once import prune_once
 from gpprune.prune.shots import mean_loss
+from gpprune.prune.stage import Stage
 
 
 @pytest.fixture

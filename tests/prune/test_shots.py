@@ -22,7 +22,8 @@ from gpprune.prune import (
     prune_model,
 )
 from gpprune.prune.allocate.budget import total_zeros
-from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.once import prune_once
+from gpprune.prune.stage import Stage
 
 
 @pytest.fixture

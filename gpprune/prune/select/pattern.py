@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -55,6 +55,8 @@ class Pattern:
         even: whether every group gives up as many as every other.
         across: whether the scores of all layers compete under one threshold: how many of a layer
             go, the scores say. `arrange` then makes one group of a layer.
+        units: the kinds of coupled axis whose units compete, across the model; empty: weights do.
+            No layer can be arranged alone then.
     """
 
     text: str
@@ -64,6 +66,7 @@ class Pattern:
     sparsity: float | None = None
     even: bool = False
     across: bool = False
+    units: tuple[str, ...] = ()
 
     def target(self, sparsity: float | None) -> float:
         """The sparsity to prune to, from the one asked for (None: what the pattern implies).
@@ -137,6 +140,18 @@ class Pattern:
             _arranged(self, tuple(shape))
         except Misfit as error:
             raise UsageError(f"the pattern {self.text!r} does not fit {name}: {error}") from error
+
+    def check_model(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """See that the pattern fits every layer of a model; one of units need not.
+
+        Args:
+            shapes: ``[out, in]`` of its linear layers by name.
+
+        Raises:
+            UsageError: naming the layer that it does not fit.
+        """
+        for name, shape in shapes.items() if not self.units else ():
+            self.check_layer(repr(name), shape)
 
 
 @lru_cache(maxsize=4096)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from torch import Tensor
+
 from gpprune.errors import UsageError
 from gpprune.prune.select.arrangements import (
+    Misfit,
     column_bands,
     each_row,
     from_column_bands,
@@ -64,6 +67,19 @@ def _group_pattern(match: re.Match[str]) -> Pattern:
         )
     arrange, sparsity = partial(groups_of, size), 1 - kept / size
     return Pattern(f"{kept}:{size}", "row", arrange, sparsity=sparsity, even=True)
+
+
+_UNITS = {"mlp": "hidden", "heads": "heads"}
+
+
+def _unit_pattern(match: re.Match[str]) -> Pattern:
+    names = sorted(set(match[0].split(",")), key=list(_UNITS).index)
+    kinds = tuple(_UNITS[name] for name in names)
+    return Pattern(",".join(names), None, _in_several_layers, across=True, units=kinds)
+
+
+def _in_several_layers(scores: Tensor) -> Tensor:
+    raise Misfit("its units lie in several layers, so that a model is pruned by it, and no layer")
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,13 @@ PATTERNS: Table[PatternForm] = Table(
             "8 consecutive input features compete; how many go, the allocation says",
             r"N:([0-9]{1,4})",
             _mixed_pattern,
+        ),
+        PatternForm(
+            "units",
+            "mlp, heads or mlp,heads",
+            "MLP channels, or heads with the queries that share them, compete across the model",
+            r"(?:mlp|heads)(?:,(?:mlp|heads))*",
+            _unit_pattern,
         ),
     ),
 )

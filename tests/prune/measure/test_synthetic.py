@@ -18,8 +18,9 @@ from gpprune.progress import silent
 from gpprune.prune import Recipe, calibrate, linear_layers, load_model, prune_model
 from gpprune.prune.measure.synthetic import PIECE, Writer, synthetic_samples
 from gpprune.prune.model.run import quiet_model
-from gpprune.prune.once import Stage, prune_once
+from gpprune.prune.once import prune_once
 from gpprune.prune.shots import mean_loss
+from gpprune.prune.stage import Stage
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "parser": ("types", "nodes", "weights", "language"),
         "canonical": ("types", "nodes", "weights", "units"),
         "formula": ("nodes", "weights", "units", "canonical", "language", "parser"),
+        "transposed": ("types", "weights", "formula"),
         "published": ("nodes", "weights", "language", "formula"),
     },
     "compile": {

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.memory import give_back
 from gpprune.progress import Progress
-from gpprune.prune.coupled.units import Gone, units_to_go
+from gpprune.prune.coupled.gone import Gone
+from gpprune.prune.coupled.units import units_to_go
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
 from gpprune.prune.measure.cut_off import is_cut_off
@@ -117,15 +118,16 @@ class _Job:
         recipe, weight, update = self.recipe, layer.weight, self.update
         gone = None if self.gone is None else self.gone[layer.name]
         if gone is not None:
-            weight[gone.outputs] = 0  # nothing reads them: what they did is not to be made up for
-            if drift is None and not gone.inputs.any():
+            if gone.unread:
+                weight[gone.outputs] = 0  # what they did is not to be made up for
+            if drift is None and gone.costs_nothing:
                 update = UPDATES.find("none")
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         if self.stage.later and is_cut_off(statistics, update.reads):
             update, drift = UPDATES.find("none"), None  # there is nothing to make up for
         try:
             aim = None if drift is None else corrected(weight, drift, statistics["aaT"])
-            if aim is not None and gone is not None:
+            if aim is not None and gone is not None and gone.unread:
                 aim[gone.outputs] = 0
             choice = self._choice(layer, statistics) if gone is None else gone.mask
             first = weight

@@ -27,11 +27,12 @@ from gpprune.errors import UsageError
 from gpprune.primitives import STATISTICS, Formula, unit_of
 from gpprune.primitives import allocation as read_allocation
 from gpprune.primitives import metric as read_metric
+from gpprune.primitives.transposed import transposed
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.orders import CORRECTED, check_order
 from gpprune.prune.schedule import SCHEDULES
 from gpprune.prune.select.pattern import Pattern
-from gpprune.prune.select.patterns import parse_pattern
+from gpprune.prune.select.patterns import FREE, parse_pattern
 from gpprune.prune.update.damping import DAMPING, Damping
 from gpprune.prune.update.table import UPDATES
 
@@ -118,21 +119,13 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Read the formulas and the pattern, so that what is wrong with them is said now."""
-        _ = self.formula, self.allocator, self.permuting
+        _ = self.formula, self.allocator, self.permuting, self.counterpart
         self.shape.target(self.sparsity)
         if self.allocator is None or self.allocator.names:  # a number alone is uniform
             self.shape.check_room(f"the allocation {self.allocation!r}")
-        update = UPDATES.find(self.update)
-        if self.shape.units and update.keeps and update.choose:
-            raise UsageError(
-                f"the update {self.update!r} exchanges single weights, and {self.pattern!r} takes "
-                "whole units: take least-squares or another"
-            )
-        if self.permute and self.shape.sparsity is None:
-            raise UsageError(
-                f"permuting channels by {self.permute!r} is for a pattern such as 2:4, and this is "
-                f"{self.pattern!r}: leave permute out, or take a pattern N:M"
-            )
+        UPDATES.find(self.update).check_whole(self.shape)
+        if self.permute:
+            self.shape.check_groups(f"permuting channels by {self.permute!r}")
         self.in_order(None)
         longest = max(after - before for before, after in pairwise((0.0, *self.parts)))
         if longest * self.sparsity > self.cap + 1e-9:
@@ -191,6 +184,11 @@ class Recipe(BaseModel):
             return self.formula
         return None if self.permute is None else read_metric(self.permute)
 
+    @cached_property
+    def counterpart(self) -> Formula | None:
+        """What says of rows what the metric says of columns; None: no rows compete with them."""
+        return transposed(self.formula) if FREE in self.shape.units else None
+
     @property
     def permutes_by(self) -> frozenset[str]:
         """The statistics that the permutation follows from."""
@@ -214,7 +212,8 @@ class Recipe(BaseModel):
             allocation = LEARNED.find(self.allocation).reads
         else:
             allocation = self.allocator.names & STATISTICS.keys()
-        return allocation | (self.formula.names & STATISTICS.keys())
+        other = frozenset() if self.counterpart is None else self.counterpart.names
+        return allocation | ((self.formula.names | other) & STATISTICS.keys())
 
     @property
     def varies(self) -> bool:

@@ -184,10 +184,58 @@ def test_more_than_there_is_is_refused() -> None:
 
 
 def test_a_layer_alone_cannot_be_pruned_by_units() -> None:
-    with pytest.raises(UsageError, match="lie in several layers"):
+    with pytest.raises(UsageError, match="lies in several layers"):
         parse_pattern("mlp").check_layer("this layer", (8, 8))
     with pytest.raises(UsageError, match="no room for the allocation"):
         Recipe(metric="wanda", sparsity=0.5, pattern="mlp", allocation="owl")
     with pytest.raises(UsageError, match="exchanges single weights"):
         Recipe(metric="wanda", sparsity=0.5, pattern="mlp", update="swaps")
     assert Recipe(metric="wanda", sparsity=0.5, pattern="heads,mlp,heads").shape.text == "mlp,heads"
+
+
+def test_free_rows_and_columns_go_as_published() -> None:
+    """LLM Surgeon's costs of rows and columns, sorted in float64; size r C + c R - r c."""
+    model, tokens, dense = shaken("llama", 2), text(), shaken("llama", 2)
+    found = calibrate(model, tokens, ["Gx", "Ai", "Ay", "Gi"])
+    layers = linear_layers(dense)
+    order: list[tuple[float, str, int, int]] = []
+    for name in layers:
+        held = {key: value.double().numpy() for key, value in found[name].items()}
+        for dim, costs in ((1, held["Gx"] / held["Ai"]), (0, held["Ay"] / held["Gi"])):
+            order += [(float(cost), name, dim, at) for at, cost in enumerate(costs)]
+    total = sum(layer.weight.numel() for layer in layers.values())
+    left = round(0.2 * total)
+    masks = {name: torch.zeros(layer.weight.shape).bool() for name, layer in layers.items()}
+    for _, name, dim, at in sorted(order):
+        after = masks[name].clone()
+        after.select(dim, at).fill_(True)
+        more = int(after.sum()) - int(masks[name].sum())
+        if more <= left and after.sum() <= 0.99 * after.numel():
+            masks[name], left = after, left - more
+    recipe = Recipe(metric=SURGEON, sparsity=0.2, pattern="free", update="refit")
+    assert recipe.reads >= {"Gx", "Ai", "Ay", "Gi"}
+    report = prune_model(model, recipe, tokens, order="dense")
+    for name, layer in linear_layers(model).items():
+        assert torch.equal(layer.weight == 0, masks[name]), name
+    assert report.zeros == sum(int(mask.sum()) for mask in masks.values())
+    assert any(bool(mask.all(1).any()) for mask in masks.values())
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+@pytest.mark.parametrize("metric", ["magnitude", "mul(Gx, A)", "mul(sqr(W), mul(Gk, A))"])
+def test_free_rows_and_columns_grow(metric: str, shots: int) -> None:
+    recipe = Recipe(metric=metric, sparsity=0.3, pattern="free", update="surgeon", shots=shots)
+    model = shaken("opt")
+    report = prune_model(model, recipe, text())
+    assert report.sparsity == pytest.approx(0.3, abs=0.01)
+    for layer in linear_layers(model).values():
+        zero = layer.weight == 0
+        assert torch.equal(zero, zero.all(1)[:, None] | zero.all(0))
+
+
+def test_a_metric_without_a_counterpart_for_rows_is_named() -> None:
+    with pytest.raises(UsageError, match="reads X, which is of inputs or outputs alone"):
+        Recipe(metric="wanda", sparsity=0.3, pattern="free")
+    recipe = Recipe(metric="mul(colsum(abs(W)), div(Gx, Ai))", sparsity=0.3, pattern="free")
+    assert recipe.counterpart is not None
+    assert recipe.counterpart.text == "mul(rowsum(abs(W)), div(Ay, Gi))"

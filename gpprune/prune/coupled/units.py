@@ -11,33 +11,16 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
+from gpprune.prune.coupled.free import sides_to_go
+from gpprune.prune.coupled.gone import Gone, Statistics, costs_along
 from gpprune.prune.model.coupling.axes import Coupling
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
+from gpprune.prune.select.patterns import FREE
 from gpprune.prune.select.scores import layer_scores
 from gpprune.prune.zeros import recipe_kernel
-
-Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
-
-
-@dataclass(frozen=True, eq=False)
-class Gone:
-    """What of a layer goes with units.
-
-    Attributes:
-        outputs: bool ``[out]``: nothing reads them any more.
-        inputs: bool ``[in]``: nothing comes from them any more.
-    """
-
-    outputs: Tensor
-    inputs: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        """The weights that go, bool ``[out, in]``."""
-        return self.outputs[:, None] | self.inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +52,9 @@ def units_to_go(
 ) -> dict[str, Gone]:
     """Which units go, as a recipe's pattern of units and its metric have it.
 
-    A unit costs the sum of the scores of all weights that read it. Units of all axes compete by
-    their cost a weight that goes with them, and go as long as they fit into the recipe's number.
+    A unit costs what the metric says of it as an input, or the sum of the scores of all weights
+    that read it. Units of all axes compete by their cost a weight that goes with them, and go as
+    long as they fit into the recipe's number.
 
     Args:
         model: as it is measured.
@@ -87,6 +71,8 @@ def units_to_go(
         GppruneError: the model has no such units, or they are not enough.
     """
     layers, wanted = linear_layers(model), recipe.shape.units
+    if FREE in wanted:
+        return sides_to_go(model, recipe, statistics, part=part, held=held)
     axes = [axis for axis in couplings(model).offered if axis.kind in wanted]
     if not axes:
         raise GppruneError(
@@ -102,7 +88,7 @@ def units_to_go(
         before = torch.zeros(axis.units, dtype=torch.bool)
         if gone is not None:
             before = gone.all(0).cpu()[place.index].all(1)
-        costs = scores.sum(0, dtype=torch.float64).cpu()[place.index].sum(1)
+        costs = costs_along(1, scores, recipe.formula)[place.index].sum(1)
         room = int(before.sum()) + math.floor(recipe.cap * axis.units)
         most = min(room, math.floor(HIGHEST * axis.units), axis.units - 1)
         found.append(_Units(axis, costs, before, _size(axis, layers), most))
@@ -160,10 +146,10 @@ def _by_layer(
 ) -> dict[str, Gone]:
     found = {
         name: Gone(
-            *(torch.zeros(count, dtype=torch.bool, device=layer.weight.device) for count in shape)
+            layer.weight.new_zeros(layer.out_features, dtype=torch.bool),
+            layer.weight.new_zeros(layer.in_features, dtype=torch.bool),
         )
         for name, layer in layers.items()
-        for shape in [layer.weight.shape]
     }
     for axis, gone in units:
         for name, dim, index in _places(axis, layers):

@@ -130,6 +130,21 @@ class Pattern:
                 f"{what}: take another pattern, such as N:{size}, or every layer the same"
             )
 
+    def check_groups(self, what: str) -> None:
+        """See that the pattern keeps N of M neighbours.
+
+        Args:
+            what: asks for it, for the error.
+
+        Raises:
+            UsageError: it is another.
+        """
+        if self.sparsity is None:
+            raise UsageError(
+                f"{what} is for a pattern such as 2:4, and this is {self.text!r}: leave it out, or "
+                "take a pattern N:M"
+            )
+
     def check_layer(self, name: str, shape: Sequence[int]) -> None:
         """See that the pattern fits a layer of ``[out, in]`` weights.
 

@@ -69,6 +69,7 @@ def _group_pattern(match: re.Match[str]) -> Pattern:
     return Pattern(f"{kept}:{size}", "row", arrange, sparsity=sparsity, even=True)
 
 
+FREE = "free"
 _UNITS = {"mlp": "hidden", "heads": "heads"}
 
 
@@ -78,8 +79,12 @@ def _unit_pattern(match: re.Match[str]) -> Pattern:
     return Pattern(",".join(names), None, _in_several_layers, across=True, units=kinds)
 
 
+def _free_pattern(match: re.Match[str]) -> Pattern:
+    return Pattern("free", None, _in_several_layers, across=True, units=(FREE,))
+
+
 def _in_several_layers(scores: Tensor) -> Tensor:
-    raise Misfit("its units lie in several layers, so that a model is pruned by it, and no layer")
+    raise Misfit("what competes lies in several layers, so that a model is pruned by it, no layer")
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,13 @@ PATTERNS: Table[PatternForm] = Table(
             "MLP channels, or heads with the queries that share them, compete across the model",
             r"(?:mlp|heads)(?:,(?:mlp|heads))*",
             _unit_pattern,
+        ),
+        PatternForm(
+            "free",
+            "free",
+            "rows and columns of all matrices compete, each free of the others",  # LLM Surgeon's
+            r"free",
+            _free_pattern,
         ),
     ),
 )

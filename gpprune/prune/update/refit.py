@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpprune.prune.update.damping import Damping, computed_in, scaled, unit_diagonal
+from gpprune.prune.update.joint import joint, rows_and_columns
 
 STEPS = 20
 # Steps by the inputs' factor alone, before those under both: the first few bring more in less time.
@@ -164,12 +165,16 @@ def refit(
         damping: of both factors.
         steps: see `solve`, under both factors.
 
+    Whole rows and columns are made up for in closed form, see `gpprune.prune.update.joint`.
+
     Returns:
         ``[out, in]``, see `solve`.
     """
     dtype = computed_in(weight)
     A = scaled(statistics["aaT"], damping.inputs, dtype)
     G = scaled(statistics["ggT"], damping.outputs, dtype)
+    if (whole := rows_and_columns(mask)) is not None:
+        return joint(weight, whole, A, G)
     return solve(weight, mask, A, G, steps=steps, first_steps=_FIRST_STEPS)
 
 
@@ -193,8 +198,10 @@ def least_squares(
     Returns:
         ``[out, in]``, see `solve`.
     """
-    dtype = computed_in(weight)
-    return solve(weight, mask, scaled(statistics["aaT"], damping.inputs, dtype), steps=steps)
+    A = scaled(statistics["aaT"], damping.inputs, computed_in(weight))
+    if (whole := rows_and_columns(mask)) is not None:
+        return joint(weight, whole, A)
+    return solve(weight, mask, A, steps=steps)
 
 
 @torch.no_grad()

@@ -10,13 +10,15 @@ from functools import cache, partial
 from torch import Tensor
 
 from gpprune.errors import UsageError
+from gpprune.prune.select.pattern import Pattern
 from gpprune.prune.update.admm import admm, kron_admm
 from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import Damping
+from gpprune.prune.update.joint import published
 from gpprune.prune.update.none import none
 from gpprune.prune.update.refit import STEPS, least_squares, refit
 from gpprune.prune.update.sparsegpt import sparsegpt, sparsegpt_blocks
-from gpprune.prune.update.surgeon import independent, surgeon
+from gpprune.prune.update.surgeon import independent
 from gpprune.prune.update.swaps import swaps
 from gpprune.tables import Table
 
@@ -64,6 +66,18 @@ class Update:
     def __post_init__(self) -> None:
         if self.steps is not None and self.choose is not None:
             raise UsageError(f"the weight update {self.name!r} chooses its mask: give it no steps")
+
+    def check_whole(self, pattern: Pattern) -> None:
+        """See that the update leaves units whole that a pattern takes.
+
+        Raises:
+            UsageError: it would exchange single weights.
+        """
+        if pattern.units and self.keeps and self.choose:
+            raise UsageError(
+                f"the update {self.name!r} exchanges single weights, and {pattern.text!r} takes "
+                "whole units: take least-squares or another"
+            )
 
     @property
     def foretold_by(self) -> tuple[str, str] | None:
@@ -179,9 +193,9 @@ UPDATES = Updates(
         ),
         Update(
             "surgeon",
-            "system after system of 2,000 pruned entries is made up for together (LLM Surgeon, "
-            "arXiv 2312.17244, as published)",
-            surgeon,
+            "system after system of 2,000 pruned entries is made up for together, and whole rows "
+            "and columns side by side (LLM Surgeon, arXiv 2312.17244, as published)",
+            published,
             _BOTH,
             draft=_FITTED,
         ),

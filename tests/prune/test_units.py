@@ -183,6 +183,13 @@ def test_more_than_there_is_is_refused() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_cap_that_leaves_no_room_is_refused() -> None:
+    """Rows and columns come short of 30 % of each layer, and so of 30 % of all."""
+    recipe = Recipe(metric="magnitude", sparsity=0.3, pattern="free", cap=0.3)
+    with pytest.raises(GppruneError, match="a greater cap"):
+        prune_model(shaken("llama"), recipe, text())
+
+
 def test_a_layer_alone_cannot_be_pruned_by_units() -> None:
     with pytest.raises(UsageError, match="lies in several layers"):
         parse_pattern("mlp").check_layer("this layer", (8, 8))

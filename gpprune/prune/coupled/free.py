@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpprune.compile import kernel
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
-from gpprune.prune.coupled.gone import Gone, Statistics, costs_along
+from gpprune.prune.coupled.gone import Gone, Statistics, check_reached, costs_along
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
@@ -47,6 +47,7 @@ def sides_to_go(
 
     Raises:
         Unfit: the metric gives NaN.
+        GppruneError: rows and columns are not enough.
     """
     layers = linear_layers(model)
     sides = [_Side(layer, held.get(name) if held else None) for name, layer in layers.items()]
@@ -62,9 +63,12 @@ def sides_to_go(
             costs = costs_along(dim, found, recipe.formula).tolist()
             order += [(cost, at, dim, place) for place, cost in enumerate(costs)]
     size = sum(layer.weight.numel() for layer in layers.values())
-    left = total_zeros(recipe.sparsity * part, size) - sum(side.zeros for side in sides)
+    target = total_zeros(recipe.sparsity * part, size)
+    left = target - sum(side.zeros for side in sides)
     for _, at, dim, place in sorted(order):
         left -= sides[at].take(dim, place, left, recipe.cap)
+    longest = max(max(side.layer.weight.shape) for side in sides)
+    check_reached(recipe, target - left, target, size, longest)
     return {side.layer.name: side.gone for side in sides}
 
 

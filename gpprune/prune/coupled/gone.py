@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpprune.errors import GppruneError
 from gpprune.primitives import Formula
 from gpprune.primitives.transposed import of_inputs
+from gpprune.prune.recipe import Recipe
 
 Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
 
@@ -37,6 +39,27 @@ class Gone:
     def costs_nothing(self) -> bool:
         """Whether the layer's outputs that are read stay as they are."""
         return not self.inputs.any() and (self.unread or not self.outputs.any())
+
+
+def check_reached(recipe: Recipe, zeros: int, target: int, size: int, largest: int) -> None:
+    """See that a shot takes what it is to take, but for less than one unit.
+
+    Args:
+        recipe: whose units go.
+        zeros: how many weights go.
+        target: how many are to go.
+        size: how many there are.
+        largest: how many go with the largest unit.
+
+    Raises:
+        GppruneError: it does not.
+    """
+    if zeros + largest < target:
+        raise GppruneError(
+            f"units of the pattern {recipe.pattern!r} can give {zeros / size:.3g} of all weights "
+            f"in this shot, which is to reach {target / size:.3g}: take more kinds of units, less "
+            "sparsity, or a greater cap"
+        )
 
 
 def costs_along(dim: int, scores: Tensor, metric: Formula) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.coupled.free import sides_to_go
-from gpprune.prune.coupled.gone import Gone, Statistics, costs_along
+from gpprune.prune.coupled.gone import Gone, Statistics, check_reached, costs_along
 from gpprune.prune.model.coupling.axes import Coupling
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -96,12 +96,7 @@ def units_to_go(
     target = total_zeros(recipe.sparsity * part, size)
     chosen = _chosen(found, target)
     zeros = sum(int(gone.sum()) * units.size for gone, units in zip(chosen, found, strict=True))
-    if zeros + max(units.size for units in found) < target:
-        raise GppruneError(
-            f"units of the pattern {recipe.pattern!r} can give {zeros / size:.3g} of all weights "
-            f"in this shot, which is to reach {target / size:.3g}: take more kinds of units, less "
-            "sparsity, or a greater cap"
-        )
+    check_reached(recipe, zeros, target, size, max(units.size for units in found))
     return _by_layer(
         layers, [(units.axis, gone) for gone, units in zip(chosen, found, strict=True)]
     )

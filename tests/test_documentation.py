@@ -288,7 +288,7 @@ def test_a_benchmark_runs_as_it_is_written(line: str, tmp_path: Path) -> None:
     for word in arguments:
         if word.endswith(".json") and not (tmp_path / word).exists():
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
-            pattern = "2:4" if "2-4" in word else "model"
+            pattern = "2:4" if "2-4" in word else "4:8" if "4-8" in word else "model"
             prune.Recipe(metric="kron-obd", sparsity=0.5, pattern=pattern).write(tmp_path / word)
     # these take hours on a CPU
     if "benchmarks.protocol" in arguments and "--order" in arguments:

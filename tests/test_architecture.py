@@ -79,7 +79,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
             *("model", "measure", "recover"),
             *("orders", "recipe", "coupled", "report", "stage", "once", "kept"),
         ),
-        "pruner": ("model", "measure", "recipe", "report", "once", "shots"),
+        "pruner": ("model", "measure", "coupled", "recipe", "report", "shots"),
         "checkpoint": ("model", "recipe", "report"),
         "inspection": ("model", "select", "report", "checkpoint"),
     },

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.memory import give_back
 from gpprune.progress import Progress
-from gpprune.prune.coupled.gone import Gone
+from gpprune.prune.coupled.gone import Gone, Statistics
 from gpprune.prune.coupled.units import units_to_go
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
@@ -33,8 +33,6 @@ from gpprune.prune.update.correction import corrected
 from gpprune.prune.update.refit import predicted_increase
 from gpprune.prune.update.table import UPDATES, Update
 from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
-
-Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
 
 
 def prune_once(

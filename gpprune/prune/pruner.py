@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from gpprune.progress import Progress, silent
+from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
-from gpprune.prune.once import Statistics
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.shots import prune_in_shots
@@ -78,13 +77,8 @@ def prune_model(
     check_weights(layers)
     recipe.shape.check_model({name: layer.weight.shape for name, layer in layers.items()})
     written = recipe.synthetic_samples > 0  # `dense` is not of them
-    held = None if dense is None or written or not _holds(dense, layers, recipe) else dense
+    held = None if dense is None or written or not holds(dense, layers, recipe.reads) else dense
 
     with quiet_model(model):
         done = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
     return prune_report(model, time.perf_counter() - start, *done)
-
-
-def _holds(dense: Statistics, layers: Iterable[str], recipe: Recipe) -> bool:
-    """Whether the statistics of all layers hold what a recipe reads."""
-    return all(name in dense and dense[name].keys() >= recipe.reads for name in layers)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.progress import Progress
+from gpprune.prune.coupled.gone import Statistics
 from gpprune.prune.coupled.permutation import Permutation, permute_channels
 from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import next_token_loss
-from gpprune.prune.once import Statistics, prune_once
+from gpprune.prune.once import prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.recover.distil import Predictions, distil

@@ -180,6 +180,11 @@ def test_permuting_is_for_groups_of_inputs(pattern: str) -> None:
         Recipe(metric="wanda", sparsity=0.5, pattern=pattern, permute="metric")
 
 
+def test_a_recipe_that_permutes_nothing_is_refused(sequences: Tensor) -> None:
+    with pytest.raises(UsageError, match="permutes nothing"):
+        permute_channels(shaken("llama"), Recipe(metric="wanda", pattern="2:4"), sequences)
+
+
 def test_a_metric_that_is_none_is_named() -> None:
     with pytest.raises(UsageError, match="wandaa"):
         Recipe(metric="wanda", pattern="2:4", permute="wandaa")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.compile import kernel
+from gpprune.primitives.transposed import transposed
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.coupled.gone import Gone, Statistics, check_reached, costs_along
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -51,10 +52,9 @@ def sides_to_go(
     """
     layers = linear_layers(model)
     sides = [_Side(layer, held.get(name) if held else None) for name, layer in layers.items()]
-    formulas = [recipe.formula, recipe.counterpart]
-    assert formulas[1] is not None
+    formulas = recipe.formula, transposed(recipe.formula)
     device = sides[0].layer.weight.device
-    scores = [kernel(each.canonical(None), device=device) for each in formulas if each is not None]
+    scores = [kernel(each.canonical(None), device=device) for each in formulas]
     order = []
     for at, side in enumerate(sides):
         for dim, score in ((1, scores[0]), (0, scores[1])):

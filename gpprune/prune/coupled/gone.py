@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,11 @@ from gpprune.primitives.transposed import of_inputs
 from gpprune.prune.recipe import Recipe
 
 Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
+
+
+def holds(statistics: Statistics, layers: Iterable[str], names: frozenset[str]) -> bool:
+    """Whether statistics of all layers are there by these names."""
+    return all(name in statistics and statistics[name].keys() >= names for name in layers)
 
 
 @dataclass(frozen=True, eq=False)

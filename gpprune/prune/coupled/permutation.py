@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.compile import kernel
-from gpprune.errors import GppruneError, Unfit
+from gpprune.errors import GppruneError, Unfit, UsageError
 from gpprune.progress import Progress, silent
+from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import calibrate
 from gpprune.prune.model.coupling.axes import Coupling, permute
 from gpprune.prune.model.coupling.proof import couplings
@@ -19,8 +20,6 @@ from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.channels import Scores, channel_order, kept_score
 from gpprune.prune.select.scores import ScoreKernel, layer_scores
-
-Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,15 @@ def permute_channels(
         The orders, and what stays where it was.
 
     Raises:
-        UsageError: the pattern does not fit a layer.
+        UsageError: the pattern does not fit a layer, or the recipe says nothing to permute by.
         GppruneError: the metric's scores have no finite sum, or it cannot be measured.
     """
-    assert recipe.permuting is not None
+    if recipe.permuting is None:
+        raise UsageError("the recipe permutes nothing: give it permute, such as metric")
     layers, reads = linear_layers(model), recipe.permutes_by
     for name, layer in layers.items():
         recipe.shape.check_layer(repr(name), layer.weight.shape)
-    if reads and (statistics is None or not _holds(statistics, layers, reads)):
+    if reads and (statistics is None or not holds(statistics, layers, reads)):
         statistics = calibrate(model, calibration, reads, progress=progress)
     weights = [layer.weight for layer in layers.values()]
     elements = sum(weight.numel() for weight in weights)
@@ -244,7 +244,3 @@ def _in_groups(index: Tensor, size: int) -> bool:
 
 def _total(scores: Scores) -> float:
     return sum(float(matrix.sum(dtype=torch.float64)) for matrix in scores())
-
-
-def _holds(statistics: Statistics, layers: Iterable[str], names: frozenset[str]) -> bool:
-    return all(name in statistics and statistics[name].keys() >= names for name in layers)

@@ -55,12 +55,15 @@ def reference(weight: Tensor, a: Tensor, g: Tensor) -> dict[str, Tensor]:
     gg = torch.einsum("ti,tj->ij", g, g) / count
     return {
         "A": (a**2).sum(0) / count,
+        "Am": a.sum(0) / count,
         "Ai": inverse(aa, 0.01).diagonal(),
         "Ay": torch.einsum("ij,jk,ik->i", weight, aa, weight),
         "Gk": (g**2).sum(0) / count,
         "Gi": inverse(gg, 0.1).diagonal(),
         "Gx": torch.einsum("ij,ik,kj->j", weight, gg, weight),
         "F": torch.einsum("ti,tj->ij", g**2, a**2) / count,
+        # of sequences' mean losses
+        "Gm": torch.einsum("ti,tj->ij", g, a) / (len(TOKENS) * (TOKENS.shape[1] - 1)),
         "aaT": aa,
         "ggT": gg,
     }

@@ -67,7 +67,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "recipe": ("schedule", "orders", "allocate", "measure", "select", "update"),
         "zeros": ("model", "measure", "select", "allocate", "recipe"),
         "step": ("model", "measure", "select", "update"),
-        "coupled": ("model", "measure", "select", "allocate", "recipe", "zeros"),
+        "coupled": ("model", "measure", "select", "update", "allocate", "recipe", "zeros"),
         "report": ("model", "coupled"),
         "stage": ("measure",),
         "once": (

@@ -29,7 +29,7 @@ from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
-from gpprune.gp import RunDirectory, SearchSettings
+from gpprune.gp import RunDirectory, SearchSettings, duration
 from gpprune.primitives import ALLOCATION, JOINT, METRIC
 from gpprune.primitives import metric as read_metric
 
@@ -73,6 +73,13 @@ def evolve_metric(
     goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
     settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
+
+
+evolve_structured = options.with_defaults(
+    evolve_metric,
+    "Evolve what whole MLP channels or heads cost, starting from the published costs.",
+    **{"pattern": "mlp", "sparsity": 0.2, "update": "least-squares"},
+)
 
 
 def evolve_allocation(
@@ -199,7 +206,7 @@ def resume(
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
     run, shown = expanded(run), Shown(str(rivals), winners)
-    limit = options.seconds(time_limit)
+    limit = None if time_limit is None else duration(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
         changes = {

@@ -31,6 +31,7 @@ scores = typer.Typer(no_args_is_help=True, help="Judge formulas side by side on 
 evolving.command("metric")(evolve.evolve_metric)
 evolving.command("allocation")(evolve.evolve_allocation)
 evolving.command("joint")(evolve.evolve_joint)
+evolving.command("structured")(evolve.evolve_structured)
 scores.command("metrics")(scoring.score_metrics)
 scores.command("allocations")(scoring.score_allocations)
 app.command("resume")(evolve.resume)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
-from gpprune.gp import PRESETS, SearchSettings
+from gpprune.gp import PRESETS, SearchSettings, duration
 from gpprune.prune import ORDERS, SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
@@ -63,7 +65,8 @@ Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to
 PatternOption = Annotated[
     str,
     typer.Option(
-        "--pattern", help="Weights compete within row, rows:N, cols:N, layer, model, N:M, N:8."
+        "--pattern",
+        help="What competes: in row, rows:N, cols:N, layer, model, N:M; whole: mlp, heads.",
     ),
 ]
 OwnPattern = Annotated[
@@ -199,23 +202,6 @@ Strategy = Annotated[
     str | None, typer.Option("--strategy", help="evolution or random.", rich_help_panel=SEARCH)
 ]
 
-_LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds(limit: str | None) -> float | None:
-    """A duration such as 90s or 20m in seconds.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if limit is None:
-        return None
-    match = _LIMIT.fullmatch(limit.strip())
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--time-limit {limit!r} is not a duration: write for example 90s or 20m")
-    return float(match[1]) * _SECONDS[match[2]]
-
 
 def search_settings(
     preset: str,
@@ -232,10 +218,25 @@ def search_settings(
         population=population,
         generations=generations,
         strategy=strategy,
-        time_limit=seconds(time_limit),
+        time_limit=None if time_limit is None else duration(time_limit),
         seed=seed,
     )
     return PRESETS[preset].replaced(**changes)
+
+
+def with_defaults(command: Callable[..., None], about: str, **defaults: Any) -> Callable[..., None]:
+    """A command of which some flags have other defaults, with a help text of its own."""
+    own = signature(command, eval_str=True)
+    flags = own.parameters.values()
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(**given)
+
+    changed = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in flags]
+    run.__signature__ = own.replace(parameters=changed)  # type: ignore[attr-defined]
+    run.__doc__ = about
+    return run
 
 
 def given(**flags: Any) -> dict[str, Any]:

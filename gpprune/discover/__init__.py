@@ -26,10 +26,10 @@ from .describe import describe_run as describe_run
 from .describe import ingredients as ingredients
 from .findings import Finding as Finding
 from .findings import Judged as Judged
-from .goals import AllocationGoal as AllocationGoal
-from .goals import Goal as Goal
-from .goals import JointGoal as JointGoal
-from .goals import MetricGoal as MetricGoal
+from .goals.goal import Goal as Goal
+from .goals.layered import AllocationGoal as AllocationGoal
+from .goals.layered import JointGoal as JointGoal
+from .goals.metric import MetricGoal as MetricGoal
 from .report import RECIPE_FILE as RECIPE_FILE
 from .runs import RunSummary as RunSummary
 from .runs import summarise as summarise

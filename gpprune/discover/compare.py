@@ -20,8 +20,8 @@ from gpprune.evals import (
     AllocationMasking,
     Evaluation,
     Masking,
-    MetricMasking,
     ModelFitness,
+    metric_masking,
 )
 from gpprune.evals.masking import Masked
 from gpprune.primitives import Formula
@@ -268,9 +268,9 @@ class _Judges:
             )
         return self.fitness[place].under(masking)
 
-    def _uniform(self, recipe: Recipe) -> MetricMasking:
+    def _uniform(self, recipe: Recipe) -> Masking:
         model, statistics = self.bench.loaded.model, self.bench.statistics(self.progress)
-        return MetricMasking(model, statistics, sparsity=recipe.sparsity, pattern=recipe.pattern)
+        return metric_masking(model, statistics, sparsity=recipe.sparsity, pattern=recipe.pattern)
 
     def _ranked(self, recipe: Recipe) -> AllocationMasking:
         place = (recipe.metric, recipe.pattern)

@@ -15,11 +15,12 @@ from gpprune.gp import Archive, Outcome, RunDirectory
 from gpprune.primitives import (
     ALLOCATION,
     ALLOCATIONS,
-    METRICS,
     Language,
     allocation,
     metric,
+    named,
     published,
+    unit_costs,
     unit_of,
 )
 from gpprune.prune import LEARNED, Recipe, parse_pattern
@@ -133,7 +134,8 @@ def pattern_of(name: str, given: str | None) -> str:
     """The pattern asked for, else the one a published metric's own code uses, else rows."""
     if given is not None:
         return parse_pattern(given).text
-    return METRICS[name].pattern if name in METRICS else "row"
+    known = named(name)
+    return "row" if known is None else known.pattern
 
 
 def pattern_with_room(name: str, given: str | None) -> str:
@@ -169,7 +171,8 @@ def metric_contenders(
     """Metrics at each sparsity.
 
     Args:
-        metrics: published names or formula text; by default all published ones.
+        metrics: published names or formula text; by default all published ones, under a pattern
+            of units their costs.
         sparsity: one or more shares; by default 0.5, or what the pattern implies.
         pattern: which weights compete; by default each metric's own.
         **how: `update`, `damp_inputs`, `damp_outputs`, `permute` of a recipe; None: its default.
@@ -177,13 +180,18 @@ def metric_contenders(
     Raises:
         UsageError: a name, a share or a pattern that is none.
     """
-    given = [metrics] if isinstance(metrics, str) else list(metrics or published)
+    given = [metrics] if isinstance(metrics, str) else list(metrics or _published(pattern))
     found = []
     for level in _levels(sparsity, 0.5, pattern):
         for name in given:
             chosen = {**how, "pattern": pattern_of(name, pattern), "sparsity": level}
             found.append(Contender(name, Recipe.make(metric=metric(name).text, **chosen)))
     return found
+
+
+def _published(pattern: str | None) -> Iterable[str]:
+    """What is compared under a pattern where nothing is named."""
+    return unit_costs() if pattern is not None and parse_pattern(pattern).units else published
 
 
 def allocation_contenders(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gpprune.compile import render
-from gpprune.discover.goals import Goal
+from gpprune.discover.goals.goal import Goal
 from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import Unfit, UsageError

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpprune.errors import UsageError
-from gpprune.primitives import ALLOCATIONS, JOINT, METRICS, Formula, allocation, parse, seeds
+from gpprune.primitives import (
+    ALLOCATIONS,
+    JOINT,
+    METRICS,
+    Formula,
+    allocation,
+    parse,
+    seeds,
+    unit_costs,
+)
 from gpprune.prune import parse_pattern
 
 
@@ -43,6 +52,21 @@ def metric_rival(name: str, metric: str, formula: Formula, pattern: str) -> Riva
     entry = METRICS[metric]
     settings = dict.fromkeys((entry.pattern, pattern))
     return Rival(entry.paper, tuple(Choice(name, formula, setting) for setting in settings))
+
+
+def metric_seeds(pattern: str) -> dict[str, Formula]:
+    """What a search for metrics starts from: those that it measures all of, or costs of units."""
+    if parse_pattern(pattern).units:
+        return {name: entry.formula for name, entry in unit_costs().items()}
+    return dict(seeds)
+
+
+def metric_rivals(pattern: str) -> list[Rival]:
+    """The published metrics under their own pattern or the search's; costs of units under it."""
+    if parse_pattern(pattern).units:
+        costs = unit_costs().values()
+        return [Rival(e.paper, (Choice(e.name, e.formula, pattern),)) for e in costs]
+    return [metric_rival(name, name, formula, pattern) for name, formula in seeds.items()]
 
 
 def joint_seeds() -> dict[str, Formula]:
@@ -86,6 +110,8 @@ def as_strict(pattern: str, wanted: str, shape: Sequence[int]) -> bool:
         shape: `[out, in]` of a layer that the wanted one fits.
     """
     ours, own = parse_pattern(wanted), parse_pattern(pattern)
+    if ours.units or own.units:
+        return ours == own
     if ours.grain(shape) == 1:
         return True
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpprune.discover.findings import WINNERS, Finding, Shown, find
-from gpprune.discover.goals import Goal
+from gpprune.discover.goals.goal import Goal
 from gpprune.discover.report import write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench

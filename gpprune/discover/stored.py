@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpprune.discover.goals import AllocationGoal, Goal, JointGoal, MetricGoal
+from gpprune.discover.goals.goal import Goal
+from gpprune.discover.goals.layered import AllocationGoal, JointGoal
+from gpprune.discover.goals.metric import MetricGoal
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp import RunDirectory

@@ -6,7 +6,6 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import window_losses as window_losses
 from .fitness import ModelFitness as ModelFitness
-from .fitness import copy_as as copy_as
 from .in_order import RECIPE as RECIPE
 from .in_order import RecipeFitness as RecipeFitness
 from .in_order import judging_update as judging_update
@@ -17,6 +16,7 @@ from .masking import Masking as Masking
 from .masking import MetricMasking as MetricMasking
 from .next_token import WindowLoss as WindowLoss
 from .precision import compute_dtype as compute_dtype
+from .precision import copy_as as copy_as
 from .text import PACKAGED as PACKAGED
 from .text import SPLITS as SPLITS
 from .text import TEXT_SOURCES as TEXT_SOURCES
@@ -26,3 +26,5 @@ from .text import read_text as read_text
 from .text import settled as settled
 from .text import tokenize as tokenize
 from .text import windows as windows
+from .units import UnitMasking as UnitMasking
+from .units import metric_masking as metric_masking

@@ -14,12 +14,14 @@ from gpprune.errors import GppruneError
 from gpprune.evals.evaluation import Evaluation, check_windows
 from gpprune.evals.losses import NEXT_TOKEN, Loss
 from gpprune.evals.masking import Masked, Masking
+from gpprune.evals.precision import copy_as
 from gpprune.primitives import Formula
 from gpprune.prune import (
     DAMPING,
     UPDATES,
     Choice,
     Damping,
+    Gone,
     LinearLayer,
     Update,
     is_local,
@@ -173,13 +175,15 @@ class ModelFitness:
         The predicted increase (`gpprune.prune.predicted_increase`) of the layers of a few decoder
         blocks, pruned and updated: a sixth of the work of pruning the model, and no forward pass.
         None where the weight update reads no curvature, as `none`, whose masks cost less than the
-        estimate, and where it was not measured. It follows from the formula alone, not from what
-        was judged before, so that a search that is resumed finds it again.
+        estimate, where it was not measured, and of whole units, of which the masks cost more. It
+        follows from the formula alone, not from what was judged before, so that a search that is
+        resumed finds it again.
 
         Raises:
             Unfit, UsageError: as `Masking.masks`.
         """
-        factors, held = self._update.foretold_by, self.masking.statistics
+        whole, held = self.masking.pattern.units, self.masking.statistics
+        factors = None if whole else self._update.foretold_by
         layers = [layer for layer in self.masking.layers.values() if layer.block in self._sampled]
         if factors is None or not all(
             held.get(layer.name, {}).keys() >= set(factors) for layer in layers
@@ -262,12 +266,12 @@ class ModelFitness:
             self._prune(layer, mask, metric, self._pruned[layer.name].weight)
 
     def _prune(
-        self, layer: LinearLayer, mask: Tensor, metric: Formula | None, out: Tensor
+        self, layer: LinearLayer, mask: Tensor | Gone, metric: Formula | None, out: Tensor
     ) -> Tensor:
         """A dense layer's weight, pruned and updated into ``out``."""
         statistics = self.masking.statistics.get(layer.name, {})
-        goes: Tensor | Choice = mask
-        if metric is not None and self._update.choose is not None:
+        goes: Tensor | Choice | Gone = mask
+        if isinstance(mask, Tensor) and metric is not None and self._update.choose is not None:
             score = kernel(metric, device=layer.weight.device)
             pattern, zeros = self.masking.pattern, int(mask.sum())
             goes = Choice(score, statistics, pattern, zeros, is_local(metric))
@@ -277,23 +281,3 @@ class ModelFitness:
         """A new number for the state of the copy's weights, which ends earlier trials."""
         self._state.number += 1
         return self._state.number
-
-
-def copy_as(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of a model with its floating-point parameters in `dtype`, without gradients.
-
-    Buffers keep their dtype, as when transformers loads a model in `dtype`: rotary frequencies
-    in bfloat16 would move every position. Parameters are cast one by one into the copy, so that
-    no second copy in the old dtype ever exists; tied ones stay tied.
-    """
-    casts: dict[int, object] = {
-        id(parameter): nn.Parameter(
-            parameter.detach().to(
-                dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype,
-                copy=True,
-            ),
-            requires_grad=False,
-        )
-        for parameter in model.parameters()
-    }
-    return copy.deepcopy(model, casts).eval()

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from gpprune.errors import GppruneError, Unfit, UsageError
-from gpprune.evals.fitness import ModelFitness, copy_as
+from gpprune.evals.fitness import ModelFitness
 from gpprune.evals.masking import Masking
+from gpprune.evals.precision import copy_as
 from gpprune.primitives import Formula
 from gpprune.prune import UPDATES, Recipe, Update, linear_layers, prune_model
 

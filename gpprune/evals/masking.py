@@ -13,6 +13,7 @@ from gpprune.compile import Kernel, behaviour, kernel
 from gpprune.errors import Unfit
 from gpprune.primitives import Formula
 from gpprune.prune import (
+    Gone,
     LinearLayer,
     check_weights,
     exact_mask,
@@ -25,8 +26,8 @@ from gpprune.prune import (
 
 Statistics = Mapping[str, Mapping[str, Tensor]]
 """Of each layer by its name, by the statistic's name."""
-Masked = tuple[LinearLayer, Tensor]
-"""A dense layer and its mask, bool ``[out, in]``, True where a weight goes."""
+Masked = tuple[LinearLayer, Tensor | Gone]
+"""A dense layer and what goes: a mask, bool ``[out, in]``, True where a weight does; or sides."""
 
 # Scores of a model that compete across layers are computed once if they are no more than these,
 # 1 GiB of them, and else for each of three passes.
@@ -66,8 +67,7 @@ class Masking(ABC):
         self.statistics = statistics
         self.pattern = parse_pattern(pattern)
         self.sparsity = self.pattern.target(sparsity)
-        for layer in self.layers.values():
-            self.pattern.check_layer(repr(layer.name), layer.weight.shape)
+        self.pattern.check_model({name: each.weight.shape for name, each in self.layers.items()})
         sizes = [layer.weight.numel() for layer in self.layers.values()]
         self._elements = sum(sizes)
         self._device = next(iter(self.layers.values())).weight.device

@@ -1,10 +1,12 @@
-"""The number format that models are judged in: bfloat16 where the hardware computes in it."""
+"""The number format that models are judged in, and copies in it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from gpprune.errors import UsageError
 
@@ -52,3 +54,23 @@ def fast_on_cpu(capabilities: Mapping[str, object]) -> bool:
     intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
     vectors = capabilities.get("avx512_bf16") is True and not intel
     return vectors or capabilities.get("amx_bf16") is True
+
+
+def copy_as(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a model with its floating-point parameters in `dtype`, without gradients.
+
+    Buffers keep their dtype, as when transformers loads a model in `dtype`: rotary frequencies
+    in bfloat16 would move every position. Parameters are cast one by one into the copy, so that
+    no second copy in the old dtype ever exists; tied ones stay tied.
+    """
+    casts: dict[int, object] = {
+        id(parameter): nn.Parameter(
+            parameter.detach().to(
+                dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype,
+                copy=True,
+            ),
+            requires_grad=False,
+        )
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, casts).eval()

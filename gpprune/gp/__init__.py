@@ -19,3 +19,4 @@ from .search import SearchResult as SearchResult
 from .search import evolve as evolve
 from .settings import PRESETS as PRESETS
 from .settings import SearchSettings as SearchSettings
+from .settings import duration as duration

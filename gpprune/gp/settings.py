@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -150,3 +151,18 @@ PRESETS: dict[str, SearchSettings] = {
     ),
 }
 """Settings by name: a quick default, and what the papers of two published searches state."""
+
+_LIMIT = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """A time limit such as 90s or 20m in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = _LIMIT.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--time-limit {text!r} is not a duration: write for example 90s or 20m")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -20,10 +20,13 @@ from .published.allocations import allocation as allocation
 from .published.allocations import unit_of as unit_of
 from .published.dsa import parse_dsa as parse_dsa
 from .published.metrics import METRICS as METRICS
+from .published.metrics import UNIT_METRICS as UNIT_METRICS
 from .published.metrics import Published as Published
 from .published.metrics import metric as metric
+from .published.metrics import named as named
 from .published.metrics import published as published
 from .published.metrics import seeds as seeds
+from .published.metrics import unit_costs as unit_costs
 from .published.pruner_zero import parse_pruner_zero as parse_pruner_zero
 from .types import Constant as Constant
 from .types import Elements as Elements

@@ -16,6 +16,7 @@ from .checkpoint import save_shrunk as save_shrunk
 from .coupled.permutation import Permutation as Permutation
 from .coupled.permutation import PermutedAxis as PermutedAxis
 from .coupled.permutation import permute_channels as permute_channels
+from .coupled.units import units_to_go as units_to_go
 from .inspection import InspectedAxis as InspectedAxis
 from .inspection import InspectedLayer as InspectedLayer
 from .inspection import Inspection as Inspection
@@ -86,6 +87,7 @@ from .update.choice import Choice as Choice
 from .update.choice import is_local as is_local
 from .update.damping import DAMPING as DAMPING
 from .update.damping import Damping as Damping
+from .update.gone import Gone as Gone
 from .update.refit import predicted_increase as predicted_increase
 from .update.table import UPDATES as UPDATES
 from .update.table import Update as Update

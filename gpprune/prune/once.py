@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.memory import give_back
 from gpprune.progress import Progress
-from gpprune.prune.coupled.gone import Gone, Statistics
+from gpprune.prune.coupled.gone import Statistics
 from gpprune.prune.coupled.units import units_to_go
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import calibrate
@@ -30,6 +30,7 @@ from gpprune.prune.stage import Outcome, Stage
 from gpprune.prune.step import prune_masked
 from gpprune.prune.update.choice import Choice, is_local, uniform_zeros
 from gpprune.prune.update.correction import corrected
+from gpprune.prune.update.gone import Gone
 from gpprune.prune.update.refit import predicted_increase
 from gpprune.prune.update.table import UPDATES, Update
 from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
@@ -115,24 +116,19 @@ class _Job:
         """Prune a layer in place; it makes up for a share of the drift, if one was measured."""
         recipe, weight, update = self.recipe, layer.weight, self.update
         gone = None if self.gone is None else self.gone[layer.name]
-        if gone is not None:
-            if gone.unread:
-                weight[gone.outputs] = 0  # what they did is not to be made up for
-            if drift is None and gone.costs_nothing:
-                update = UPDATES.find("none")
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         if self.stage.later and is_cut_off(statistics, update.reads):
             update, drift = UPDATES.find("none"), None  # there is nothing to make up for
         try:
             aim = None if drift is None else corrected(weight, drift, statistics["aaT"])
-            if aim is not None and gone is not None and gone.unread:
-                aim[gone.outputs] = 0
-            choice = self._choice(layer, statistics) if gone is None else gone.mask
+            choice = self._choice(layer, statistics) if gone is None else gone
             first = weight
             if aim is not None and isinstance(choice, Choice) and update.keeps:
                 choice = replace(choice, aim=aim)
             elif aim is not None:
                 first = aim
+            if gone is not None:
+                first = gone.without_unread(first)  # what they did is not to be made up for
             # what is corrected is no damage; what is written in place is kept
             before = first.clone() if curved and first is weight else first
             pruned = prune_masked(first, choice, statistics, update, weight, recipe.damping)

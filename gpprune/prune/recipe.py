@@ -201,8 +201,8 @@ class Recipe(BaseModel):
 
     @property
     def measures_once(self) -> bool:
-        """Whether masks on the given text are all: nothing written, trained, permuted or whole."""
-        more = self.synthetic_samples or self.recover or self.permute or self.shape.units
+        """Whether masks on the given text are all: nothing written, trained or permuted."""
+        more = self.synthetic_samples or self.recover or self.permute
         return self.shots == 1 and not more
 
     @property

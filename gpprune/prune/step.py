@@ -11,6 +11,7 @@ from torch import Tensor
 from gpprune.errors import Unfit, UsageError
 from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import DAMPING, Damping
+from gpprune.prune.update.gone import Gone
 from gpprune.prune.update.table import UPDATES, Update
 
 # Integers as wide as a weight, by its bytes.
@@ -27,7 +28,7 @@ class Pruned:
 
 def prune_layer(
     weight: Tensor,
-    mask: Tensor | Choice,
+    mask: Tensor | Choice | Gone,
     statistics: Mapping[str, Tensor],
     update: str | Update = "none",
     out: Tensor | None = None,
@@ -38,7 +39,8 @@ def prune_layer(
     Args:
         weight: dense, ``[out, in]``.
         mask: bool ``[out, in]``, True where a weight goes; or how it is chosen, which an update
-            that chooses for itself does on weights as it has changed them by then.
+            that chooses for itself does on weights as it has changed them by then; or the rows and
+            columns that go.
         statistics: of the layer by name, at least those that the update reads.
         update: what happens to the weights that stay: a name of `UPDATES`, or an entry.
         out: where the new weight is written, ``[out, in]`` of any floating dtype and layout:
@@ -60,7 +62,7 @@ def prune_layer(
 @torch.no_grad()
 def prune_masked(
     weight: Tensor,
-    mask: Tensor | Choice,
+    mask: Tensor | Choice | Gone,
     statistics: Mapping[str, Tensor],
     update: str | Update = "none",
     out: Tensor | None = None,
@@ -92,12 +94,15 @@ def prune_masked(
 
 def _updated(
     weight: Tensor,
-    mask: Tensor | Choice,
+    mask: Tensor | Choice | Gone,
     statistics: Mapping[str, Tensor],
     update: Update,
     damping: Damping,
 ) -> tuple[Tensor, Tensor]:
     """What an update makes of a weight, and the mask."""
+    if isinstance(mask, Gone):
+        weight, free = mask.without_unread(weight), mask.costs_nothing
+        update, mask = (UPDATES.find("none") if free else update), mask.mask
     if isinstance(mask, Choice) and update.choose is not None:
         updated, chosen = update.choose(weight, mask, statistics, damping)
         if update.keeps and updated is not weight and not torch.equal(updated, weight):

@@ -111,6 +111,46 @@ METRICS: Table[Published] = Table(
 )
 
 
+# A unit costs the sum of these over the weights that read it, or what they say of it as an input.
+UNIT_METRICS: Table[Published] = Table(
+    "published cost of a unit",
+    (
+        Published(
+            "surgeon-columns",
+            "div(Gx, Ai)",
+            f"{_SURGEON}: its cost of a column, after an update",
+            "mlp",
+        ),
+        Published(
+            "kron-obd-columns",
+            "mul(Gx, sqr(X))",
+            f"{_SURGEON}: its K-OBD of a column, which zeroes without an update",
+            "mlp",
+        ),
+        Published(
+            "flap",
+            "zscore(mul(sub(A, sqr(Am)), colsum(sqr(W))))",
+            "An et al. 2024 (FLAP), arXiv 2312.11983, its WIFV, without what it adds to biases",
+            "mlp",
+        ),
+        Published(
+            "llm-pruner",
+            "abs(mul(W, Gm))",
+            "Ma et al. 2023 (LLM-Pruner), arXiv 2305.11627, first order by weights, of the columns",
+            "mlp",
+        ),
+    ),
+)
+# What is summed over a unit as it is over single weights: FASP (Hu et al. 2025, arXiv 2501.09412)
+# takes Wanda's, and obs is LLM Surgeon's cost of a column where gradients are not measured.
+_SUMMED = ("magnitude", "wanda", "l-obd", "kron-obd", "obs")
+
+
+def unit_costs() -> dict[str, Published]:
+    """The published costs of units by name."""
+    return {**{name: METRICS[name] for name in _SUMMED}, **UNIT_METRICS}
+
+
 class _Formulas(Mapping[str, Formula]):
     """The formulas of the table's entries, as it is when it is asked."""
 
@@ -142,17 +182,23 @@ seeds: Mapping[str, Formula] = _Formulas(_drawn)
 """The published metrics that a search starts from: those that read what a search measures."""
 
 
+def named(text: str) -> Published | None:
+    """The published metric, or cost of a unit, of a name; None: there is none."""
+    return METRICS.get(text) or UNIT_METRICS.get(text)
+
+
 def metric(text: str) -> Formula:
-    """The metric that a text says: a published name (`wanda`), or formula text.
+    """The metric that a text says: a published name (`wanda`, `flap`), or formula text.
 
     Raises:
         FormulaError: neither of these.
     """
-    if text in METRICS:
-        return METRICS[text].formula
+    known = named(text)
+    if known is not None:
+        return known.formula
     if _NAME.fullmatch(text) and text not in METRIC.words:
         raise FormulaError(
-            f"there is no metric {text!r}: choose from {', '.join(METRICS)}, or write a formula "
-            "such as mul(abs(W), X)"
+            f"there is no metric {text!r}: choose from {', '.join([*METRICS, *UNIT_METRICS])}, or "
+            "write a formula such as mul(abs(W), X)"
         )
     return parse(text)

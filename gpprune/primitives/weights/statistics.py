@@ -212,6 +212,25 @@ STATISTICS: Vocabulary[Statistic] = Vocabulary(
             * layer.lognormal(1.0, 1, layer.in_features)
         ),
     ),
+    # What structured pruning's papers score their units by.
+    Statistic(
+        "Am",
+        Inputs,
+        "mean of each input feature, E[a]",
+        Sign.ANY,
+        between(1e-18, 1e5)._replace(nonnegative=False),
+        lambda layer: layer.inputs * layer.normal(layer.in_features) / 4,
+        searched=False,
+    ),
+    Statistic(
+        "Gm",
+        Elements,
+        "mean over calibration samples of each weight's loss gradient, signed",
+        Sign.ANY,
+        between(1e-24, 64)._replace(nonnegative=False),
+        lambda layer: layer.gradients * layer.normal(layer.out_features, layer.in_features) / 4,
+        searched=False,
+    ),
     Statistic("aaT", None, "Gram matrix of the inputs, E[a a'], [in, in], for weight updates"),
     Statistic("ggT", None, "Gram matrix of the gradients, E[g g'], [out, out], for weight updates"),
 )

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from gpprune.compile import kernel
 from gpprune.primitives.transposed import transposed
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
-from gpprune.prune.coupled.gone import Gone, Statistics, check_reached, costs_along
+from gpprune.prune.coupled.gone import Statistics, check_reached, costs_along
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
 from gpprune.prune.select.scores import layer_scores
+from gpprune.prune.update.gone import Gone
 
 
 def sides_to_go(

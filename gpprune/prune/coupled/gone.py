@@ -1,9 +1,8 @@
-"""What of a layer goes with whole rows and columns."""
+"""What whole rows and columns cost, and whether enough of them go."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,31 +18,6 @@ Statistics = Mapping[str, Mapping[str, Tensor]]  # by layer name
 def holds(statistics: Statistics, layers: Iterable[str], names: frozenset[str]) -> bool:
     """Whether statistics of all layers are there by these names."""
     return all(name in statistics and statistics[name].keys() >= names for name in layers)
-
-
-@dataclass(frozen=True, eq=False)
-class Gone:
-    """The rows and columns of a layer that go.
-
-    Attributes:
-        outputs: bool ``[out]``.
-        inputs: bool ``[in]``.
-        unread: whether nothing reads those outputs any more, so that nothing is to be made up for.
-    """
-
-    outputs: Tensor
-    inputs: Tensor
-    unread: bool = True
-
-    @property
-    def mask(self) -> Tensor:
-        """The weights that go, bool ``[out, in]``."""
-        return self.outputs[:, None] | self.inputs
-
-    @property
-    def costs_nothing(self) -> bool:
-        """Whether the layer's outputs that are read stay as they are."""
-        return not self.inputs.any() and (self.unread or not self.outputs.any())
 
 
 def check_reached(recipe: Recipe, zeros: int, target: int, size: int, largest: int) -> None:

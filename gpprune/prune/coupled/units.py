@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.coupled.free import sides_to_go
-from gpprune.prune.coupled.gone import Gone, Statistics, check_reached, costs_along
-from gpprune.prune.model.coupling.axes import Coupling
+from gpprune.prune.coupled.gone import Statistics, check_reached, costs_along
+from gpprune.prune.model.coupling.axes import Coupling, Couplings
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
 from gpprune.prune.select.patterns import FREE
 from gpprune.prune.select.scores import layer_scores
+from gpprune.prune.update.gone import Gone
 from gpprune.prune.zeros import recipe_kernel
 
 
@@ -49,6 +50,7 @@ def units_to_go(
     *,
     part: float = 1.0,
     held: Mapping[str, Tensor] | None = None,
+    coupled: Couplings | None = None,
 ) -> dict[str, Gone]:
     """Which units go, as a recipe's pattern of units and its metric have it.
 
@@ -62,6 +64,7 @@ def units_to_go(
         statistics: by layer name, what the metric reads.
         part: the share of the recipe's sparsity to give, in ``(0, 1]``.
         held: of layers by name, bool ``[out, in]``: what went before, which stays out.
+        coupled: the model's coupled axes, if they are known.
 
     Returns:
         By the name of each linear layer, what of it goes.
@@ -73,7 +76,7 @@ def units_to_go(
     layers, wanted = linear_layers(model), recipe.shape.units
     if FREE in wanted:
         return sides_to_go(model, recipe, statistics, part=part, held=held)
-    axes = [axis for axis in couplings(model).offered if axis.kind in wanted]
+    axes = [axis for axis in (coupled or couplings(model)).offered if axis.kind in wanted]
     if not axes:
         raise GppruneError(
             f"the model has no units of the pattern {recipe.pattern!r}: gpprune inspect says why"

@@ -113,6 +113,14 @@ class InputSquares(InputSums):
         return squares(inputs)
 
 
+class InputTotals(InputSums):
+    """Each input feature's sum over all tokens, float64 ``[in]``."""
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """The totals of one tensor ``[..., in]``; a sequence is summed in float32."""
+        return inputs.reshape(-1, inputs.shape[-1]).float().sum(dim=0).double()
+
+
 def squares(x: Tensor) -> Tensor:
     """Each feature's sum of squares, float64 ``[features]``.
 

@@ -189,7 +189,19 @@ class GradientGrams(Gradients):
         return g.t() @ g
 
 
-class SquaredProducts(Gradients):
+class Products(Gradients):
+    """Each weight's sum over sequences of its gradient, float32 ``[out, in]``."""
+
+    def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """The products of one call's gradients and inputs, float32."""
+        return gradients.float().t() @ inputs.float()
+
+    def shape(self, layer: LinearLayer) -> tuple[int, ...]:
+        """A matrix."""
+        return (layer.out_features, layer.in_features)
+
+
+class SquaredProducts(Products):
     """Each weight's sum over all tokens of the square of its token's gradient, ``[out, in]``.
 
     A token's gradient of a weight is the product of the gradient at its output and of its input.
@@ -198,7 +210,3 @@ class SquaredProducts(Gradients):
     def of(self, name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
         """The products of one call's squares, float32."""
         return gradients.float().square().t() @ inputs.float().square()
-
-    def shape(self, layer: LinearLayer) -> tuple[int, ...]:
-        """A matrix."""
-        return (layer.out_features, layer.in_features)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from gpprune.errors import UsageError
 from gpprune.prune.measure.accumulator import Extent, MakeAccumulator
-from gpprune.prune.measure.activations import InputSquares, OutputSquares
+from gpprune.prune.measure.activations import InputSquares, InputTotals, OutputSquares
 from gpprune.prune.measure.gradients import (
     GradientGrams,
     GradientSquares,
+    Products,
     SquaredGradients,
     SquaredProducts,
 )
@@ -71,6 +72,10 @@ class Measurer:
 
 def _root_of_mean(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
     return (held / extent.samples).sqrt()
+
+
+def _mean_of_samples(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
+    return held / extent.samples
 
 
 def _root(held: Tensor, layer: LinearLayer, extent: Extent) -> Tensor:
@@ -172,6 +177,16 @@ MEASURERS: Table[Measurer] = Table(
             SquaredProducts,
             f"{_BACK}, and about a pass more; a float32 matrix [out, in] a layer",
             _mean_square,
+            anew=False,
+        ),
+        # FLAP's bias compensation and variance (An et al. 2024, arXiv 2312.11983)
+        Measurer("Am", InputTotals, "next to nothing", _mean),
+        # LLM-Pruner's (Ma et al. 2023, arXiv 2305.11627), of sequences' mean next-token losses
+        Measurer(
+            "Gm",
+            Products,
+            f"{_BACK}, and about a pass more; a float32 matrix [out, in] a layer",
+            _mean_of_samples,
             anew=False,
         ),
     ),

@@ -18,7 +18,7 @@ from gpprune.prune import LinearLayer, Recipe, calibrate, linear_layers, prune_m
 from gpprune.prune.measure import sweep
 from gpprune.prune.measure.hessians import damped_cholesky
 
-NAMES = ["A", "Ai", "Ay", "Gk", "Gi", "Gx", "F", "aaT", "ggT"]
+NAMES = ["A", "Ai", "Am", "Ay", "Gk", "Gi", "Gm", "Gx", "F", "aaT", "ggT"]
 # OPT has biases, GPT-2 biases and Conv1D, the experts of Mixtral are no linear layers.
 FAMILIES = ["llama", "gpt2", "opt", "mixtral"]
 

@@ -1,4 +1,4 @@
-"""What can be searched for: a metric, an allocation, or both as one formula."""
+"""What every search has: a model, texts, how it prunes, what it starts from."""
 
 from __future__ import annotations
 
@@ -6,25 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from gpprune.discover.rivals import Rival, allocation_rivals, joint_seeds, metric_rival
-from gpprune.discover.workbench import LAYERED_TEXTS, METRIC_TEXTS, Texts, Workbench
-from gpprune.evals import NEXT_TOKEN, AllocationMasking, JointMasking, MetricMasking, ModelFitness
+from gpprune.discover.rivals import Rival
+from gpprune.discover.workbench import METRIC_TEXTS, Texts, Workbench
+from gpprune.evals import NEXT_TOKEN, ModelFitness
 from gpprune.evals.in_order import RECIPE, RecipeFitness, judging_update
 from gpprune.evals.masking import Masking
-from gpprune.primitives import (
-    ALLOCATION,
-    ALLOCATIONS,
-    JOINT,
-    METRIC,
-    STATISTICS,
-    Formula,
-    FormulaError,
-    Language,
-    metric,
-    seeds,
-)
+from gpprune.primitives import METRIC, STATISTICS, Formula, Language
 from gpprune.progress import Progress, silent
 from gpprune.prune import DAMPING, UPDATES, Damping, Recipe, Update, parse_pattern
 
@@ -144,11 +133,11 @@ class Goal(ABC):
 
     @property
     def statistics(self) -> frozenset[str]:
-        """What the search reads: what formulas may draw, the update's and its estimate's."""
+        """What the search reads: what formulas may draw, seeds', the update's, its estimate's."""
         drawn = (name for name, entry in STATISTICS.items() if entry.searched and entry.type)
         updates = (UPDATES.find(self.update), self.judged_by)
         read = (update.reads | frozenset(update.foretold_by or ()) for update in updates)
-        return frozenset(drawn).union(*read)
+        return frozenset(drawn).union(*read, *(seed.names for seed in self.seeds().values()))
 
     @property
     def judged_by(self) -> Update:
@@ -163,137 +152,3 @@ class Goal(ABC):
     def _recipe(self, **chosen: str) -> Recipe:
         own = {field.name: getattr(self, field.name) for field in fields(Goal)}
         return Recipe(**{name: own[name] for name in Recipe.model_fields.keys() & own}, **chosen)
-
-
-@dataclass(frozen=True)
-class MetricGoal(Goal):
-    """A metric, under uniform sparsity."""
-
-    pattern: str = "layer"
-
-    kind = "metric"
-    language = METRIC
-    preset = "quick"
-    varied = "pattern"
-
-    def seeds(self) -> Mapping[str, Formula]:
-        """The published metrics that read what a search measures."""
-        return seeds
-
-    def masking(
-        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
-    ) -> MetricMasking:
-        """Masks of metrics under a pattern; see `Goal.masking`."""
-        return MetricMasking(
-            bench.loaded.model,
-            bench.statistics(progress),
-            sparsity=self.sparsity,
-            pattern=setting or self.pattern,
-        )
-
-    def rivals(self) -> list[Rival]:
-        """The published metrics, under their own pattern or the search's."""
-        return [metric_rival(name, name, formula, self.pattern) for name, formula in seeds.items()]
-
-    def recipe(self, formula: Formula) -> Recipe:
-        """The metric, uniform."""
-        return self._recipe(metric=formula.text)
-
-
-@dataclass(frozen=True)
-class AllocationGoal(Goal):
-    """An allocation to each `unit` ("layer" or "block"), under a `metric` by name or text."""
-
-    texts: Texts = LAYERED_TEXTS
-    sparsity: float = 0.7
-    metric: str = "wanda"
-    unit: str = "layer"
-
-    kind = "allocation"
-    language = ALLOCATION
-    preset = "allocation"
-    varied = "unit"
-    spread = True
-
-    @property
-    def statistics(self) -> frozenset[str]:
-        """Those of any allocation and of the metric."""
-        return super().statistics | metric(self.metric).names
-
-    def seeds(self) -> Mapping[str, Formula]:
-        """The published allocations."""
-        return {name: entry.formula for name, entry in ALLOCATIONS.items()}
-
-    def masking(
-        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
-    ) -> AllocationMasking:
-        """Masks of allocations for a unit; see `Goal.masking`."""
-        return AllocationMasking(
-            bench.loaded.model,
-            bench.statistics(progress),
-            metric=metric(self.metric),
-            sparsity=self.sparsity,
-            pattern=self.pattern,
-            unit=setting or self.unit,
-            progress=progress,
-        )
-
-    def variant(self, fitness: ModelFitness, bench: Workbench, setting: str) -> ModelFitness:
-        """The same ranks for another unit."""
-        return fitness.under(cast(AllocationMasking, fitness.masking).under(unit=setting))
-
-    def rivals(self) -> list[Rival]:
-        """The published allocations."""
-        return allocation_rivals()
-
-    def recipe(self, formula: Formula) -> Recipe:
-        """The metric with the allocation."""
-        return self._recipe(metric=self.metric, allocation=formula.text, unit=self.unit)
-
-
-@dataclass(frozen=True)
-class JointGoal(Goal):
-    """A metric and an allocation to each `unit` ("layer" or "block"), as one formula."""
-
-    texts: Texts = LAYERED_TEXTS
-    pattern: str = "layer"
-    unit: str = "layer"
-
-    kind = "joint"
-    language = JOINT
-    preset = "allocation"
-    varied = "pattern"
-    spread = True
-
-    def canonical(self, formula: Formula, setting: str | None = None) -> Formula:
-        """As any goal's; a metric that reads nothing has no masks and is a FormulaError."""
-        form = super().canonical(formula, setting)
-        if not form.parts[0].names:
-            raise FormulaError(f"the metric of {formula.text} is a constant: it orders nothing")
-        return form
-
-    def seeds(self) -> Mapping[str, Formula]:
-        """Every published metric, uniform, and some with an allocation that suits it."""
-        return joint_seeds()
-
-    def masking(
-        self, bench: Workbench, setting: str | None = None, progress: Progress = silent
-    ) -> JointMasking:
-        """Masks of a metric and an allocation under a pattern; see `Goal.masking`."""
-        return JointMasking(
-            bench.loaded.model,
-            bench.statistics(progress),
-            sparsity=self.sparsity,
-            pattern=setting or self.pattern,
-            unit=self.unit,
-        )
-
-    def rivals(self) -> list[Rival]:
-        """The seeds, each metric under its own pattern or the search's."""
-        seeds, own = self.seeds(), self.pattern
-        return [metric_rival(name, name.split()[0], seeds[name], own) for name in seeds]
-
-    def recipe(self, formula: Formula) -> Recipe:
-        """Both parts."""
-        scores, shares = formula.parts
-        return self._recipe(metric=scores.text, allocation=shares.text, unit=self.unit)

@@ -16,11 +16,13 @@ from torch import Tensor
 
 Scores = Callable[[], Iterable[Tensor]]
 """Gives scores ``[rows, channels]``, matrix by matrix, and the same when it is asked again."""
+Columns = Callable[[], Iterable[Tensor]]  # the same with a row for each channel
 
 _SWEEPS = 20  # at most
 _GAIN = 1e-4  # a share: sweeps that keep no more than so much more are without gain
 _STILL = 3  # as many such sweeps in a row are the last: each exchanges among others
 _TOGETHER = 1024  # groups between which features are exchanged at once, at most
+_HELD = 1 << 28  # scores that are held while an order is sought, 1 GiB; of more, they are made anew
 
 
 def kept_score(scores: Scores, kept: int, size: int, order: Tensor | None = None) -> float:
@@ -32,10 +34,13 @@ def kept_score(scores: Scores, kept: int, size: int, order: Tensor | None = None
         size: the M, which divides the channels: how many are a group.
         order: int64 ``[channels]``, which channel comes to each place; None: as they are.
     """
+    return _kept(lambda: map(_columns, scores()), kept, size, order)
+
+
+def _kept(scores: Columns, kept: int, size: int, order: Tensor | None) -> float:
     total = 0.0
-    for matrix in scores():
-        channels = torch.arange(matrix.shape[1]) if order is None else order
-        columns = _columns(matrix)
+    for columns in scores():
+        channels = torch.arange(len(columns)) if order is None else order
         groups = channels.to(columns.device).reshape(-1, size).unbind(1)
         for highest in _highest((columns[place] for place in groups), kept):
             total += float(highest.sum(dtype=torch.float64))
@@ -54,27 +59,39 @@ def channel_order(scores: Scores, kept: int, size: int) -> Tensor:
     Returns:
         Int64 ``[channels]``: which channel comes to each place.
     """
-    groups = _dealt(scores, size)
+    columns = _held(scores)
+    groups = _dealt(columns, size)
     start = torch.arange(groups.numel())
     if kept >= size or len(groups) < 2:
         return start
     generator = torch.Generator().manual_seed(0)
-    best, still = kept_score(scores, kept, size, groups.flatten()), 0
+    best, still = _kept(columns, kept, size, groups.flatten()), 0
     for _ in range(_SWEEPS):
         groups = _shuffled(groups, generator)
         for place in range(size):
-            _exchange(scores, groups, place, kept)
-        reached = kept_score(scores, kept, size, groups.flatten())
+            _exchange(columns, groups, place, kept)
+        reached = _kept(columns, kept, size, groups.flatten())
         still = still + 1 if reached - best <= _GAIN * abs(best) else 0
         best = reached
         if still == _STILL:
             break
-    return groups.flatten() if best > kept_score(scores, kept, size) else start
+    return groups.flatten() if best > _kept(columns, kept, size, None) else start
 
 
-def _dealt(scores: Scores, size: int) -> Tensor:
+def _held(scores: Scores) -> Columns:
+    """Scores channel by channel, held where they are not too many."""
+    held, count = [], 0
+    for matrix in scores():
+        held.append(_columns(matrix))
+        count += matrix.numel()
+        if count > _HELD:
+            return lambda: map(_columns, scores())
+    return lambda: held
+
+
+def _dealt(scores: Columns, size: int) -> Tensor:
     """Channels in groups ``[groups, size]``, dealt in a snake: each has one of every size."""
-    sums = sum(matrix.sum(0, dtype=torch.float64).cpu() for matrix in scores())
+    sums = sum(columns.sum(1, dtype=torch.float64).cpu() for columns in scores())
     assert isinstance(sums, Tensor)
     shares = sums.argsort(stable=True).reshape(size, -1)
     shares[1::2] = shares[1::2].flip(1)
@@ -88,14 +105,13 @@ def _shuffled(groups: Tensor, generator: torch.Generator) -> Tensor:
     return groups.gather(1, places)
 
 
-def _exchange(scores: Scores, groups: Tensor, place: int, kept: int) -> None:
+def _exchange(scores: Columns, groups: Tensor, place: int, kept: int) -> None:
     """Exchange the channels at one place between groups, in place, so that most is kept."""
     from scipy.optimize import linear_sum_assignment  # late: it takes a while to load
 
     blocks = torch.arange(len(groups)).tensor_split(-(-len(groups) // _TOGETHER))
     gains = [torch.zeros(len(block), len(block), dtype=torch.float64) for block in blocks]
-    for matrix in scores():
-        columns = _columns(matrix)
+    for columns in scores():
         for block, gain in zip(blocks, gains, strict=True):
             own = groups[block].to(columns.device)
             others = [columns[own[:, at]] for at in range(own.shape[1]) if at != place]

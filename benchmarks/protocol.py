@@ -18,11 +18,11 @@ from itertools import product
 from pathlib import Path
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.flags import UPDATE_NAMES, add_model, parser_of, positive, update_name
 from benchmarks.shown import print_table, progress
-from gpprune.evals import MetricMasking, ModelFitness, copy_as, evaluate
+from gpprune.evals import ModelFitness, copy_as, evaluate, metric_masking
 from gpprune.progress import Progress
 from gpprune.prune import (
     ORDERS,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     rows, permuted = [], any(recipe.permute for _, recipe in recipes)
     with progress() as report:
-        judge = _Judge(given.model, calibration, list(texts.values()), given.order, report)
+        judge = Judge(given.model, calibration, list(texts.values()), given.order, report)
         judge.prepare(recipe for _, recipe in recipes)
         for path, recipe in recipes:
             start = time.perf_counter()
@@ -115,7 +115,7 @@ def variants(
     return [Recipe(**{**stated, **dict(zip(names, own, strict=True))}) for own in changes]
 
 
-class _Judge:
+class Judge:
     """Prunes and judges by recipe after recipe.
 
     Args:
@@ -124,6 +124,9 @@ class _Judge:
         texts: each `[windows, length]`, int64.
         order: of calibration.
         report: called as `report(label, done, total)`.
+
+    Attributes:
+        pruned: the model as it was pruned last, until it is pruned again; dense at first.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class _Judge:
     ) -> None:
         self._calibration, self._texts = calibration, texts
         self._order, self._report = order, report
-        self._dense = load_model(model).model
+        self._dense = self.pruned = load_model(model).model
         self._statistics: dict[str, Mapping[str, Tensor]] = {}
         self._writer = Writer(self._dense, calibration)
 
@@ -159,23 +162,29 @@ class _Judge:
     def __call__(self, recipe: Recipe) -> list[float]:
         """The figure of each text."""
         if self._shares(recipe):
-            masking = MetricMasking(
+            masking = metric_masking(
                 self._dense, self._statistics, sparsity=recipe.sparsity, pattern=recipe.pattern
             )
             fitness = ModelFitness(
                 masking, self._texts[0], update=recipe.update, damping=recipe.damping
             )
             formula = recipe.formula.canonical(recipe.shape.group)
-            return [found.figure for found in fitness.evaluate(formula, *self._texts)]
-        model = copy_as(self._dense)
+            figures = [found.figure for found in fitness.evaluate(formula, *self._texts)]
+            self.pruned = fitness.model
+            return figures
+        self.pruned = copy_as(self._dense)
         prune_model(
-            model,
+            self.pruned,
             recipe,
             self._calibration,
             order=self._order,
             writer=self._writer,
             progress=self._report,
         )
+        return self.judged(self.pruned)
+
+    def judged(self, model: nn.Module) -> list[float]:
+        """The figure of a model on each text."""
         return [evaluate(model, text, progress=self._report).figure for text in self._texts]
 
     def _shares(self, recipe: Recipe) -> bool:

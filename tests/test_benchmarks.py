@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import evolve, protocol, updates
+from benchmarks import evolve, protocol, structures, updates
 from gpprune.errors import UsageError
 from gpprune.prune import MEASURERS
 
@@ -31,6 +32,7 @@ BENCHMARKS = (
     "search",
     "seeds",
     "stages",
+    "structures",
     "updates",
 )
 LAYER = "model.layers.1.mlp.down_proj"
@@ -253,6 +255,33 @@ def test_protocol_permutes_channels(
     rows = re.findall(r"│ +(none|metric) │ +none │ +(\S+)", capsys.readouterr().out)
     assert [name for name, _ in rows] == ["none", "metric"]
     assert rows[0][1] != rows[1][1]
+
+
+def test_structures_are_taken_out_and_timed_beside_the_dense_model(
+    protocol_flags: list[str], tmp_path: Path
+):
+    (tmp_path / "recipe.json").write_text(
+        '{"metric": "surgeon-columns", "pattern": "mlp", "sparsity": 0.2}'
+    )
+    rows, picture = tmp_path / "rows.jsonl", tmp_path / "picture"
+    flags = [*protocol_flags, "--rows", str(rows), "--picture", str(picture)]
+    structures.main([*flags, "--sparsity", "0.1", "0.3"])
+    structures.main([*flags, "--update", "least-squares", "--shots", "2"])
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(row["recipe"], row["how"], row["sparsity"]) for row in found] == [
+        ("dense", "", 0.0),
+        ("recipe", "none", 0.1),
+        ("recipe", "none", 0.3),
+        ("recipe", "least-squares, 2 shots", 0.2),
+    ]
+    shares = [row["parameters"] for row in found]
+    assert shares[0] == 1 > shares[1] > shares[3] > shares[2] > 0.5
+    assert found[0]["perplexity"] != found[1]["perplexity"] != found[2]["perplexity"]
+    assert all(row["speed"] > 0 for row in found)
+    before = rows.read_bytes()
+    structures.main([*flags, "--sparsity", "0.1", "0.3"])  # nothing is done again
+    assert rows.read_bytes() == before
+    assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
 @pytest.fixture

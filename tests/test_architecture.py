@@ -69,7 +69,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "step": ("model", "measure", "select", "update"),
         "coupled": ("model", "measure", "select", "update", "allocate", "recipe", "zeros"),
         "report": ("model", "coupled"),
-        "stage": ("measure",),
+        "stage": ("model", "measure"),
         "once": (
             *("model", "measure", "select", "update"),
             *("recipe", "zeros", "step", "coupled", "stage"),

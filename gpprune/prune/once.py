@@ -77,7 +77,7 @@ def prune_once(
             )
         part, held, found = stage.part, stage.held, measured or {}
         if recipe.shape.units:
-            gone = units_to_go(model, recipe, found, part=part, held=held)
+            gone = units_to_go(model, recipe, found, part=part, held=held, coupled=stage.coupled)
         else:
             zeros = recipe_zeros(model, recipe, calibration, found, progress, part=part, held=held)
     job = _Job(

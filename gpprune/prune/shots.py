@@ -17,6 +17,7 @@ from gpprune.prune.coupled.permutation import Permutation, permute_channels
 from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
+from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.once import prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
@@ -93,13 +94,14 @@ def prune_in_shots(
         last = _text(recipe, calibration, written, recipe.shots - 1)
         train = _training(model, recipe, last, progress) if left else None
         held = {} if done is None else done.restore(model, len(shots))
+        coupled = couplings(model) if recipe.shape.units and left else None
         for part in left:
             at = len(shots)
             text = _text(recipe, calibration, written, at)
             again = bool(shots) and written is None  # the text that the shot before ended on
             before = shots[-1].end if again else None
             progress("shots", at, recipe.shots)
-            stage = Stage(part, held, originals if shots else None)
+            stage = Stage(part, held, originals if shots else None, coupled)
             known = dense if permuted is None and not shots else None
             prune = partial(prune_once, model, recipe, text, order, progress, stage, known)
             shot, held = _shot(model, text, before, prune, train)

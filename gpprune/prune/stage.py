@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpprune.prune.measure.cut_off import signs
 from gpprune.prune.measure.drift import Originals
+from gpprune.prune.model.coupling.axes import Couplings
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Stage:
         held: of each layer by name, bool ``[out, in]``: what went before, which stays out.
         originals: the weights before the first shot, for the order that makes up for pruning; None:
             those that the model has.
+        coupled: the model's coupled axes, if they are known.
     """
 
     part: float = 1.0
     held: Mapping[str, Tensor] = field(default_factory=dict)
     originals: Originals | None = None
+    coupled: Couplings | None = None
 
     @property
     def later(self) -> bool:

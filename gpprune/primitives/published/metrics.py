@@ -123,7 +123,7 @@ UNIT_METRICS: Table[Published] = Table(
         ),
         Published(
             "kron-obd-columns",
-            "mul(Gx, sqr(X))",
+            "mul(Gx, A)",
             f"{_SURGEON}: its K-OBD of a column, which zeroes without an update",
             "mlp",
         ),

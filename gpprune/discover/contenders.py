@@ -23,7 +23,9 @@ from gpprune.primitives import (
     unit_costs,
     unit_of,
 )
+from gpprune.primitives.transposed import has_counterpart
 from gpprune.prune import LEARNED, Recipe, parse_pattern
+from gpprune.prune.select.patterns import FREE
 
 _LABEL = re.compile(r"([^=(/]+)=(.+)")
 
@@ -191,7 +193,10 @@ def metric_contenders(
 
 def _published(pattern: str | None) -> Iterable[str]:
     """What is compared under a pattern where nothing is named."""
-    return unit_costs() if pattern is not None and parse_pattern(pattern).units else published
+    units = () if pattern is None else parse_pattern(pattern).units
+    if FREE in units:  # rows cost what the metric's counterpart says
+        return [name for name, cost in unit_costs().items() if has_counterpart(cost.formula)]
+    return unit_costs() if units else published
 
 
 def allocation_contenders(

@@ -71,7 +71,8 @@ class Masking(ABC):
         sizes = [layer.weight.numel() for layer in self.layers.values()]
         self._elements = sum(sizes)
         self._device = next(iter(self.layers.values())).weight.device
-        self._holds = self.pattern.across and self._elements <= _HELD
+        competes = self.pattern.across and not self.pattern.units
+        self._holds = competes and self._elements <= _HELD
         room = self._elements if self._holds else max(sizes)
         self._buffer = torch.empty(room, dtype=torch.float32, device=self._device)
         starts = accumulate(sizes, initial=0) if self._holds else repeat(0)

@@ -39,6 +39,15 @@ def transposed(formula: Formula) -> Formula:
     return parse(re.sub(r"[A-Za-z_]\w*", exchanged, formula.text), formula.language)
 
 
+def has_counterpart(formula: Formula) -> bool:
+    """Whether a metric can be `transposed`."""
+    try:
+        transposed(formula)
+    except UsageError:
+        return False
+    return True
+
+
 def of_inputs(formula: Formula) -> bool:
     """Whether a metric says one value of each input, whatever the output."""
     types = [STATISTICS.find(name).type for name in formula.names & STATISTICS.keys()]

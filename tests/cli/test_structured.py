@@ -31,8 +31,8 @@ def test_a_search_evolves_a_cost_that_prunes(
 def test_what_shares_sparsity_out_takes_no_units(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for what in ("allocation", "joint"):
-        given = ["evolve", what, *small, "--pattern", "mlp", "--out", str(tmp_path / what)]
-        assert run(given) != 0
-        assert "'mlp'" in capsys.readouterr().err
+    for what, pattern in (("allocation", "mlp"), ("joint", "mlp"), ("structured", "free")):
+        given = ["evolve", what, *small, "--pattern", pattern, "--out", str(tmp_path / what)]
+        assert run(given) == 2
+        assert repr(pattern) in capsys.readouterr().err
         assert not (tmp_path / what).exists()

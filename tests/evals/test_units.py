@@ -108,6 +108,10 @@ def test_a_table_has_the_published_costs_and_measures_once(
     assert [row.name for row in table.rows[1:]] == list(unit_costs())
     assert ends.count("calibrating") == 1
     assert all(row.recipe and row.recipe.pattern == "mlp" for row in table.rows[1:])
+    free = compare(pattern="free", sparsity=0.2, **how).rows[1:]
+    assert {row.name for row in free} == {
+        *("magnitude", "obs", "surgeon-columns", "kron-obd-columns", "llm-pruner")
+    }
 
 
 def test_heads_go_too() -> None:

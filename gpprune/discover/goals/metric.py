@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from gpprune.discover.goals.goal import Goal
 from gpprune.discover.rivals import Rival, metric_rivals, metric_seeds
 from gpprune.discover.workbench import Workbench
+from gpprune.errors import UsageError
 from gpprune.evals import MetricMasking, metric_masking
 from gpprune.primitives import METRIC, Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import Recipe
+from gpprune.prune import Recipe, parse_pattern
+from gpprune.prune.select.patterns import FREE
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,15 @@ class MetricGoal(Goal):
     language = METRIC
     preset = "quick"
     varied = "pattern"
+
+    def check(self) -> None:
+        """As any goal's; free rows and columns are for comparison, and not searched."""
+        if FREE in parse_pattern(self.pattern).units:
+            raise UsageError(
+                f"the pattern {FREE!r} is for comparing costs that have a counterpart for rows: "
+                "search under mlp, heads or mlp,heads"
+            )
+        super().check()
 
     def seeds(self) -> Mapping[str, Formula]:
         """The published metrics that read what a search measures, or costs of units."""

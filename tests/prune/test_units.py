@@ -178,7 +178,7 @@ def test_a_cap_holds_each_axis_back() -> None:
 def test_more_than_there_is_is_refused() -> None:
     model = shaken("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(GppruneError, match=r"can give 0\.353"):
+    with pytest.raises(GppruneError, match=r"can give [0-9,]+ of [0-9,]+ weights"):
         prune_model(model, Recipe(metric="magnitude", sparsity=0.6, pattern="heads"), text())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -35,9 +35,9 @@ def check_reached(recipe: Recipe, zeros: int, target: int, size: int, largest: i
     """
     if zeros + largest < target:
         raise GppruneError(
-            f"units of the pattern {recipe.pattern!r} can give {zeros / size:.3g} of all weights "
-            f"in this shot, which is to reach {target / size:.3g}: take more kinds of units, less "
-            "sparsity, or a greater cap"
+            f"units of the pattern {recipe.pattern!r} can give {zeros:,} of {size:,} weights in "
+            f"this shot, which is to reach {target:,}: take more kinds of units, less sparsity, or "
+            "a greater cap"
         )
 
 

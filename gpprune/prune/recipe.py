@@ -201,9 +201,9 @@ class Recipe(BaseModel):
 
     @property
     def measures_once(self) -> bool:
-        """Whether masks on the given text are all: nothing written, trained or permuted."""
+        """Whether masks on the given text are all: nothing written, trained, permuted or capped."""
         more = self.synthetic_samples or self.recover or self.permute
-        return self.shots == 1 and not more
+        return self.shots == 1 and self.cap == 1 and not more
 
     @property
     def shares_by(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from curvature_reference import TOKENS, captured
 from shaken_models import KINDS, shaken
 from torch import Tensor
 
-from gpprune.discover import Texts, compare
+from gpprune.discover import Contender, Texts, compare, compare_recipes
 from gpprune.errors import Unfit
 from gpprune.evals import ModelFitness, UnitMasking, window_losses
 from gpprune.primitives import METRIC, parse, unit_costs
@@ -112,6 +112,14 @@ def test_a_table_has_the_published_costs_and_measures_once(
     assert {row.name for row in free} == {
         *("magnitude", "obs", "surgeon-columns", "kron-obd-columns", "llm-pruner")
     }
+
+
+def test_a_cap_is_kept_where_recipes_are_compared(tiny_model_dir: Path, text_file: Path) -> None:
+    texts = Texts(str(text_file), str(text_file), 2, 32, 4)
+    how = {"metric": "surgeon-columns", "sparsity": 0.2, "pattern": "mlp"}
+    recipes = [Contender(str(cap), Recipe(**how, cap=cap)) for cap in (1.0, 0.35)]
+    free, capped = compare_recipes(recipes, model=str(tiny_model_dir), texts=texts).rows[1:]
+    assert free.evaluation.mean != capped.evaluation.mean
 
 
 def test_heads_go_too() -> None:

@@ -67,8 +67,6 @@ class Row:
             "" if self.c4 is None else f"{self.c4:.2f}",
             f"{self.parameters:.3f}",
             f"{self.speed:.2f}",
-            f"{self.tokens_a_second:.0f}",
-            f"{self.seconds:.0f}",
         ]
 
 
@@ -115,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(_row(name, _how(recipe), recipe.sparsity, figures, small, dense, seconds))
             _keep(given.rows, rows[-1])
             print(*rows[-1].cells(), flush=True)  # a later one may fail
-    columns = ["recipe", "update", "sparsity", "perplexity", "C4", "parameters", "speed"]
-    print_table([*columns, "tokens/s", "seconds"], [row.cells() for row in rows])
+    columns = ["recipe", "update", "sparsity", "perplexity", "C4", "size", "speed"]
+    print_table(columns, [row.cells() for row in rows])
     if given.picture:
         _draw(rows, given.picture)
 

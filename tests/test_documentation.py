@@ -285,13 +285,16 @@ def test_a_benchmark_runs_as_it_is_written(line: str, tmp_path: Path) -> None:
     recipe.parent.mkdir(parents=True)
     prune.Recipe(metric="wanda", sparsity=0.5).write(recipe)
     arguments = [path for word in shlex.split(line)[1:] for path in expanded(word, tmp_path)]
+    whole = "benchmarks.structures" in arguments
     for word in arguments:
         if word.endswith(".json") and not (tmp_path / word).exists():
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
             pattern = "2:4" if "2-4" in word else "4:8" if "4-8" in word else "model"
-            prune.Recipe(metric="kron-obd", sparsity=0.5, pattern=pattern).write(tmp_path / word)
+            pattern = "free" if "free" in word else "mlp" if whole else pattern
+            metric = "kron-obd-columns" if pattern in ("free", "mlp") else "kron-obd"
+            prune.Recipe(metric=metric, sparsity=0.5, pattern=pattern).write(tmp_path / word)
     # these take hours on a CPU
-    if "benchmarks.protocol" in arguments and "--order" in arguments:
+    if whole or ("benchmarks.protocol" in arguments and "--order" in arguments):
         arguments += ["--samples", "1", "--windows", "1"]
     if "benchmarks.stages" in arguments:
         arguments += ["--samples", "2", "--length", "128", "--blocks", "2"]

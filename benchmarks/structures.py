@@ -57,11 +57,15 @@ class Row:
     tokens_a_second: float
     seconds: float
 
+    @property
+    def name(self) -> str:
+        """The recipe and how it prunes."""
+        return ", ".join(part for part in (self.recipe, self.how) if part)
+
     def cells(self) -> list[str]:
         """What a table shows."""
         return [
-            self.recipe,
-            self.how,
+            self.name,
             f"{self.sparsity:g}",
             f"{self.perplexity:.2f}",
             "" if self.c4 is None else f"{self.c4:.2f}",
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(_row(name, _how(recipe), recipe.sparsity, figures, small, dense, seconds))
             _keep(given.rows, rows[-1])
             print(*rows[-1].cells(), flush=True)  # a later one may fail
-    columns = ["recipe", "update", "sparsity", "perplexity", "C4", "size", "speed"]
+    columns = ["recipe", "sparsity", "perplexity", "C4", "size", "speed"]
     print_table(columns, [row.cells() for row in rows])
     if given.picture:
         _draw(rows, given.picture)
@@ -162,14 +166,14 @@ def _keep(path: Path | None, row: Row) -> None:
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
     """Perplexity against speed, a line for each way to prune."""
-    dense, lines = rows[0], dict.fromkeys((row.recipe, row.how) for row in rows[1:])
+    dense, lines = rows[0], dict.fromkeys(row.name for row in rows[1:])
     with styled_figure("Perplexity against measured speed, whole units taken out", 4.5) as figure:
         axes = figure.subplots()
-        for place, (recipe, how) in enumerate(lines):
-            own = [row for row in rows[1:] if (row.recipe, row.how) == (recipe, how)]
+        for place, name in enumerate(lines):
+            own = [row for row in rows[1:] if row.name == name]
             own = [dense, *sorted(own, key=lambda row: row.sparsity)]
             points = [row.speed for row in own], [row.perplexity for row in own]
-            axes.plot(*points, marker="o", label=f"{recipe}, {how}", **look(place))
+            axes.plot(*points, marker="o", label=name, **look(place))
         axes.set(xlabel="tokens read a second, over the dense model's", ylabel="perplexity")
         axes.set_yscale("log")
         axes.legend(loc="upper left")

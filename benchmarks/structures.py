@@ -147,8 +147,8 @@ def _row(
     speeds = [(tokens_a_second(small), tokens_a_second(dense)) for _ in range(_TURNS)]
     fast, whole = (max(each) for each in zip(*speeds, strict=True))
     figure, c4 = figures[0], figures[1] if len(figures) > 1 else None
-    share = sizes[0] / sizes[1]
-    return Row(name, how, sparsity, figure, c4, share, fast / whole, fast, seconds)
+    share, speed = sizes[0] / sizes[1], 1.0 if small is dense else fast / whole
+    return Row(name, how, sparsity, figure, c4, share, speed, fast, seconds)
 
 
 def _kept(path: Path | None) -> list[Row]:
@@ -176,6 +176,8 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot(*points, marker="o", label=name, **look(place))
         axes.set(xlabel="tokens read a second, over the dense model's", ylabel="perplexity")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend(loc="upper left")
         save_figure(figure, path)
 

@@ -137,7 +137,9 @@ class Goal(ABC):
         drawn = (name for name, entry in STATISTICS.items() if entry.searched and entry.type)
         updates = (UPDATES.find(self.update), self.judged_by)
         read = (update.reads | frozenset(update.foretold_by or ()) for update in updates)
-        return frozenset(drawn).union(*read, *(seed.names for seed in self.seeds().values()))
+        return frozenset(drawn).union(
+            *read, *(seed.names & STATISTICS.keys() for seed in self.seeds().values())
+        )
 
     @property
     def judged_by(self) -> Update:

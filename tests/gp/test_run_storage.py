@@ -62,6 +62,30 @@ def finished(toy: ModuleType, tmp_path: Path) -> Path:
     return path
 
 
+def test_a_run_goes_on_as_another_process_stops_reading_it(
+    toy: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last to close takes the log away, here while we ask whether it may be written."""
+    readers: list[sqlite3.Connection] = []
+    access = os.access
+
+    def asked(path: Path, *how: Any, **more: Any) -> bool:
+        if path == finished:  # the folder is asked for first
+            readers.append(sqlite3.connect(finished / "run.db"))
+            readers[-1].execute("SELECT count(*) FROM candidates").fetchone()
+            assert (finished / "run.db-wal").exists()
+        elif path.name.endswith("-wal"):
+            while readers:
+                readers.pop().close()
+        return access(path, *how, **more)
+
+    monkeypatch.setattr(os, "access", asked)
+    settings = toy.SETTINGS.replaced(generations=toy.SETTINGS.generations + 1)
+    with RunDirectory.open(finished) as run:
+        longer = evolve(METRIC, toy.Words(), settings=settings, seeds=toy.SEEDS, run=run)
+    assert longer.generations == settings.generations
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As after `ulimit -f`; what is written past it fails, as it does on a full disk."""

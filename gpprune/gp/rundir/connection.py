@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from functools import partial
 from pathlib import Path
 
 
@@ -29,23 +30,36 @@ def connect(database: Path) -> sqlite3.Connection:
 def may_write(database: Path) -> bool:
     """Whether this process may write a database, its log, and the folder, which holds both."""
     files = [database, _log(database), database.with_name(f"{database.name}-shm")]
-    effective = os.access in os.supports_effective_ids
-    return all(
-        os.access(path, os.W_OK, effective_ids=effective)
-        for path in (database.parent, *files)
-        if path.exists()
+    return all(map(_may_write_to, (database.parent, *files)))
+
+
+def _may_write_to(path: Path) -> bool:
+    """Whether a file may be written, or is not there.
+
+    Another process removes the log when it is the last to close, and makes it when it opens: what
+    is forbidden once may be missing, and what is there then may just have been made.
+    """
+    allowed = partial(
+        os.access, path, os.W_OK, effective_ids=os.access in os.supports_effective_ids
     )
+    return allowed() or not path.exists() or allowed()
 
 
 def _to_read(database: Path) -> sqlite3.Connection:
-    log = _log(database)
-    if log.exists() and log.stat().st_size > 0:
+    if _has_log(database):
         connection = _with_log(database)
     else:
         # SQLite would make a log beside a database in WAL mode, unless it takes it for immutable.
         connection = _open(database, "mode=ro&immutable=1")
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def _has_log(database: Path) -> bool:
+    try:
+        return _log(database).stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _with_log(database: Path) -> sqlite3.Connection:

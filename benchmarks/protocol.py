@@ -13,6 +13,7 @@ shot without synthetic samples and training. Another model needs tokens of its o
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -41,24 +42,9 @@ SHOWN = {"evaluation": "perplexity", "c4": "C4"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("protocol", __doc__)
-    parser.add_argument("recipes", type=Path, nargs="+")
-    add_model(parser)
-    parser.add_argument(
-        "--tokens",
-        type=Path,
-        default=TOKENS,
-        help="safetensors with `calibration` [samples, length], `evaluation` [windows, length] and "
-        "perhaps `c4`, likewise",
-    )
-    parser.add_argument("--samples", type=positive, help="the first so many; by default all")
-    parser.add_argument("--windows", type=positive, help="the first so many; by default all")
-    parser.add_argument("--order", choices=ORDERS, default="sequential", help="of calibration")
-    parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
-    parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
+    add_protocol(parser, order="sequential")
     parser.add_argument("--permute", nargs="+", help="what channels are permuted by; none: nothing")
-    parser.add_argument("--synthetic-samples", type=positive, help="likewise")
-    parser.add_argument("--shots", type=positive, help="likewise")
-    parser.add_argument("--recover", type=positive, help="likewise")
+    parser.add_argument("--synthetic-samples", type=positive, help="in place of the recipes'")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
@@ -92,6 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns = ["recipe", "sparsity", *(["permuted by"] if permuted else []), "update"]
     columns += [*(SHOWN[name] for name in texts), "seconds"]
     print_table(columns, rows)
+
+
+def add_protocol(parser: ArgumentParser, order: str) -> None:
+    """Recipes, the model and the tokens, and what is stated in place of the recipes' own.
+
+    Args:
+        parser: to add them to.
+        order: of calibration, by default.
+    """
+    parser.add_argument("recipes", type=Path, nargs="+")
+    add_model(parser)
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        default=TOKENS,
+        help="safetensors with `calibration` [samples, length], `evaluation` [windows, length] and "
+        "perhaps `c4`, likewise",
+    )
+    parser.add_argument("--samples", type=positive, help="the first so many; by default all")
+    parser.add_argument("--windows", type=positive, help="the first so many; by default all")
+    parser.add_argument("--order", choices=ORDERS, default=order, help="of calibration")
+    parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
+    parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
+    parser.add_argument("--shots", type=positive, help="in place of the recipes'")
+    parser.add_argument("--recover", type=positive, help="likewise")
 
 
 def variants(

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from torch import nn
 
-from benchmarks.flags import UPDATE_NAMES, add_model, parser_of, positive, update_name
-from benchmarks.protocol import TOKENS, Judge, stored_tokens, variants
+from benchmarks.flags import parser_of
+from benchmarks.protocol import SHOWN, Judge, add_protocol, stored_tokens, variants
 from benchmarks.shown import print_table, progress
 from gpprune.discover.plots.style import look, save_figure, styled_figure
 from gpprune.evals.speed import tokens_a_second
-from gpprune.prune import ORDERS, Recipe, shrink
+from gpprune.prune import Recipe, shrink
 
 _TURNS = 3
 
@@ -76,22 +76,13 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("structures", __doc__)
-    parser.add_argument("recipes", type=Path, nargs="+")
-    add_model(parser)
-    parser.add_argument("--tokens", type=Path, default=TOKENS, help="as of benchmarks.protocol")
-    parser.add_argument("--samples", type=positive, help="the first so many; by default all")
-    parser.add_argument("--windows", type=positive, help="the first so many; by default all")
-    parser.add_argument("--order", choices=ORDERS, default="dense", help="of calibration")
-    parser.add_argument("--sparsity", type=float, nargs="+", help="in place of the recipes'")
-    parser.add_argument("--update", type=update_name, nargs="+", help=UPDATE_NAMES)
-    parser.add_argument("--shots", type=positive, help="likewise")
-    parser.add_argument("--recover", type=positive, help="likewise")
+    add_protocol(parser, order="dense")
     parser.add_argument("--rows", type=Path, help="a file that rows are kept in")
     parser.add_argument("--picture", type=Path, help="where a .png and a .svg are written")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
-    texts = [tokens[name][: given.windows] for name in ("evaluation", "c4") if name in tokens]
+    texts = [tokens[name][: given.windows] for name in SHOWN if name in tokens]
     others = {"shots": given.shots, "recover": given.recover}
     rows = _kept(given.rows)
     jobs = [

@@ -78,7 +78,9 @@ def evolve_metric(
 evolve_structured = options.with_defaults(
     evolve_metric,
     "Evolve what whole MLP channels or heads cost, starting from the published costs.",
-    **{"pattern": "mlp", "sparsity": 0.2, "update": "least-squares"},
+    pattern="mlp",
+    sparsity=0.2,
+    update="least-squares",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
 from gpprune.evals.masking import Masked, MetricMasking, Statistics
 from gpprune.primitives import Formula
@@ -52,7 +52,7 @@ class UnitMasking(MetricMasking):
         digest = hashlib.sha256()
         for gone in self._gone(formula).values():
             for side in (gone.outputs, gone.inputs):
-                digest.update(_bytes(side))
+                digest.update(side.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def _gone(self, formula: Formula) -> dict[str, Gone]:
@@ -70,7 +70,3 @@ def metric_masking(
     """Masks of metrics under a pattern, of single weights or whole units."""
     made = UnitMasking if parse_pattern(pattern).units else MetricMasking
     return made(model, statistics, sparsity=sparsity, pattern=pattern)
-
-
-def _bytes(side: Tensor) -> bytes:
-    return bytes(side.cpu().numpy().tobytes())

@@ -127,10 +127,9 @@ class _Job:
                 choice = replace(choice, aim=aim)
             elif aim is not None:
                 first = aim
-            if gone is not None:
-                first = gone.without_unread(first)  # what they did is not to be made up for
-            # what is corrected is no damage; what is written in place is kept
-            before = first.clone() if curved and first is weight else first
+            # what is corrected or unread is no damage; what is written in place is kept
+            before = gone.without_unread(first) if curved and gone is not None else first
+            before = before.clone() if curved and before is weight else before
             pruned = prune_masked(first, choice, statistics, update, weight, recipe.damping)
         except GppruneError as error:
             raise type(error)(f"in {layer.name!r}: {error}") from error

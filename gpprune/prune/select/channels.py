@@ -10,6 +10,7 @@ max(t, x) = (t + x + |t - x|) / 2, so that groups and features are assigned by s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -91,8 +92,7 @@ def _held(scores: Scores) -> Columns:
 
 def _dealt(scores: Columns, size: int) -> Tensor:
     """Channels in groups ``[groups, size]``, dealt in a snake: each has one of every size."""
-    sums = sum(columns.sum(1, dtype=torch.float64).cpu() for columns in scores())
-    assert isinstance(sums, Tensor)
+    sums = reduce(torch.add, (part.sum(1, dtype=torch.float64).cpu() for part in scores()))
     shares = sums.argsort(stable=True).reshape(size, -1)
     shares[1::2] = shares[1::2].flip(1)
     return shares.T.contiguous()

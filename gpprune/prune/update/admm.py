@@ -16,6 +16,7 @@ from gpprune.prune.update.choice import Choice
 from gpprune.prune.update.damping import (
     Damping,
     Remembered,
+    both_scaled,
     computed_in,
     damped_unit,
     scaled,
@@ -85,8 +86,7 @@ def kron_admm(
 
     aim = G @ (weight.to(dtype) * root) @ A
     zeroed, mask = _drawn(weight, choice, root, aim, backward, _KRON_ITERATIONS)
-    A = scaled(statistics["aaT"], damping.inputs, dtype)
-    G = scaled(statistics["ggT"], damping.outputs, dtype)
+    A, G = both_scaled(statistics, damping, dtype)
     return solve(weight, mask, A, G, start=zeroed), mask
 
 

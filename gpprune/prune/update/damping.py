@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,6 +68,14 @@ def scaled(matrix: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     found = (matrix / mean.to(matrix.dtype)).to(dtype)
     found.diagonal().add_(damping)
     return found
+
+
+def both_scaled(
+    statistics: Mapping[str, Tensor], damping: Damping, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A layer's factors ``aaT`` and ``ggT``, each as `scaled` makes it."""
+    A = scaled(statistics["aaT"], damping.inputs, dtype)
+    return A, scaled(statistics["ggT"], damping.outputs, dtype)
 
 
 Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.damping import Damping, computed_in, scaled
+from gpprune.prune.update.damping import Damping, both_scaled, computed_in
 from gpprune.prune.update.surgeon import surgeon
 
 Whole = tuple[Tensor, Tensor]  # the indices of rows and of columns
@@ -69,10 +69,7 @@ def published(
     if whole is None:
         return surgeon(weight, mask, statistics, damping)
     dense = weight.to(computed_in(weight))
-    A, G = (
-        scaled(statistics[name], share, dense.dtype)
-        for name, share in (("aaT", damping.inputs), ("ggT", damping.outputs))
-    )
+    A, G = both_scaled(statistics, damping, dense.dtype)
     rows, columns = whole
     return _without(dense, columns, A) + _without(dense.T, rows, G).T - dense
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gpprune.prune.update.damping import Damping, computed_in, scaled, unit_diagonal
+from gpprune.prune.update.damping import Damping, both_scaled, computed_in, scaled, unit_diagonal
 from gpprune.prune.update.joint import joint, rows_and_columns
 
 STEPS = 20
@@ -156,7 +156,8 @@ def refit(
 ) -> Tensor:
     """The kept weights that cost the least under both factors of the layer's curvature.
 
-    Two steps of `least_squares` come first.
+    Two steps of `least_squares` come first. Whole rows and columns are made up for in closed form,
+    see `gpprune.prune.update.joint`, here and there.
 
     Args:
         weight: dense, ``[out, in]``.
@@ -165,14 +166,10 @@ def refit(
         damping: of both factors.
         steps: see `solve`, under both factors.
 
-    Whole rows and columns are made up for in closed form, see `gpprune.prune.update.joint`.
-
     Returns:
         ``[out, in]``, see `solve`.
     """
-    dtype = computed_in(weight)
-    A = scaled(statistics["aaT"], damping.inputs, dtype)
-    G = scaled(statistics["ggT"], damping.outputs, dtype)
+    A, G = both_scaled(statistics, damping, computed_in(weight))
     if (whole := rows_and_columns(mask)) is not None:
         return joint(weight, whole, A, G)
     return solve(weight, mask, A, G, steps=steps, first_steps=_FIRST_STEPS)

@@ -18,7 +18,7 @@ from gpprune.primitives.weights.lowering import TINY, div, saturate
 Values = NDArray[Any]  # one unit's weights, float32, in one dimension
 Matrix = NDArray[Any]  # one layer's, [out_features, in_features]
 
-_ROUNDING = 1e-12
+_ROUNDING = 1e-11  # relative: of constants, which are written with 12 digits, and a sum of them
 
 
 @dataclass(frozen=True)

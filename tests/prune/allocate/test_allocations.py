@@ -409,6 +409,12 @@ def test_random_allocations_without_depth_know_no_order(
 @settings(max_examples=100)
 @given(allocations(4, admit=_exact))
 @example(parse("sparse_as(zscore(neg(sub(depth, -3.92))))", ALLOCATION))  # the middle one is 0
+@example(  # one is 0, but for the 12 digits of a constant
+    parse(
+        "sparse_as(sub(sub(0.01, neg(-1.05)), sub(sparse_as(depth), spread(fan_in, 2.04))))",
+        ALLOCATION,
+    )
+)
 def test_the_canonical_form_gives_the_same_sparsities(formula: Formula) -> None:
     allocator = SMALL.allocator(0.5)
     found = allocator.sparsities(formula, WANDA)

@@ -52,13 +52,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3moe": ("Qwen3MoeConfig", {**_PLAIN, **_EXPERTS, "head_dim": 8}),
     "gptoss": (
         "GptOssConfig",
-        {**_PLAIN, "num_local_experts": 4, "head_dim": 8, "rope_parameters": None},
+        {**_PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+        | {"rope_parameters": None},
     ),
     "deepseek": (
         "DeepseekV3Config",
         {**_PLAIN, "n_routed_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
         | {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
         | {"v_head_dim": 8, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "llama4": (
+        "Llama4TextConfig",
+        {**_PLAIN, "num_local_experts": 4, "head_dim": 8, "interleave_moe_layer_step": 1}
+        | {"intermediate_size_mlp": 24},
     ),
     "rwkv": ("RwkvConfig", {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, **_ENDS}),
     "hrm": ("HrmTextConfig", {**_PLAIN, "head_dim": 8}),

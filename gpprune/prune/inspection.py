@@ -190,6 +190,7 @@ def _inspected(layer: LinearLayer) -> InspectedLayer:
         name=layer.name,
         zeros=there.numel() - int(there.sum()),
         size=there.numel(),
+        experts=layer.experts,
         role=layer.role,
         out_features=outputs,
         in_features=inputs,

@@ -166,7 +166,7 @@ class Kept:
         held = {} if written is None else {_WRITTEN: written.cpu().contiguous()}
         for name, layer in linear_layers(model).items():
             # as it is stored: of a model on the CPU there is then no second copy
-            held[_stored(name)] = layer.parameter.detach().cpu().contiguous()
+            held[_stored(name)] = layer.stored.cpu().contiguous()
             held[_mask(name)] = masks[name].cpu().contiguous()
         record = {"identity": self._identity, "shots": [asdict(shot) for shot in shots]}
         if permutation is not None:
@@ -207,7 +207,7 @@ def _read(file: Any, layers: Mapping[str, LinearLayer]) -> dict[str, Tensor]:
         ValueError, SafetensorError: some are missing or do not fit.
     """
     for name, layer in layers.items():
-        wanted = {_stored(name): layer.parameter.shape, _mask(name): layer.weight.shape}
+        wanted = {_stored(name): layer.stored.shape, _mask(name): layer.weight.shape}
         for key, shape in wanted.items():
             if file.get_slice(key).get_shape() != list(shape):
                 raise ValueError(f"{key!r} has another shape than the model's {list(shape)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -44,6 +44,7 @@ def prune_once(
     progress: Progress,
     stage: Stage | None = None,
     dense: Statistics | None = None,
+    aside: Collection[str] = (),
 ) -> Outcome:
     """Prune a model in place, in one shot.
 
@@ -57,6 +58,7 @@ def prune_once(
             nothing is noted: masks take a byte a weight, and the prediction two products.
         dense: what has been measured of the model as it is, by layer name, if it holds all that
             the recipe reads.
+        aside: the names of layers that stay as they are.
 
     Raises:
         GppruneError: see `gpprune.prune.prune_model`.
@@ -81,7 +83,18 @@ def prune_once(
         else:
             zeros = recipe_zeros(model, recipe, calibration, found, progress, part=part, held=held)
     job = _Job(
-        model, layers, recipe, score, calibration, progress, measured, zeros, gone, stage, keeps
+        model,
+        layers,
+        recipe,
+        score,
+        calibration,
+        progress,
+        measured,
+        zeros,
+        gone,
+        stage,
+        keeps,
+        frozenset(aside),
     )
     with torch.no_grad():
         _ORDERS[order](job)
@@ -108,6 +121,7 @@ class _Job:
     gone: Mapping[str, Gone] | None  # of each layer, where whole units go
     stage: Stage
     keeps: bool  # what the outcome says
+    aside: frozenset[str]  # layers that stay as they are
     outcome: Outcome = field(default_factory=Outcome)
 
     def prune(
@@ -115,6 +129,10 @@ class _Job:
     ) -> None:
         """Prune a layer in place; it makes up for a share of the drift, if one was measured."""
         recipe, weight, update = self.recipe, layer.weight, self.update
+        if layer.name in self.aside:
+            if self.keeps:
+                self.outcome.masks[layer.name] = torch.zeros_like(weight, dtype=torch.bool)
+            return
         gone = None if self.gone is None else self.gone[layer.name]
         curved = self.keeps and {"aaT", "ggT"} <= statistics.keys()
         if self.stage.later and is_cut_off(statistics, update.reads):

@@ -66,6 +66,7 @@ class Recipe(BaseModel):
         synthetic_samples: how many sequences the dense model writes to calibrate on, beside the
             given text; each shot has so many more than the one before.
         recover: epochs of training after each shot, see `gpprune.prune.distil`.
+        idle_experts: where few tokens reach one, ``"share"`` what others read, or ``"dense"``.
         permute: the metric of which an N:M pattern is to keep the most, as input features are
             permuted first, ``"metric"`` for its own: see `gpprune.prune.permute_channels`.
     """
@@ -86,6 +87,7 @@ class Recipe(BaseModel):
     order: str | None = None
     synthetic_samples: NonNegativeInt = 0
     recover: NonNegativeInt = 0
+    idle_experts: Literal["share", "dense"] = "share"
     permute: str | None = None
 
     def __init__(self, **values: Any) -> None:
@@ -249,8 +251,8 @@ class Recipe(BaseModel):
             del values["shots"], values["schedule"], values["cap"]
         if not UPDATES.find(self.update).reads and self.damping == DAMPING:
             del values["damp_inputs"], values["damp_outputs"]
-        for name in ("order", "synthetic_samples", "recover", "permute"):
-            if not values[name]:
+        for name in ("order", "synthetic_samples", "recover", "idle_experts", "permute"):
+            if values[name] == type(self).model_fields[name].default:
                 del values[name]
         return values
 
@@ -267,8 +269,7 @@ class Recipe(BaseModel):
             raise UsageError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"the recipe {str(path)!r} is not JSON: {error}") from error
-        if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
-            data = data["recipe"]
+        data = data.get("recipe", data) if isinstance(data, dict) else data
         if not isinstance(data, dict):
             raise UsageError(f"the recipe {str(path)!r} is not a JSON object")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from gpprune.prune.coupled.permutation import Permutation
 from gpprune.prune.model.coverage import Coverage, coverage
+from gpprune.prune.model.experts.traffic import Reached
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 
 
@@ -19,14 +20,22 @@ class LayerReport:
     """What became of one layer.
 
     Attributes:
-        name: the layer's name in the model.
+        name: the layer's name in the model; in a table's row perhaps of several.
         zeros: how many of its weights are zero.
         size: how many weights it has.
+        experts: the name of the list of experts that it belongs to; empty: it is of none.
     """
 
     name: str
     zeros: int
     size: int
+    experts: str
+
+    @property
+    def row(self) -> str:
+        """What its row in a table is called, which all experts of a list share."""
+        inside = self.name.removeprefix(f"{self.experts}.").partition(".")[2]
+        return f"{self.experts}.*.{inside}" if self.experts else self.name
 
     @property
     def sparsity(self) -> float:
@@ -122,6 +131,7 @@ class PruneReport(BlockCounts):
         block_zeros: how many weights of all these matrices are zero.
         shots: what each did, where there were several or it was trained.
         permutation: how channels were permuted first; None: they were not.
+        experts: how many calibration tokens came to each; None: the model has none.
     """
 
     layers: tuple[LayerReport, ...]
@@ -130,12 +140,38 @@ class PruneReport(BlockCounts):
     block_zeros: int
     shots: tuple[Shot, ...] = ()
     permutation: Permutation | None = None
+    experts: Reached | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was left undone, and what was done by a rule, for a reader."""
+        said = [self.coverage.sentence] if self.coverage.left else []
+        if self.permutation is not None and self.permutation.in_place:
+            said.append(self.permutation.sentence)
+        return said + ([self.experts.sentence] if self.experts and self.experts.few else [])
+
+    @property
+    def rows(self) -> list[LayerReport]:
+        """A table: layers, those of one list of experts together, all, and all of the blocks."""
+        found: dict[str, list[LayerReport]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.row, []).append(layer)
+        found["all"] = list(self.layers)
+        rows = [
+            LayerReport(name, sum(one.zeros for one in own), sum(one.size for one in own), "")
+            for name, own in found.items()
+        ]
+        if self.coverage.left:
+            what = "all matrices of the blocks"
+            rows.append(LayerReport(what, self.block_zeros, self.coverage.size, ""))
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
         shots = {"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}
         permuted = {} if self.permutation is None else {"permutation": self.permutation.summary()}
-        return {**self.counts(), "seconds": self.seconds, **shots, **permuted}
+        reached = {} if self.experts is None else {"experts": self.experts.as_dict()}
+        return {**self.counts(), "seconds": self.seconds, **shots, **permuted, **reached}
 
 
 def prune_report(
@@ -143,6 +179,7 @@ def prune_report(
     seconds: float,
     shots: tuple[Shot, ...] = (),
     permutation: Permutation | None = None,
+    experts: Reached | None = None,
 ) -> PruneReport:
     """Count the zeros of a pruned model.
 
@@ -151,12 +188,20 @@ def prune_report(
         seconds: how long pruning it took.
         shots: what each did, where there were several or it was trained.
         permutation: how its channels were permuted first, if they were.
+        experts: how many calibration tokens came to each, if it has any.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)
-    return PruneReport(layers, seconds, found, found.zeros(model), shots, permutation)
+    return PruneReport(layers, seconds, found, found.zeros(model), shots, permutation, experts)
+
+
+def recounted(report: PruneReport, model: nn.Module) -> PruneReport:
+    """A report with the zeros that its model has now, as where a smaller dtype has rounded some."""
+    layers = tuple(_counted(layer) for layer in linear_layers(model).values())
+    return replace(report, layers=layers, block_zeros=report.coverage.zeros(model))
 
 
 def _counted(layer: LinearLayer) -> LayerReport:
     size = layer.weight.numel()
-    return LayerReport(layer.name, size - int(torch.count_nonzero(layer.weight)), size)
+    zeros = size - int(torch.count_nonzero(layer.weight))
+    return LayerReport(layer.name, zeros, size, layer.experts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ def prune_in_shots(
     keep: Path | None,
     dense: Statistics | None = None,
     writer: Writer | None = None,
+    aside: Collection[str] = (),
 ) -> tuple[tuple[Shot, ...], Permutation | None]:
     """Prune a model in place in the shots that a recipe has, its channels permuted if it says so.
 
@@ -53,6 +54,7 @@ def prune_in_shots(
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
         writer: of the synthetic samples, see `gpprune.prune.prune_model`.
+        aside: the names of layers that stay as they are.
 
     Returns:
         What each shot did; nothing for a recipe of one shot and without training. And how the
@@ -73,7 +75,7 @@ def prune_in_shots(
         text = _text(recipe, calibration, written, 0)
         permuted = _permuted(model, recipe, text, dense, progress)
         known = dense if permuted is None else None
-        prune_once(model, recipe, text, order, progress, dense=known)
+        prune_once(model, recipe, text, order, progress, dense=known, aside=aside)
         return (), permuted
     kept = None if keep is None else Kept(keep, identity_of(model, recipe, calibration, order))
     shots = [] if kept is None else kept.shots()
@@ -103,7 +105,7 @@ def prune_in_shots(
             progress("shots", at, recipe.shots)
             stage = Stage(part, held, originals if shots else None, coupled)
             known = dense if permuted is None and not shots else None
-            prune = partial(prune_once, model, recipe, text, order, progress, stage, known)
+            prune = partial(prune_once, model, recipe, text, order, progress, stage, known, aside)
             shot, held = _shot(model, text, before, prune, train)
             shots.append(shot)
             if kept is not None:

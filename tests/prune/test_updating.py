@@ -195,6 +195,8 @@ def test_corrected_shots_go_on_towards_the_dense_model(
     broken, going_on, whole = (tiny(family) for _ in range(3))
 
     def stop(label: str, done: int, total: int) -> None:
+        if label == "counting experts' tokens":
+            return
         assert any(scratch.iterdir())  # the dense weights
         if (label, done) == ("shots", 1):
             raise KeyboardInterrupt

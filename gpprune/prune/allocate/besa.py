@@ -209,8 +209,10 @@ class _BlockTraining:
 
     def _pruned(self) -> dict[str, Tensor]:
         """The block's parameters by their names in it, the layers' weights masked."""
-        masked = (part.masked_weight() for part in self._parts)
-        return self._dense | dict(zip(self._names, masked, strict=True))
+        own: dict[str, list[_LayerSparsity]] = {}
+        for name, part in zip(self._names, self._parts, strict=True):
+            own.setdefault(name, []).append(part)
+        return self._dense | {name: _masked(parts) for name, parts in own.items()}
 
     def step(self, sequence: int) -> None:
         """Take one step of the optimiser on one sequence's states."""
@@ -242,6 +244,12 @@ class _BlockTraining:
             with torch.no_grad():
                 weights = self._pruned()
             self._runner.forward(self._index, keep=True, weights=weights)
+
+
+def _masked(parts: Sequence[_LayerSparsity]) -> Tensor:
+    """The masked parameter of a layer, or of all experts that share one."""
+    weights = [part.masked_weight() for part in parts]
+    return torch.stack(weights) if parts[0].layer.stacked else weights[0]
 
 
 def _mean_sparsity(parts: Sequence[_LayerSparsity]) -> Tensor:

@@ -193,7 +193,7 @@ class _Job:
         places = {(place.parameter, place.dim): place.index for place in coupling.places}
         found = {}
         for name, layer in self.layers.items():
-            index = places.get((f"{name}.weight", 0 if layer.transposed else 1))
+            index = places.get((layer.parameter_name, layer.input_dim))
             if index is None:
                 continue
             size = self.recipe.shape.width(layer.weight.shape)

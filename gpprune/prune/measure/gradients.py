@@ -19,16 +19,18 @@ from gpprune.prune.model.structure import LinearLayer
 class SquaredGradients:
     """Each weight's sum over sequences of its squared gradient, float32 ``[out, in]``.
 
-    A gradient is freed as soon as it is added: at the peak one layer's is alive, not the model's.
+    A gradient is freed as soon as it is added: at the peak one parameter's is alive, not the
+    model's.
     """
 
     backward: ClassVar[bool] = True
 
     def __init__(self, layers: Mapping[str, LinearLayer]) -> None:
         self._layers = dict(layers)
+        self._parameters = {id(layer.parameter): layer.parameter for layer in layers.values()}
         self._sums = {
-            name: torch.zeros_like(layer.parameter, dtype=torch.float32, requires_grad=False)
-            for name, layer in self._layers.items()
+            key: torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+            for key, parameter in self._parameters.items()
         }
 
     @contextmanager
@@ -39,22 +41,22 @@ class SquaredGradients:
             for parameter, _, _ in before:
                 parameter.requires_grad_(False)
                 parameter.grad = None
-            for layer in self._layers.values():
-                layer.parameter.requires_grad_(True)
-            with listening(map(self._listen, self._layers)):
+            for parameter in self._parameters.values():
+                parameter.requires_grad_(True)
+            with listening(map(self._listen, self._parameters)):
                 yield
         finally:
             for parameter, needed, gradient in before:
                 parameter.requires_grad_(needed)
                 parameter.grad = gradient
 
-    def _listen(self, name: str) -> RemovableHandle:
-        parameter: Any = self._layers[name].parameter  # the method is untyped in torch
-        hook: RemovableHandle = parameter.register_post_accumulate_grad_hook(self._hook(name))
+    def _listen(self, key: int) -> RemovableHandle:
+        parameter: Any = self._parameters[key]  # the method is untyped in torch
+        hook: RemovableHandle = parameter.register_post_accumulate_grad_hook(self._hook(key))
         return hook
 
-    def _hook(self, name: str) -> Callable[[Tensor], None]:
-        total = self._sums[name]
+    def _hook(self, key: int) -> Callable[[Tensor], None]:
+        total = self._sums[key]
 
         def hook(parameter: Tensor) -> None:
             gradient = parameter.grad
@@ -75,7 +77,11 @@ class SquaredGradients:
 
     def held(self, name: str) -> Tensor:
         """The sum of a layer, ``[out, in]``; it is handed over, and not kept here."""
-        return self._layers[name].oriented(self._sums.pop(name))
+        layer = self._layers.pop(name)
+        key, found = id(layer.parameter), self._sums[id(layer.parameter)]
+        if all(id(other.parameter) != key for other in self._layers.values()):
+            del self._sums[key]
+        return layer.oriented(layer.part(found))
 
 
 class Gradients(ABC):

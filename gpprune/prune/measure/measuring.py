@@ -12,6 +12,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.primitives import STATISTICS, Sign, Statistic, axes_of
 from gpprune.prune.measure.accumulator import Accumulator, Extent, MakeAccumulator
 from gpprune.prune.measure.table import MEASURERS, Measurer
+from gpprune.prune.model.experts.traffic import Traffic
 from gpprune.prune.model.structure import LinearLayer
 
 
@@ -36,6 +37,8 @@ def measurers(names: Iterable[str]) -> list[Measurer]:
 class Measuring:
     """Statistics of some layers while they are being measured.
 
+    Of an expert that hardly any token reached they are the mean of the others', see `Traffic`.
+
     Args:
         layers: by name.
         names: of the statistics.
@@ -52,6 +55,8 @@ class Measuring:
             if measurer.accumulator not in self._accumulators:
                 self._accumulators[measurer.accumulator] = measurer.accumulator(layers)
         self._made: dict[tuple[MakeAccumulator, Hashable], dict[str, Tensor]] = {}
+        self._traffic = Traffic(layers)
+        self._lent: dict[str, dict[str, Tensor]] = {}  # of experts that stand for others
 
     @property
     def idle(self) -> bool:
@@ -67,6 +72,7 @@ class Measuring:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Measure whatever flows through the layers inside this context."""
         with ExitStack() as stack:
+            stack.enter_context(self._traffic.watching())
             for accumulator in self._accumulators.values():
                 stack.enter_context(accumulator.watching(model))
             yield
@@ -84,7 +90,7 @@ class Measuring:
             if cut_off and getattr(accumulator, "zero_unreached", False):
                 continue
             for name in self._layers:
-                if not accumulator.reached(name):
+                if not accumulator.reached(name) and not self._traffic.lenders(name):
                     raise GppruneError(_unreached(name, self._fed_by(make)))
 
     def _fed_by(self, make: MakeAccumulator) -> list[Measurer]:
@@ -98,6 +104,20 @@ class Measuring:
             UsageError: a measurer gives it another shape than the statistic's type has.
             GppruneError: a statistic of it is not finite.
         """
+        lenders = self._traffic.lenders(name)
+        if not lenders:
+            return self._lent[name] if name in self._lent else self._own(name, extent)
+        for lender in lenders:
+            if lender not in self._lent:
+                self._lent[lender] = self._own(lender, extent)
+        every = [self._lent[lender] for lender in lenders]
+        return {
+            statistic: torch.stack([one[statistic] for one in every]).mean(0)
+            for statistic in every[0]
+        }
+
+    def _own(self, name: str, extent: Extent) -> dict[str, Tensor]:
+        """What was measured of a layer itself."""
         return {
             statistic: value
             for make in self._accumulators

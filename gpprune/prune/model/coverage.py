@@ -185,7 +185,9 @@ def _reason(role: str, parameter: nn.Parameter, owner: nn.Module, elsewhere: str
         what = "experts" if "expert" in role else "matrices"
         return f"{what} stored as one {parameter.ndim}-D parameter"
     if {"router", "gate"} & set(role.split(".")) or "Router" in type(owner).__name__:
-        return "a router, which is no linear layer"
+        return "a router"
+    if isinstance(owner, nn.Linear):
+        return "a gate of experts"
     if isinstance(owner, nn.Embedding):
         return "a table that is looked up"
     return "a parameter of no linear layer"

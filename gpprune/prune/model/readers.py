@@ -20,8 +20,9 @@ def input_groups(
 ) -> Iterator[Group]:
     """A block's layers in groups that read one tensor: query, key and value; output; and so on.
 
-    A group is asked for when the groups before it may have been pruned. Layers that no sequence
-    reaches come last, on their own.
+    A group is asked for when the groups before it may have been pruned. Experts read parts of one
+    tensor, and those of one list are in a group. Layers that no sequence reaches come last, on
+    their own.
 
     Args:
         runner: sends the calibration sequences through the block.
@@ -32,7 +33,7 @@ def input_groups(
         Layers by name, those that read a tensor first before those that read one later.
     """
     reads: _Reads = {}
-    groups: dict[tuple[int, int], Group] = {}
+    groups: dict[tuple[object, object], Group] = {}
     for sequence in range(runner.sequences):
         if len(reads) == len(layers):
             break
@@ -42,12 +43,22 @@ def input_groups(
             runner.output(index, sequence)
         for name, (tensor, version) in found.items():
             if name not in reads:
-                groups.setdefault((id(tensor), version), {})[name] = layers[name]
+                key = _list(layers[name]) or (id(tensor), version)
+                groups.setdefault(key, {})[name] = layers[name]
         reads |= {name: read for name, read in found.items() if name not in reads}
+    for name, layer in layers.items():
+        if name not in reads and (peers := groups.get(_list(layer) or ("", ""))):
+            peers[name] = layer
     yield from groups.values()
-    unread = {name: layer for name, layer in layers.items() if name not in reads}
+    grouped = {name for group in groups.values() for name in group}
+    unread = {name: layer for name, layer in layers.items() if name not in grouped}
     if unread:
         yield unread
+
+
+def _list(layer: LinearLayer) -> tuple[object, object] | None:
+    """What experts of one list have in common; None of another layer."""
+    return (layer.experts, layer.role) if layer.experts else None
 
 
 def _watching(layers: Mapping[str, LinearLayer], reads: _Reads) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError
+from gpprune.prune.model.experts.stacks import Expert, experts_in, open_experts, routers
 
 
 @cache
@@ -22,7 +23,7 @@ def _transposed_class() -> type[nn.Module]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | _transposed_class())
+    return isinstance(module, nn.Linear | Expert | _transposed_class())
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +33,22 @@ class LinearLayer:
     Attributes:
         name: the module's name in the model, as in ``model.get_submodule(name)``.
         block: the index of the decoder block it belongs to.
-        module: the ``nn.Linear`` or the ``Conv1D``.
+        module: the ``nn.Linear``, the ``Conv1D`` or the `Expert`.
+        experts: the name of the list of experts that it belongs to; empty: it is of none.
     """
 
     name: str
     block: int
     module: nn.Module
+    experts: str = ""
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The stored parameter: ``[out, in]``, or ``[in, out]`` of a ``Conv1D``."""
-        parameter = self.module.weight
+        """The stored parameter: ``[out, in]``, or ``[in, out]`` of a ``Conv1D``.
+
+        Of an expert the whole stack, which it shares with the others.
+        """
+        parameter = self.module.parameter if isinstance(self.module, Expert) else self.module.weight
         if not isinstance(parameter, nn.Parameter):
             raise GppruneError(
                 f"the layer {self.name!r} keeps its weight in a form gpprune cannot prune"
@@ -50,29 +56,63 @@ class LinearLayer:
         return parameter
 
     @property
+    def stacked(self) -> bool:
+        """Whether it is an expert's, whose weight is a part of a parameter."""
+        return isinstance(self.module, Expert)
+
+    @property
     def transposed(self) -> bool:
-        """Whether the stored parameter lies ``[in, out]``."""
+        """Whether the weight is stored ``[in, out]``."""
+        if isinstance(self.module, Expert):
+            return self.module.transposed
         return isinstance(self.module, _transposed_class())
 
     @property
     def plain(self) -> bool:
         """Whether calling the module multiplies by the weight and does no more, as a router may."""
         forward = type(self.module).forward
-        return forward in (nn.Linear.forward, _transposed_class().forward)
+        return forward in (nn.Linear.forward, Expert.forward, _transposed_class().forward)
 
     @property
     def role(self) -> str:
-        """Its name inside its block, as ``self_attn.q_proj``: what follows the block's number."""
-        return self.name.partition(f".{self.block}.")[2] or self.name
+        """Its name inside its block, as ``self_attn.q_proj``: what follows the block's number.
 
-    def oriented(self, stored: Tensor) -> Tensor:
-        """A tensor laid out like the stored parameter, as a view of shape ``[out, in]``."""
-        return stored.t() if self.transposed else stored
+        All experts have the same, as ``mlp.experts.*.down_proj``.
+        """
+        name = self.name
+        if self.experts:
+            name = f"{self.experts}.*.{name.removeprefix(self.experts + '.').partition('.')[2]}"
+        return name.partition(f".{self.block}.")[2] or name
+
+    @property
+    def parameter_name(self) -> str:
+        """The stored parameter's name in the model, as in ``model.get_parameter(name)``."""
+        if isinstance(self.module, Expert):
+            return f"{self.experts}.{self.module.stack}"
+        return f"{self.name}.weight"
+
+    @property
+    def input_dim(self) -> int:
+        """Along which dimension of the stored parameter the input features lie."""
+        return (0 if self.transposed else 1) + (1 if self.stacked else 0)
+
+    def part(self, stored: Tensor) -> Tensor:
+        """What is this layer's of a tensor laid out like the stored parameter, as a view."""
+        return stored[self.module.place] if isinstance(self.module, Expert) else stored
+
+    def oriented(self, part: Tensor) -> Tensor:
+        """A tensor laid out like the layer's part of what is stored, as a view ``[out, in]``."""
+        return part.t() if self.transposed else part
+
+    @property
+    def stored(self) -> Tensor:
+        """The weight as it is stored, detached: ``[out, in]``, or ``[in, out]``."""
+        return self.part(self.parameter.detach())
 
     @property
     def weight(self) -> Tensor:
         """The weight as a detached view of shape ``[out, in]``: writing to it writes the model."""
-        return self.oriented(self.parameter.detach())
+        return self.oriented(self.stored)
 
     def write(self, weight: Tensor) -> None:
         """Copy ``weight``, ``[out, in]``, into the model in the model's own dtype."""
@@ -161,17 +201,31 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 def linear_layers(model: nn.Module) -> dict[str, LinearLayer]:
     """The linear layers inside the decoder blocks, by name, in the model's order.
 
-    Embeddings and the output head lie outside the blocks and are left alone.
+    Each expert's matrices are layers, also where they are stored as one parameter, see
+    `open_experts`. Embeddings and the output head lie outside the blocks and are left alone, and
+    so are the routers of experts, see `routers`.
 
     Raises:
         GppruneError: the model has no decoder blocks with linear layers.
     """
+    open_experts(model)
     names = {id(module): name for name, module in model.named_modules()}
-    return {
-        names[id(module)]: LinearLayer(names[id(module)], index, module)
-        for index, block in enumerate(blocks(model))
+    chosen = blocks(model)
+    aside = {id(module) for module in routers(chosen)}
+    experts = {
+        id(part): names[id(module)]
+        for block in chosen
         for module in block.modules()
-        if _is_linear(module)
+        if experts_in(module)
+        for part in module.modules()
+    }
+    return {
+        names[id(module)]: LinearLayer(
+            names[id(module)], index, module, experts.get(id(module), "")
+        )
+        for index, block in enumerate(chosen)
+        for module in block.modules()
+        if _is_linear(module) and id(module) not in aside
     }
 
 
@@ -182,7 +236,7 @@ def check_weights(layers: dict[str, LinearLayer]) -> None:
         GppruneError: naming the first layer that is quantised or holds NaN or infinity.
     """
     for layer in layers.values():
-        weight = layer.parameter.detach()
+        weight = layer.stored
         if weight.ndim != 2 or not weight.is_floating_point():
             raise GppruneError(
                 f"the weight of {layer.name!r} is a {weight.dtype} tensor of shape "

@@ -322,15 +322,15 @@ def test_an_idle_layer_is_refused(model: nn.Module, sequences: Tensor) -> None:
 
 
 def test_the_share_of_zeros_is_that_of_all_matrices_of_the_blocks() -> None:
-    """Mixtral's experts are fused and left alone: a half of attention is little of the whole."""
-    mixtral = tiny("mixtral")
+    """Llama 4's experts are left alone: a half of the rest is less of the whole."""
+    llama = tiny("llama4")
     report = prune_model(
-        mixtral, Recipe(metric="magnitude", sparsity=0.5), torch.arange(40).view(2, 20)
+        llama, Recipe(metric="magnitude", sparsity=0.5), torch.arange(40).view(2, 20)
     )
     data = report.as_dict()
     assert data["sparsity"] == 0.5 and data["size"] == report.coverage.pruned_size
     assert data["blocks"]["zeros"] == data["zeros"] == report.block_zeros
-    assert data["blocks"]["sparsity"] == report.zeros / report.coverage.size < 0.1
+    assert data["blocks"]["sparsity"] == report.zeros / report.coverage.size < 0.2
     assert data["blocks"]["size"] == data["size"] + data["blocks"]["left_size"]
     roles = {left["role"]: left["reason"] for left in data["blocks"]["left"]}
-    assert "3-D" in roles["mlp.experts.down_proj"]
+    assert "3-D" in roles["feed_forward.experts.down_proj"]

@@ -38,7 +38,8 @@ def couplings(model: nn.Module) -> Couplings:
     """
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = copy.deepcopy(model).float()
-    layers = linear_layers(model)
+    # what reaches experts depends on the token, and their units lie in a stack
+    layers = {name: layer for name, layer in linear_layers(model).items() if not layer.stacked}
     embedding, tokens = _embedding(model), probe_tokens(model)
     if embedding is None or tokens is None:
         return Couplings((), (Refusal("residual", "", "the model names no embedding of tokens"),))

@@ -14,7 +14,7 @@ import typer
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
 from gpprune.gp import PRESETS, SearchSettings, duration
-from gpprune.prune import ORDERS, SCHEDULES, UPDATES
+from gpprune.prune import DTYPES, ORDERS, SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
 SEARCH = "Search"
@@ -111,6 +111,7 @@ DTypeOption = Annotated[
         help="auto, float32 or bfloat16: what the model computes in while it is judged.",
     ),
 ]
+Written = Annotated[str, typer.Option("--dtype", help=f"Written in: auto, {', '.join(DTYPES)}.")]
 _ORDER = typer.Option(
     "--order", help=f"How calibration and pruning take turns: {', '.join(ORDERS)}."
 )
@@ -158,6 +159,9 @@ ScheduleOption = Annotated[
 ]
 Cap = Annotated[
     float | None, typer.Option("--cap", help="The most that one shot takes of a layer, (0, 1].")
+]
+IdleExperts = Annotated[
+    str | None, typer.Option("--idle-experts", help="If few tokens reach them: share, or dense.")
 ]
 Allocations = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import going_on, print_json, print_table, progress, tell, tell_left_alone
+from gpprune.cli.console import going_on, print_json, print_table, progress, tell
 from gpprune.discover import Texts, prune_to, shrink_to
 from gpprune.discover.checkpoints import shots_beside
 from gpprune.discover.workbench import TEST_LENGTH
@@ -62,9 +62,11 @@ def prune(
         int | None,
         typer.Option("--recover", help="Epochs of training after each shot; zeros stay.", min=0),
     ] = None,
+    idle_experts: options.IdleExperts = None,
     window_length: options.WindowLength = TEST_LENGTH,
     seed: options.Seed = 0,
     order: options.OwnOrder = None,
+    dtype: options.Written = "auto",
     json: options.Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
@@ -72,6 +74,7 @@ def prune(
     given |= options.given(unit=unit, update=update, shots=shots, schedule=schedule, cap=cap)
     given |= options.given(damp_inputs=damp_inputs, damp_outputs=damp_outputs, permute=permute)
     own = options.given(order=order, synthetic_samples=synthetic_samples, recover=recover)
+    own |= options.given(idle_experts=idle_experts)
     chosen = _recipe(recipe, given).model_copy(update=own)
     texts = Texts(
         calibration_text=calibration_text,
@@ -80,10 +83,9 @@ def prune(
         seed=seed,
     )
     with progress() as report, going_on(lambda: _how(expanded(out))):
-        outcome = prune_to(out, chosen, model=model, texts=texts, progress=report)
-    tell_left_alone(outcome.coverage)
-    if outcome.permutation is not None and outcome.permutation.in_place:
-        tell(outcome.permutation.sentence)
+        outcome = prune_to(out, chosen, model=model, texts=texts, dtype=dtype, progress=report)
+    for sentence in outcome.sentences:
+        tell(sentence)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
     else:
@@ -151,14 +153,8 @@ def _print_shots(outcome: PruneReport) -> None:
 
 def _print_layers(outcome: PruneReport, title: str) -> None:
     rows = [
-        [layer.name, f"{layer.zeros:,}", f"{layer.size:,}", f"{layer.sparsity:.4f}"]
-        for layer in outcome.layers
+        [row.name, f"{row.zeros:,}", f"{row.size:,}", f"{row.sparsity:.4f}"] for row in outcome.rows
     ]
-    rows.append(["all", f"{outcome.zeros:,}", f"{outcome.size:,}", f"{outcome.sparsity:.4f}"])
-    if outcome.coverage.left:
-        blocks, zeros = outcome.coverage.size, outcome.block_zeros
-        share = f"{outcome.block_sparsity:.4f}"
-        rows.append(["all matrices of the blocks", f"{zeros:,}", f"{blocks:,}", share])
     columns = ["layer", "zeros", "weights", "sparsity"]
     print_table(columns, rows, title=title, numbers=columns[1:])
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpprune.discover.compare import Row
 from gpprune.discover.workbench import Texts, Workbench
+from gpprune.errors import UsageError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.evals.speed import tokens_a_second
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
+    DTYPES,
     Inspection,
     Loaded,
     PruneReport,
@@ -28,6 +30,7 @@ from gpprune.prune import (
     prune_model,
     prune_report,
     read_record,
+    recounted,
     save_pruned,
     save_shrunk,
     shrink,
@@ -41,6 +44,7 @@ def prune_to(
     model: str | Loaded = "smollm2",
     texts: Texts | None = None,
     order: str | None = None,
+    dtype: str = "auto",
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model by a recipe and write it as a Hugging Face checkpoint with its recipe.
@@ -54,6 +58,8 @@ def prune_to(
         model: what `gpprune.load_model` takes, or a loaded model in float32, pruned in place.
         texts: what is calibrated on.
         order: one of `gpprune.prune.ORDERS`; left out, the recipe's own, see `gpprune.prune_model`.
+        dtype: what the weights are written in, one of `gpprune.prune.DTYPES`; "auto": what the
+            model's checkpoint has.
         progress: called as `progress(label, done, total)`.
 
     Returns:
@@ -66,6 +72,8 @@ def prune_to(
     """
     if order is not None:
         recipe = recipe.model_copy(update={"order": order})  # the checkpoint says so
+    if dtype not in ("auto", *DTYPES):
+        raise UsageError(f"there is no dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
     path = check_output(out)
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:
@@ -78,11 +86,15 @@ def prune_to(
         reads=[(texts.calibration_text, "calibration")],
         progress=progress,
     )
-    source = model_digest(bench.loaded)
-    report = prune_model(
-        bench.loaded.model, recipe, bench.calibration(), keep=keep, progress=progress
-    )
-    save_pruned(bench.loaded, recipe, report, path, source=source)
+    loaded = bench.loaded
+    with loaded.stored.applied(loaded.model):
+        source = model_digest(loaded)
+    report = prune_model(loaded.model, recipe, bench.calibration(), keep=keep, progress=progress)
+    if dtype != "auto":
+        loaded = replace(loaded, stored=loaded.stored.become(loaded.model, DTYPES[dtype]))
+    with loaded.stored.applied(loaded.model):
+        report = recounted(report, loaded.model)
+    save_pruned(loaded, recipe, report, path, source=source)
     if keep is not None:
         forget_shots(keep)
     return report

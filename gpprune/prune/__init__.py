@@ -56,6 +56,8 @@ from .model.load import load_model as load_model
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource
 from .model.sources import locate as locate
+from .model.stored import DTYPES as DTYPES
+from .model.stored import Stored as Stored
 from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights
@@ -69,6 +71,7 @@ from .report import LayerReport as LayerReport
 from .report import PruneReport as PruneReport
 from .report import Shot as Shot
 from .report import prune_report as prune_report
+from .report import recounted as recounted
 from .schedule import SCHEDULES as SCHEDULES
 from .schedule import Schedule as Schedule
 from .select.masks import exact_mask as exact_mask

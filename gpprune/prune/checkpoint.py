@@ -142,7 +142,8 @@ def save_pruned(
 
     The directory holds what ``save_pretrained`` writes (safetensors) and ``gpprune_recipe.json``
     with the recipe, the report, the version of gpprune and digests of the weights before and
-    after. Plain transformers loads it.
+    after. Plain transformers loads it. The weights are written in the dtypes of the checkpoint
+    that they came from, and in files no larger than its largest where it has several.
 
     Args:
         loaded: the pruned model with its tokenizer.
@@ -158,14 +159,16 @@ def save_pruned(
         UsageError: ``out`` exists or cannot be written to.
         GppruneError: writing failed, for want of room for instance; nothing is left behind.
     """
-    record = {
-        "model": loaded.name,
-        "source_sha256": source,
-        "sha256": model_digest(loaded),
-        "recipe": recipe.model_dump(),
-        "report": report.as_dict(),
-    }
-    return _write(loaded, record, out)
+    check_output(out)
+    with loaded.stored.applied(loaded.model):
+        record = {
+            "model": loaded.name,
+            "source_sha256": source,
+            "sha256": model_digest(loaded),
+            "recipe": recipe.model_dump(),
+            "report": report.as_dict(),
+        }
+        return _write(loaded, record, out)
 
 
 def save_shrunk(
@@ -204,7 +207,8 @@ def _write(loaded: Loaded, record: dict[str, Any] | None, out: str | Path) -> Pa
     model: Any = loaded.model
     try:
         with quiet_transformers(), whole_folder(path) as folder:
-            model.save_pretrained(folder)
+            shard = loaded.stored.shard
+            model.save_pretrained(folder, **({} if shard is None else {"max_shard_size": shard}))
             Shapes.of(model).write(folder)
             loaded.tokenizer.save_pretrained(folder)
             if record is not None:

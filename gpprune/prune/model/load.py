@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import known, locate
+from gpprune.prune.model.stored import Stored, cast, largest_shard
 from gpprune.prune.model.structure import linear_layers
 
 _LONGEST_CAUSE = 300  # characters of a library's message that are shown
@@ -38,11 +39,13 @@ class Loaded:
         model: a transformers causal language model, in evaluation mode.
         tokenizer: its tokenizer.
         name: the specification it was loaded from.
+        stored: how its checkpoint stores it; what is written of it is stored likewise.
     """
 
     model: nn.Module
     tokenizer: Any
     name: str
+    stored: Stored = field(default_factory=Stored)
 
 
 def load_model(
@@ -125,12 +128,17 @@ def _read(source: str, spec: str, dtype: torch.dtype | str) -> Loaded:
     origin = _Origin(source, spec, not os.path.isdir(source) and not _hub_answers())
     config = _read_config(origin)
     tokenizer = _read_tokenizer(origin)
-    model = _read_weights(origin, config, dtype)
+    # in its own dtype first, which says how it is stored
+    as_stored = dtype in ("auto", torch.float32)
+    model = _read_weights(origin, config, "auto" if as_stored else dtype)
+    stored = Stored.of(model, largest_shard(source, kept_only=origin.kept_only))
+    if as_stored and dtype != "auto":
+        cast(model, torch.float32)
     with origin.reading("tokenizer"):
         _check_tokenizer(spec, tokenizer, model)
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
-    return Loaded(model, tokenizer, spec)
+    return Loaded(model, tokenizer, spec, stored)
 
 
 def _read_config(origin: _Origin) -> Any:

@@ -30,61 +30,13 @@ from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
 from gpprune.gp import RunDirectory, SearchSettings, duration
-from gpprune.primitives import ALLOCATION, JOINT, METRIC
 from gpprune.primitives import metric as read_metric
 
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
 
 
-def evolve_metric(
-    out: options.Out,
-    model: options.ModelSpec = "smollm2",
-    text: options.TextSpec = "wikitext2",
-    calibration_text: options.CalibrationSpec = "wikitext2",
-    sparsity: options.Sparsity = 0.5,
-    pattern: options.PatternOption = "layer",
-    update: options.UpdateOption = "none",
-    damp_inputs: options.DampInputs = None,
-    damp_outputs: options.DampOutputs = None,
-    draft: options.Draft = None,
-    order: options.ReportOrder = None,
-    start: options.Start = None,
-    shots: options.Shots = None,
-    schedule: options.ScheduleOption = None,
-    windows: options.Windows = _METRIC.windows,
-    window_length: options.WindowLength = _METRIC.window_length,
-    calibration_samples: options.Samples = _METRIC.calibration_samples,
-    loss: options.LossOption = NEXT_TOKEN.name,
-    dtype: options.DTypeOption = options.DType.auto,
-    preset: options.Preset = MetricGoal.preset,
-    population: options.Population = None,
-    generations: options.Generations = None,
-    strategy: options.Strategy = None,
-    time_limit: options.TimeLimit = None,
-    seed: options.Seed = 0,
-    rivals: options.RivalsOption = options.Rivals.all,
-    winners: options.Winners = WINNERS,
-    json: options.Json = False,
-) -> None:
-    """Evolve a pruning metric on a model, starting from the published ones and random formulas."""
-    texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= options.given(shots=shots, schedule=schedule, order=order, starts=started(start, METRIC))
-    goal = MetricGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, Shown(str(rivals), winners), json)
-
-
-evolve_structured = options.with_defaults(
-    evolve_metric,
-    "Evolve what whole MLP channels or heads cost, starting from the published costs.",
-    pattern="mlp",
-    sparsity=0.2,
-    update="least-squares",
-)
-
-
-def evolve_allocation(
+def _evolve(
+    kind: type[MetricGoal | AllocationGoal | JointGoal],
     out: options.Out,
     model: options.ModelSpec = "smollm2",
     text: options.TextSpec = "wikitext2",
@@ -116,59 +68,52 @@ def evolve_allocation(
     winners: options.Winners = WINNERS,
     json: options.Json = False,
 ) -> None:
-    """Evolve how sparsity is shared out over layers, starting from the published allocations."""
     texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
     how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= options.given(
-        shots=shots, schedule=schedule, order=order, starts=started(start, ALLOCATION)
-    )
-    read_metric(metric)
-    how |= {"metric": metric, "unit": str(unit)}
+    how |= options.given(shots=shots, schedule=schedule, order=order)
+    how |= options.given(starts=started(start, kind.language))
+    if metric:
+        read_metric(metric)
+        how |= {"metric": metric}
+    if unit:
+        how |= {"unit": str(unit)}
     chosen = pattern_with_room(metric, pattern)
-    goal = AllocationGoal(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
+    goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 
-def evolve_joint(
-    out: options.Out,
-    model: options.ModelSpec = "smollm2",
-    text: options.TextSpec = "wikitext2",
-    calibration_text: options.CalibrationSpec = "wikitext2",
-    sparsity: options.Sparsity = 0.5,
-    pattern: options.PatternOption = "layer",
-    unit: options.UnitOption = options.Unit.layer,
-    update: options.UpdateOption = "none",
-    damp_inputs: options.DampInputs = None,
-    damp_outputs: options.DampOutputs = None,
-    draft: options.Draft = None,
-    order: options.ReportOrder = None,
-    start: options.Start = None,
-    shots: options.Shots = None,
-    schedule: options.ScheduleOption = None,
-    windows: options.Windows = _LAYERED.windows,
-    window_length: options.WindowLength = _LAYERED.window_length,
-    calibration_samples: options.Samples = _LAYERED.calibration_samples,
-    loss: options.LossOption = NEXT_TOKEN.name,
-    dtype: options.DTypeOption = options.DType.auto,
-    preset: options.Preset = JointGoal.preset,
-    population: options.Population = None,
-    generations: options.Generations = None,
-    strategy: options.Strategy = None,
-    time_limit: options.TimeLimit = None,
-    seed: options.Seed = 0,
-    rivals: options.RivalsOption = options.Rivals.all,
-    winners: options.Winners = WINNERS,
-    json: options.Json = False,
-) -> None:
-    """Evolve a metric and an allocation together, starting from pairs of published ones."""
-    texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
-    how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
-    how |= options.given(shots=shots, schedule=schedule, order=order, starts=started(start, JOINT))
-    how |= {"unit": str(unit)}
-    goal = JointGoal(texts, model, sparsity, pattern, str(dtype), loss, update, **how)
-    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
-    _begin(out, goal, settings, Shown(str(rivals), winners), json)
+evolve_metric = options.with_defaults(
+    _evolve,
+    "Evolve a pruning metric on a model, starting from the published ones and random formulas.",
+    {"kind": MetricGoal, "metric": "", "unit": ""},
+    sparsity=0.5,
+    pattern="layer",
+    windows=_METRIC.windows,
+    window_length=_METRIC.window_length,
+    calibration_samples=_METRIC.calibration_samples,
+    preset=MetricGoal.preset,
+)
+evolve_structured = options.with_defaults(
+    evolve_metric,
+    "Evolve what whole MLP channels or heads cost, starting from the published costs.",
+    pattern="mlp",
+    sparsity=0.2,
+    update="least-squares",
+)
+evolve_allocation = options.with_defaults(
+    _evolve,
+    "Evolve how sparsity is shared out over layers, starting from the published allocations.",
+    {"kind": AllocationGoal},
+)
+evolve_joint = options.with_defaults(
+    _evolve,
+    "Evolve a metric and an allocation together, starting from pairs of published ones.",
+    {"kind": JointGoal, "metric": ""},
+    sparsity=0.5,
+    pattern="layer",
+    preset=JointGoal.preset,
+)
 
 
 def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: Shown, json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
 from inspect import signature
@@ -62,17 +62,12 @@ SplitOption = Annotated[
     typer.Option("--split", metavar="PART", help="Of --text: calibration, validation or test."),
 ]
 Sparsity = Annotated[float, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")]
-PatternOption = Annotated[
-    str,
-    typer.Option(
-        "--pattern",
-        help="What competes: in row, rows:N, cols:N, layer, model, N:M; whole: mlp, heads.",
-    ),
-]
 OwnPattern = Annotated[
     str | None,
     typer.Option(
-        "--pattern", help="row, rows:N, cols:N, layer, model, N:M, N:8; else the metric's."
+        "--pattern",
+        help="What competes: in row, rows:N, cols:N, layer, model, N:M; whole: mlp, heads; else "
+        "the metric's.",
     ),
 ]
 MetricOption = Annotated[
@@ -228,14 +223,16 @@ def search_settings(
     return PRESETS[preset].replaced(**changes)
 
 
-def with_defaults(command: Callable[..., None], about: str, **defaults: Any) -> Callable[..., None]:
-    """A command of which some flags have other defaults, with a help text of its own."""
+def with_defaults(
+    command: Callable[..., None], about: str, fixed: Mapping[str, Any] = {}, **defaults: Any
+) -> Callable[..., None]:
+    """A command of which some flags are fixed or have other defaults, with its own help text."""
     own = signature(command, eval_str=True)
-    flags = own.parameters.values()
+    flags = [flag for flag in own.parameters.values() if flag.name not in fixed]
 
     @wraps(command)
     def run(**given: Any) -> None:
-        command(**given)
+        command(**fixed, **given)
 
     changed = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in flags]
     run.__signature__ = own.replace(parameters=changed)  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .discover import evaluate_model as evaluate_model
     from .discover import inspect_checkpoint as inspect_checkpoint
     from .discover import prune_to as prune_to
+    from .discover import recover_to as recover_to
     from .discover import resume as resume
     from .discover import share_out as share_out
     from .discover import shrink_to as shrink_to
@@ -78,6 +79,7 @@ _ROOMS = {
         "evaluate_model",
         "inspect_checkpoint",
         "prune_to",
+        "recover_to",
         "resume",
         "share_out",
         "shrink_to",

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,20 @@ def going_on(how: Callable[[], str | None]) -> Iterator[None]:
         if (said := how()) is not None:
             tell(said)
         raise
+
+
+def going_on_from(
+    kept: Path, has: Callable[[Path], bool], what: str
+) -> AbstractContextManager[None]:
+    """As `going_on`, of what a directory keeps until the same command is done.
+
+    Args:
+        kept: the directory.
+        has: whether anything is kept there.
+        what: is kept, with its verb.
+    """
+    said = f"{what} kept in {kept}: the same command goes on"
+    return going_on(lambda: said if has(kept) else None)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError
 from gpprune.evals import NEXT_TOKEN
 from gpprune.files import expanded
-from gpprune.gp import RunDirectory, SearchSettings, duration
+from gpprune.gp import RunDirectory, SearchSettings, duration, settings_of
 from gpprune.primitives import metric as read_metric
 
 _METRIC, _LAYERED = MetricGoal().texts, AllocationGoal().texts
@@ -79,7 +79,8 @@ def _evolve(
         how |= {"unit": str(unit)}
     chosen = pattern_with_room(metric, pattern)
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
-    settings = options.search_settings(preset, population, generations, strategy, time_limit, seed)
+    changes = {"population": population, "generations": generations, "strategy": strategy}
+    settings = settings_of(preset, **changes, time_limit=time_limit, seed=seed)
     _begin(out, goal, settings, Shown(str(rivals), winners), json)
 
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpprune.errors import UsageError
 from gpprune.evals import LOSSES
-from gpprune.gp import PRESETS, SearchSettings, duration
+from gpprune.gp import PRESETS
 from gpprune.prune import DTYPES, ORDERS, SCHEDULES, UPDATES
 from gpprune.prune.model.sources import known as known_models
 
@@ -200,27 +199,6 @@ Generations = Annotated[
 Strategy = Annotated[
     str | None, typer.Option("--strategy", help="evolution or random.", rich_help_panel=SEARCH)
 ]
-
-
-def search_settings(
-    preset: str,
-    population: int | None,
-    generations: int | None,
-    strategy: str | None,
-    time_limit: str | None,
-    seed: int,
-) -> SearchSettings:
-    """A preset with what was given in place of its own."""
-    if preset not in PRESETS:
-        raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
-    changes = given(
-        population=population,
-        generations=generations,
-        strategy=strategy,
-        time_limit=None if time_limit is None else duration(time_limit),
-        seed=seed,
-    )
-    return PRESETS[preset].replaced(**changes)
 
 
 def with_defaults(

@@ -1,4 +1,4 @@
-"""`gpprune prune` and `gpprune shrink`: a pruned checkpoint on disk, and a smaller one."""
+"""`gpprune prune`, `recover` and `shrink`: a pruned checkpoint, a trained and a smaller one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import going_on, print_json, print_table, progress, tell
-from gpprune.discover import Texts, prune_to, shrink_to
-from gpprune.discover.checkpoints import shots_beside
+from gpprune.cli.console import going_on_from, print_json, print_table, progress, say, tell
+from gpprune.discover import Texts, prune_to, recover_to, shrink_to
+from gpprune.discover.checkpoints.pruned import shots_beside
+from gpprune.discover.checkpoints.recovered import AIMS, training_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
-from gpprune.prune import Permutation, PruneReport, Recipe, has_shots, parse_pattern
+from gpprune.prune import (
+    Adapters,
+    Permutation,
+    PruneReport,
+    Recipe,
+    has_saved,
+    has_shots,
+    parse_pattern,
+)
 from gpprune.prune.model.sources import known
 
 
@@ -82,7 +91,8 @@ def prune(
         window_length=window_length,
         seed=seed,
     )
-    with progress() as report, going_on(lambda: _how(expanded(out))):
+    kept = shots_beside(expanded(out))
+    with progress() as report, going_on_from(kept, has_shots, "finished shots are"):
         outcome = prune_to(out, chosen, model=model, texts=texts, dtype=dtype, progress=report)
     for sentence in outcome.sentences:
         tell(sentence)
@@ -117,11 +127,59 @@ def shrink(
     print_table(columns, rows, title=f"{model} -> {out}", numbers=columns[1:])
 
 
-def _how(out: Path) -> str | None:
-    """How to go on with a pruning that was broken off between two shots."""
-    kept = shots_beside(out)
-    said = f"finished shots are kept in {kept}: the same command goes on"
-    return said if has_shots(kept) else None
+def recover(
+    model: Annotated[str, typer.Argument(metavar="DIR", help=f"{known()}.")],
+    out: options.Out,
+    dense: Annotated[
+        str | None, typer.Option("--dense", help="What it was pruned from; else its record says.")
+    ] = None,
+    loss: Annotated[
+        str, typer.Option("--loss", help=f"Trained towards the dense model or text: {AIMS}.")
+    ] = AIMS[0],
+    text: Annotated[str, typer.Option("--text", help="Trained on: as for prune.")] = "wikitext2",
+    samples: Annotated[int, typer.Option("--samples", help="Sequences of it.", min=1)] = 32,
+    synthetic_samples: Annotated[
+        int, typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0)
+    ] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="How often all is read.", min=1)] = 1,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", help="Of low-rank adapters, merged in the end; else all weights."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="That have adapters, as q_proj; by default all. Repeatable."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")] = None,
+    window_length: options.WindowLength = TEST_LENGTH,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Train the weights that a pruned checkpoint has left; every zero stays a zero."""
+    adapters = None if rank is None else Adapters(rank, 2.0 * rank, tuple(layers or ()))
+    texts = Texts(
+        calibration_text=text, calibration_samples=samples, window_length=window_length, seed=seed
+    )
+    kept = training_beside(expanded(out))
+    with progress() as report, going_on_from(kept, has_saved, "what was trained is"):
+        found = recover_to(
+            out,
+            model,
+            dense=dense,
+            texts=texts,
+            written=synthetic_samples,
+            epochs=epochs,
+            rate=rate,
+            adapters=adapters,
+            aim=loss,
+            progress=report,
+        )
+    if json:
+        print_json({"out": str(out), **found.as_dict()})
+        return
+    rows = [[str(at), f"{one:.4f}"] for at, one in enumerate(found.losses, start=1)]
+    print_table(["epoch", "loss"], rows, title=f"{model} -> {out}", numbers=["epoch", "loss"])
+    say(f"{found.zeros:,} of {found.size:,} weights are 0, as before")
 
 
 def _print_permutation(found: Permutation) -> None:

@@ -10,10 +10,11 @@ from importlib import import_module
 from inspect import signature
 from types import ModuleType
 
-from .checkpoints import evaluate_model as evaluate_model
-from .checkpoints import inspect_checkpoint as inspect_checkpoint
-from .checkpoints import prune_to as prune_to
-from .checkpoints import shrink_to as shrink_to
+from .checkpoints.judged import evaluate_model as evaluate_model
+from .checkpoints.judged import inspect_checkpoint as inspect_checkpoint
+from .checkpoints.pruned import prune_to as prune_to
+from .checkpoints.recovered import recover_to as recover_to
+from .checkpoints.shrunk import shrink_to as shrink_to
 from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .compare import compare_recipes as compare_recipes

@@ -20,3 +20,4 @@ from .search import evolve as evolve
 from .settings import PRESETS as PRESETS
 from .settings import SearchSettings as SearchSettings
 from .settings import duration as duration
+from .settings import settings_of as settings_of

@@ -166,3 +166,21 @@ def duration(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise UsageError(f"--time-limit {text!r} is not a duration: write for example 90s or 20m")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def settings_of(preset: str, **changes: Any) -> SearchSettings:
+    """A preset with other values; a time limit may be text such as 20m.
+
+    Args:
+        preset: a name of `PRESETS`.
+        changes: by name; None stands for the preset's own.
+
+    Raises:
+        UsageError: there is no such preset, or a value is wrong.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    if isinstance(limit := given.get("time_limit"), str):
+        given["time_limit"] = duration(limit)
+    return PRESETS[preset].replaced(**given)

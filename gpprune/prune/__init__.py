@@ -11,8 +11,8 @@ from .checkpoint import RECORD_FILE as RECORD_FILE
 from .checkpoint import Record as Record
 from .checkpoint import check_output as check_output
 from .checkpoint import read_record as read_record
+from .checkpoint import save_again as save_again
 from .checkpoint import save_pruned as save_pruned
-from .checkpoint import save_shrunk as save_shrunk
 from .coupled.permutation import Permutation as Permutation
 from .coupled.permutation import PermutedAxis as PermutedAxis
 from .coupled.permutation import permute_channels as permute_channels
@@ -65,8 +65,15 @@ from .model.structure import linear_layers as linear_layers
 from .orders import ORDERS as ORDERS
 from .pruner import prune_model as prune_model
 from .recipe import Recipe as Recipe
-from .recover.distil import Predictions as Predictions
+from .recover.aims import Aim as Aim
+from .recover.aims import NextTokens as NextTokens
+from .recover.aims import Predictions as Predictions
 from .recover.distil import distil as distil
+from .recover.saved import Saved as Saved
+from .recover.saved import check_saved as check_saved
+from .recover.saved import forget_saved as forget_saved
+from .recover.saved import has_saved as has_saved
+from .recover.trained import Adapters as Adapters
 from .report import LayerReport as LayerReport
 from .report import PruneReport as PruneReport
 from .report import Shot as Shot

@@ -56,6 +56,7 @@ class Record:
             where it was not taken.
         digest: the same of the pruned model.
         shrunk: whether units were taken out afterwards, so that groups of N:M are no longer whole.
+        recovered: for how many epochs it was trained afterwards.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Record:
     source: str | None
     digest: str | None
     shrunk: bool = False
+    recovered: int = 0
 
     @property
     def sentence(self) -> str:
@@ -74,6 +76,7 @@ class Record:
         parts += [f"channels permuted by {recipe.permute}"] if recipe.permute else []
         parts += [f"{recipe.shots} shots"] if recipe.shots > 1 else []
         parts += ["then shrunk"] if self.shrunk else []
+        parts += [f"then trained for {self.recovered} epochs"] if self.recovered else []
         return f"pruned from {self.model!r} by {', '.join(parts)}"
 
     @property
@@ -107,6 +110,7 @@ class _Stored(BaseModel):
     source_sha256: str | None = None
     sha256: str | None = None
     shrunk: bool = False
+    recovered: int = 0
     report: _StoredReport
 
 
@@ -127,7 +131,8 @@ def read_record(folder: str | Path) -> Record | None:
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"the record {str(path)!r}, {where}: {first['msg'].lower()}") from error
     zeros = {layer.name: layer.zeros for layer in stored.report.layers}
-    return Record(stored.model, recipe, zeros, stored.source_sha256, stored.sha256, stored.shrunk)
+    digests = stored.source_sha256, stored.sha256
+    return Record(stored.model, recipe, zeros, *digests, stored.shrunk, stored.recovered)
 
 
 def save_pruned(
@@ -171,10 +176,10 @@ def save_pruned(
         return _write(loaded, record, out)
 
 
-def save_shrunk(
+def save_again(
     loaded: Loaded, out: str | Path, *, record: Record | None, report: PruneReport
 ) -> Path:
-    """Save a model that units were taken out of, with its tokenizer.
+    """Save a pruned model that something was done to since: units taken out, or training.
 
     Where its configuration does not say its shapes, ``gpprune_shapes.json`` lies beside it, and
     `gpprune.prune.load_model` reads it.
@@ -182,23 +187,27 @@ def save_shrunk(
     Args:
         loaded: the model.
         out: the directory to make, as of `save_pruned`.
-        record: what lay beside it before, if anything: it goes on with the new numbers.
+        record: what lay beside it before, if anything, with what was done: it goes on with the new
+            numbers.
         report: the zeros that are left.
 
     Raises:
         UsageError, GppruneError: as of `save_pruned`.
     """
-    if record is None:
-        return _write(loaded, None, out)
-    again = {
-        "model": record.model,
-        "source_sha256": record.source,
-        "sha256": model_digest(loaded),
-        "shrunk": True,
-        "recipe": record.recipe.model_dump(),
-        "report": report.as_dict(),
-    }
-    return _write(loaded, again, out)
+    check_output(out)
+    with loaded.stored.applied(loaded.model):
+        if record is None:
+            return _write(loaded, None, out)
+        again = {
+            "model": record.model,
+            "source_sha256": record.source,
+            "sha256": model_digest(loaded),
+            "shrunk": record.shrunk,
+            "recovered": record.recovered,
+            "recipe": record.recipe.model_dump(),
+            "report": report.as_dict(),
+        }
+        return _write(loaded, again, out)
 
 
 def _write(loaded: Loaded, record: dict[str, Any] | None, out: str | Path) -> Path:

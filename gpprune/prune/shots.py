@@ -22,7 +22,8 @@ from gpprune.prune.model.run import next_token_loss
 from gpprune.prune.once import prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
-from gpprune.prune.recover.distil import Predictions, distil
+from gpprune.prune.recover.aims import Predictions
+from gpprune.prune.recover.distil import distil
 from gpprune.prune.report import Shot
 from gpprune.prune.stage import Outcome, Stage
 

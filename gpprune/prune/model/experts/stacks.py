@@ -36,6 +36,11 @@ class Expert(nn.Module):
         self.place = place
 
     @property
+    def owner(self) -> nn.Module:
+        """The module that has the stack."""
+        return self._owner[0]
+
+    @property
     def parameter(self) -> nn.Parameter:
         """The whole stack."""
         found: nn.Parameter = getattr(self._owner[0], self.stack)

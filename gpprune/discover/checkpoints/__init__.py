@@ -1,0 +1,1 @@
+"""Checkpoints in one call: pruned, shrunk, recovered, inspected and judged."""

@@ -1,0 +1,127 @@
+"""What has been trained after each step, in a directory, so that a killed training goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.files import file_to_write, remove, whole_name
+from gpprune.prune.recover.trained import Trained
+
+_FILE = "trained.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Saved:
+    """Keeps what is trained, and Adam's moments, after each step: one file, replaced as a whole.
+
+    Args:
+        folder: made if it is missing; the caller's to remove, see `forget`.
+        identity: what tells this training from others, as JSON has it.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._path = folder / _FILE
+        self._identity = json.dumps(identity, sort_keys=True)
+
+    def restore(self, adam: torch.optim.Adam, trained: Trained) -> list[float]:
+        """Put what was kept into what is trained.
+
+        Returns:
+            The loss of each step that is done; empty: nothing was kept.
+
+        Raises:
+            UsageError: another training is kept there.
+            GppruneError: it is damaged.
+        """
+        if not self._path.exists():
+            return []
+        with self._reading() as file:
+            about = file.metadata() or {}
+        if about.get("identity") != self._identity:
+            raise UsageError(
+                f"{str(self._path.parent)!r} holds another training: remove it, or choose another "
+                "--out"
+            )
+        with self._reading() as file, torch.no_grad():
+            losses = [float(loss) for loss in json.loads(about["losses"])]
+            for at, own in enumerate(trained.tensors):
+                own.copy_(file.get_tensor(f"{at} value"))
+                adam.state[own] = {
+                    "step": torch.tensor(float(len(losses))),
+                    **{m: file.get_tensor(f"{at} {m}").to(own.device) for m in _MOMENTS},
+                }
+        trained.write()
+        return losses
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        try:
+            with safe_open(self._path, "pt") as file:
+                yield file
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise GppruneError(
+                f"what is kept in {str(self._path.parent)!r} is damaged ({error}): remove it"
+            ) from error
+
+    def store(self, adam: torch.optim.Adam, trained: Trained, losses: list[float]) -> None:
+        """Keep what is trained after a step, in place of the step before.
+
+        Raises:
+            GppruneError: there is no room.
+        """
+        held: dict[str, Tensor] = {}
+        for at, own in enumerate(trained.tensors):
+            held[f"{at} value"] = own.detach().cpu().contiguous()
+            state = adam.state[own]
+            held |= {f"{at} {m}": state[m].cpu().contiguous() for m in _MOMENTS if m in state}
+        about = {"identity": self._identity, "losses": json.dumps(losses)}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with file_to_write(self._path) as partial:
+                save_file(held, partial, about)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise GppruneError(
+                f"the training cannot be kept in {str(self._path.parent)!r} ({reason}): make room"
+            ) from error
+
+
+def check_saved(folder: Path) -> None:
+    """See that a training may be kept in a directory: it holds one, or is still to be made.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    if os.path.lexists(folder) and not (folder.is_dir() and all(map(_is_ours, folder.iterdir()))):
+        raise UsageError(
+            f"{str(folder)!r}, where the training is kept, is something else: move it away, or "
+            "choose another --out"
+        )
+
+
+def has_saved(folder: Path) -> bool:
+    """Whether a training is kept in a directory."""
+    return (folder / _FILE).is_file()
+
+
+def forget_saved(folder: Path) -> None:
+    """Remove the training that is kept in a directory, and the directory."""
+    if folder.is_dir():
+        for path in filter(_is_ours, folder.iterdir()):
+            remove(path)
+        folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    return whole_name(path.name) == _FILE

@@ -81,7 +81,8 @@ def prune_model(
     held = None if dense is None or written or not holds(dense, layers, recipe.reads) else dense
 
     with quiet_model(model):
-        found = expert_tokens(model, calibration, recipe.idle_experts, progress)
+        reads = recipe.reads or recipe.idle_experts == "dense"
+        found = expert_tokens(model, calibration, recipe.idle_experts, progress) if reads else None
         aside = set() if found is None else found.aside(layers)
         done = prune_in_shots(
             model, recipe, calibration, order, progress, keep, held, writer, aside

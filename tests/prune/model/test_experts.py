@@ -295,3 +295,13 @@ def test_experts_in_a_list_have_one_role_and_their_router_is_left_alone() -> Non
     }
     left = {role.role: role.reason for role in coverage(model).roles}
     assert left == {"choose": "a gate of experts", "much": "a gate of experts"}
+
+
+def test_nothing_is_counted_where_nothing_is_read() -> None:
+    told: list[str] = []
+    recipe = Recipe(metric="magnitude", sparsity=0.5)
+    report = prune_model(
+        _with_idle_expert(), recipe, TOKENS, progress=lambda label, *_: told.append(label)
+    )
+    assert report.experts is None and "counting experts' tokens" not in told
+    assert report.sparsity == 0.5

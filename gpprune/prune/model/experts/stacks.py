@@ -104,9 +104,14 @@ def experts_in(module: nn.Module) -> int:
     """
     if getattr(module, "opened_experts", False):
         return int(cast(Any, module).num_experts)
-    if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1:
-        return len(module) if len(module) > 1 else 0
-    return 0
+    if not isinstance(module, nn.ModuleList) or len(module) < 2:
+        return 0
+    alike = len({type(one) for one in module}) == 1 and all(map(_multiplies, module))
+    return len(module) if alike else 0
+
+
+def _multiplies(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Linear) for part in module.modules())
 
 
 def _closed_in(module: nn.Module) -> int:

@@ -18,7 +18,7 @@ from gpprune.prune.model.structure import LinearLayer, linear_layers
 FEW = 32  # tokens: of fewer what an expert reads is mostly chance
 
 IDLE = {
-    "share": "they are pruned by what the others beside them read on average",
+    "share": "they are pruned by what those beside them read on average that got more",
     "dense": "they are left dense",
 }
 """What may become of an expert that fewer than `FEW` tokens reached, in words."""

@@ -72,12 +72,12 @@ def _evolve(
     how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
     how |= options.given(shots=shots, schedule=schedule, order=order)
     how |= options.given(starts=started(start, kind.language))
-    if metric:
+    if metric is not None:
         read_metric(metric)
         how |= {"metric": metric}
-    if unit:
+    if unit is not None:
         how |= {"unit": str(unit)}
-    chosen = pattern_with_room(metric, pattern)
+    chosen = pattern_with_room(metric or "", pattern)
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     changes = {"population": population, "generations": generations, "strategy": strategy}
     settings = settings_of(preset, **changes, time_limit=time_limit, seed=seed)
@@ -87,7 +87,7 @@ def _evolve(
 evolve_metric = options.with_defaults(
     _evolve,
     "Evolve a pruning metric on a model, starting from the published ones and random formulas.",
-    {"kind": MetricGoal, "metric": "", "unit": ""},
+    {"kind": MetricGoal, "metric": None, "unit": None},
     sparsity=0.5,
     pattern="layer",
     windows=_METRIC.windows,
@@ -110,7 +110,7 @@ evolve_allocation = options.with_defaults(
 evolve_joint = options.with_defaults(
     _evolve,
     "Evolve a metric and an allocation together, starting from pairs of published ones.",
-    {"kind": JointGoal, "metric": ""},
+    {"kind": JointGoal, "metric": None},
     sparsity=0.5,
     pattern="layer",
     preset=JointGoal.preset,

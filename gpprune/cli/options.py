@@ -65,8 +65,8 @@ OwnPattern = Annotated[
     str | None,
     typer.Option(
         "--pattern",
-        help="What competes: in row, rows:N, cols:N, layer, model, N:M; whole: mlp, heads; else "
-        "the metric's.",
+        help="What competes: in row, rows:N, cols:N, layer, model, N:M; whole: mlp, heads; if "
+        "there is a --metric, else its own.",
     ),
 ]
 MetricOption = Annotated[

@@ -156,6 +156,8 @@ def recover(
     json: options.Json = False,
 ) -> None:
     """Train the weights that a pruned checkpoint has left; every zero stays a zero."""
+    if layers and rank is None:
+        raise UsageError(f"--layer {layers[0]} is for adapters: give --rank too, such as --rank 8")
     adapters = None if rank is None else Adapters(rank, 2.0 * rank, tuple(layers or ()))
     texts = Texts(
         calibration_text=text, calibration_samples=samples, window_length=window_length, seed=seed

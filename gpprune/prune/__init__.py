@@ -50,8 +50,10 @@ from .model.coverage import Coverage as Coverage
 from .model.coverage import coverage as coverage
 from .model.digest import configuration_digest as configuration_digest
 from .model.digest import model_digest as model_digest
+from .model.digest import stored_digest as stored_digest
 from .model.digest import tokenizer_digest as tokenizer_digest
 from .model.load import Loaded as Loaded
+from .model.load import embedded as embedded
 from .model.load import load_model as load_model
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource
@@ -68,6 +70,7 @@ from .recipe import Recipe as Recipe
 from .recover.aims import Aim as Aim
 from .recover.aims import NextTokens as NextTokens
 from .recover.aims import Predictions as Predictions
+from .recover.distil import check_rate as check_rate
 from .recover.distil import distil as distil
 from .recover.saved import Saved as Saved
 from .recover.saved import check_saved as check_saved

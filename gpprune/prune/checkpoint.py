@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import expanded, out_of_room, try_folder, whole_folder
@@ -17,6 +17,7 @@ from gpprune.prune.model.digest import model_digest
 from gpprune.prune.model.load import Loaded
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import Shapes
+from gpprune.prune.model.stored import check_finite
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport
 
@@ -56,7 +57,8 @@ class Record:
             where it was not taken.
         digest: the same of the pruned model.
         shrunk: whether units were taken out afterwards, so that groups of N:M are no longer whole.
-        recovered: for how many epochs it was trained afterwards.
+        trainings: how it was trained afterwards, as JSON has it.
+        notes: what its report says that no weights do, such as of shots, as JSON has it.
     """
 
     model: str
@@ -65,7 +67,8 @@ class Record:
     source: str | None
     digest: str | None
     shrunk: bool = False
-    recovered: int = 0
+    trainings: tuple[dict[str, Any], ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -76,7 +79,8 @@ class Record:
         parts += [f"channels permuted by {recipe.permute}"] if recipe.permute else []
         parts += [f"{recipe.shots} shots"] if recipe.shots > 1 else []
         parts += ["then shrunk"] if self.shrunk else []
-        parts += [f"then trained for {self.recovered} epochs"] if self.recovered else []
+        if epochs := sum(int(each["epochs"]) for each in self.trainings):
+            parts.append(f"then trained for {epochs} epoch{'s' if epochs > 1 else ''}")
         return f"pruned from {self.model!r} by {', '.join(parts)}"
 
     @property
@@ -94,13 +98,24 @@ class Record:
         return {**names, "recipe": self.recipe.model_dump()}
 
 
+_NOTES = ("shots", "permutation", "experts")  # of a report
+
+
 class _StoredLayer(BaseModel):
     name: str
     zeros: int
 
 
 class _StoredReport(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
     layers: list[_StoredLayer]
+
+
+class _StoredTraining(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    epochs: PositiveInt
 
 
 class _Stored(BaseModel):
@@ -110,7 +125,7 @@ class _Stored(BaseModel):
     source_sha256: str | None = None
     sha256: str | None = None
     shrunk: bool = False
-    recovered: int = 0
+    trainings: list[_StoredTraining] = []
     report: _StoredReport
 
 
@@ -132,7 +147,10 @@ def read_record(folder: str | Path) -> Record | None:
         raise UsageError(f"the record {str(path)!r}, {where}: {first['msg'].lower()}") from error
     zeros = {layer.name: layer.zeros for layer in stored.report.layers}
     digests = stored.source_sha256, stored.sha256
-    return Record(stored.model, recipe, zeros, *digests, stored.shrunk, stored.recovered)
+    trainings = tuple(each.model_dump() for each in stored.trainings)
+    extra = stored.report.model_extra or {}
+    notes = {name: extra[name] for name in _NOTES if name in extra}
+    return Record(stored.model, recipe, zeros, *digests, stored.shrunk, trainings, notes)
 
 
 def save_pruned(
@@ -166,6 +184,7 @@ def save_pruned(
     """
     check_output(out)
     with loaded.stored.applied(loaded.model):
+        check_finite(loaded.model)
         record = {
             "model": loaded.name,
             "source_sha256": source,
@@ -196,6 +215,7 @@ def save_again(
     """
     check_output(out)
     with loaded.stored.applied(loaded.model):
+        check_finite(loaded.model)
         if record is None:
             return _write(loaded, None, out)
         again = {
@@ -203,9 +223,9 @@ def save_again(
             "source_sha256": record.source,
             "sha256": model_digest(loaded),
             "shrunk": record.shrunk,
-            "recovered": record.recovered,
+            "trainings": list(record.trainings),
             "recipe": record.recipe.model_dump(),
-            "report": report.as_dict(),
+            "report": {**report.as_dict(), **record.notes},
         }
         return _write(loaded, again, out)
 

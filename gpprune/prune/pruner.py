@@ -11,7 +11,6 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.synthetic import Writer
-from gpprune.prune.model.experts.traffic import expert_tokens
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import check_weights, linear_layers
 from gpprune.prune.recipe import Recipe
@@ -81,10 +80,5 @@ def prune_model(
     held = None if dense is None or written or not holds(dense, layers, recipe.reads) else dense
 
     with quiet_model(model):
-        reads = recipe.reads or recipe.idle_experts == "dense"
-        found = expert_tokens(model, calibration, recipe.idle_experts, progress) if reads else None
-        aside = set() if found is None else found.aside(layers)
-        done = prune_in_shots(
-            model, recipe, calibration, order, progress, keep, held, writer, aside
-        )
-    return prune_report(model, time.perf_counter() - start, *done, found)
+        done = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
+    return prune_report(model, time.perf_counter() - start, *done)

@@ -18,7 +18,9 @@ from gpprune.prune.kept import Kept, identity_of
 from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.coupling.proof import couplings
+from gpprune.prune.model.experts.traffic import Reached, expert_tokens
 from gpprune.prune.model.run import next_token_loss
+from gpprune.prune.model.structure import linear_layers
 from gpprune.prune.once import prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
 from gpprune.prune.recipe import Recipe
@@ -37,8 +39,7 @@ def prune_in_shots(
     keep: Path | None,
     dense: Statistics | None = None,
     writer: Writer | None = None,
-    aside: Collection[str] = (),
-) -> tuple[tuple[Shot, ...], Permutation | None]:
+) -> tuple[tuple[Shot, ...], Permutation | None, Reached | None]:
     """Prune a model in place in the shots that a recipe has, its channels permuted if it says so.
 
     Everything is measured again before each shot, on the weights as they are then. What is pruned
@@ -55,11 +56,11 @@ def prune_in_shots(
         keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
         dense: for the first shot, see `gpprune.prune.prune_model`.
         writer: of the synthetic samples, see `gpprune.prune.prune_model`.
-        aside: the names of layers that stay as they are.
 
     Returns:
-        What each shot did; nothing for a recipe of one shot and without training. And how the
-        channels were permuted.
+        What each shot did; nothing for a recipe of one shot and without training. How the channels
+        were permuted. And how many tokens of the first shot's text came to each expert, if
+        anything of it is read.
 
     Raises:
         UsageError: `keep` holds another pruning, or the model cannot write synthetic samples.
@@ -76,8 +77,9 @@ def prune_in_shots(
         text = _text(recipe, calibration, written, 0)
         permuted = _permuted(model, recipe, text, dense, progress)
         known = dense if permuted is None else None
+        reached, aside = _reached(model, recipe, text, progress)
         prune_once(model, recipe, text, order, progress, dense=known, aside=aside)
-        return (), permuted
+        return (), permuted, reached
     kept = None if keep is None else Kept(keep, identity_of(model, recipe, calibration, order))
     shots = [] if kept is None else kept.shots()
     done = kept if shots else None
@@ -93,6 +95,8 @@ def prune_in_shots(
         if permuted is not None:
             permuted.fold(model)
     # before the weights of a finished shot come back
+    first = _text(recipe, calibration, written, 0)
+    reached, aside = _reached(model, recipe, first, progress)
     with originals_of(model) if mends else nullcontext() as originals:
         last = _text(recipe, calibration, written, recipe.shots - 1)
         train = _training(model, recipe, last, progress) if left else None
@@ -112,7 +116,17 @@ def prune_in_shots(
             if kept is not None:
                 kept.store(model, held, shots, written, permuted)
     progress("shots", len(shots), recipe.shots)
-    return tuple(shots), permuted
+    return tuple(shots), permuted, reached
+
+
+def _reached(
+    model: nn.Module, recipe: Recipe, text: Tensor, progress: Progress
+) -> tuple[Reached | None, Collection[str]]:
+    """How many tokens come to each expert of a dense model, and the layers that stay so."""
+    if not recipe.reads and recipe.idle_experts != "dense":
+        return None, ()
+    found = expert_tokens(model, text, recipe.idle_experts, progress)
+    return found, () if found is None else found.aside(linear_layers(model))
 
 
 def _permuted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,13 +55,44 @@ def test_the_dense_model_must_be_known_and_fit(
     pruned: Path, tmp_path: Path, tiny_gpt2_dir: Path
 ) -> None:
     (pruned / "gpprune_recipe.json").unlink()
-    with pytest.raises(UsageError, match="name the dense model, or recover by the loss"):
+    with pytest.raises(UsageError, match="says what it was pruned from: name the dense model"):
         recover_to(tmp_path / "out", str(pruned), texts=TEXTS)
     with pytest.raises(UsageError, match="there is no loss 'mse'"):
         recover_to(tmp_path / "out", str(pruned), texts=TEXTS, aim="mse")
     recover_to(tmp_path / "out", str(pruned), texts=TEXTS, aim="next-token")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not (tmp_path / "out" / "gpprune_recipe.json").exists()
+    with pytest.raises(UsageError, match="is of no use"):
+        recover_to(tmp_path / "b", str(pruned), dense="any", texts=TEXTS, aim="next-token")
+
+
+def test_a_dense_model_that_is_another_now_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "dense")
+    prune_to(tmp_path / "pruned", Recipe(sparsity=0.5), model=str(tmp_path / "dense"), texts=TEXTS)
+    model = load_model(str(tmp_path / "dense")).model
+    with torch.no_grad():
+        next(iter(linear_layers(model).values())).weight[0, 0] += 1
+    model.save_pretrained(tmp_path / "dense")  # type: ignore[operator]
+    with pytest.raises(UsageError, match="has other weights now"):
+        recover_to(tmp_path / "out", str(tmp_path / "pruned"), texts=TEXTS)
+    shutil.rmtree(tmp_path / "dense")
+    with pytest.raises(UsageError, match="names it as the dense model"):
+        recover_to(tmp_path / "out", str(tmp_path / "pruned"), texts=TEXTS)
+    assert not (tmp_path / "out.training").exists()
+
+
+def test_a_record_keeps_what_was_done_before(tiny_model_dir: Path, tmp_path: Path) -> None:
+    recipe = Recipe(sparsity=0.5, shots=2)
+    prune_to(tmp_path / "pruned", recipe, model=str(tiny_model_dir), texts=TEXTS)
+    recover_to(tmp_path / "out", str(tmp_path / "pruned"), texts=TEXTS, adapters=Adapters(4))
+    before, after = (
+        json.loads((tmp_path / name / "gpprune_recipe.json").read_text())
+        for name in ("pruned", "out")
+    )
+    assert after["report"]["shots"] == before["report"]["shots"]
+    (training,) = after["trainings"]
+    assert training["adapters"]["rank"] == 4 and training["dense"] == str(tiny_model_dir)
+    assert "for 1 epoch" in inspect_checkpoint(str(tmp_path / "out")).record.sentence  # type: ignore[union-attr]
 
 
 def test_the_command_says_what_it_did(pruned: Path, tmp_path: Path) -> None:
@@ -74,6 +106,36 @@ def test_the_command_says_what_it_did(pruned: Path, tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout)
     assert len(found["losses"]) == 2 and found["sequences"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--layer", "q_proj"], "--layer q_proj is for adapters: give --rank too"),
+        (["--rank", "0"], "rank 0"),
+        (["--rank", "2", "--layer", "nothing"], "no layer is called 'nothing'"),
+        (["--rate", "nan"], "the learning rate nan lies outside"),
+        (["--loss", "mse"], "there is no loss 'mse'"),
+    ],
+)
+def test_wrong_flags_are_named(flags: list[str], said: str, pruned: Path, tmp_path: Path) -> None:
+    how = ["--samples", "2", "--window-length", "32", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "gpprune", "recover", str(pruned), *how, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("out", ["/", "."])
+def test_an_output_without_a_name_is_refused(out: str, pruned: Path) -> None:
+    for command in (["recover", str(pruned)], ["prune", "--model", str(pruned), "--shots", "2"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "gpprune", *command, "--out", out],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 def test_a_killed_training_goes_on_where_it_was(pruned: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from gpprune.prune import (
     check_output,
     check_shots,
     forget_shots,
-    model_digest,
     prune_model,
     recounted,
     save_pruned,
+    stored_digest,
 )
 
 
@@ -73,8 +73,7 @@ def prune_to(
         progress=progress,
     )
     loaded = bench.loaded
-    with loaded.stored.applied(loaded.model):
-        source = model_digest(loaded)
+    source = stored_digest(loaded)
     report = prune_model(loaded.model, recipe, bench.calibration(), keep=keep, progress=progress)
     if dtype != "auto":
         loaded = replace(loaded, stored=loaded.stored.become(loaded.model, DTYPES[dtype]))
@@ -88,4 +87,4 @@ def prune_to(
 
 def shots_beside(out: Path) -> Path:
     """Where the weights after each shot are kept while a checkpoint is made."""
-    return out.with_name(f"{out.name}.shots")
+    return out.parent / f"{out.name}.shots"

@@ -23,15 +23,19 @@ from gpprune.prune import (
     Record,
     Saved,
     check_output,
+    check_rate,
     check_saved,
     distil,
+    embedded,
     forget_saved,
+    linear_layers,
     load_model,
     locate,
     model_digest,
     prune_report,
     read_record,
     save_again,
+    stored_digest,
     synthetic_samples,
 )
 
@@ -95,8 +99,9 @@ def recover_to(
         progress: called as `progress(label, done, total)`.
 
     Raises:
-        UsageError: there is no such aim, the dense model is not known or another one, or `out`
-            exists or cannot be written; nothing has been done then.
+        UsageError: there is no such aim or rate, the dense model is not known, another one than
+            the record says, or of other tokens, or `out` exists or cannot be written; nothing has
+            been done then.
         GppruneError: a model or text cannot be had, or the training fails.
     """
     if aim not in AIMS:
@@ -105,24 +110,33 @@ def recover_to(
     keep = training_beside(path)
     check_saved(keep)
     record = read_record(locate(model, progress))
-    teacher = _teacher(dense, record, model) if aim == "kl" or written else None
+    if dense is not None and aim != "kl" and not written:
+        raise UsageError(
+            f"the dense model {dense!r} is of no use: the loss {aim!r} asks for none, and nothing "
+            "is to be written; leave it out"
+        )
     texts = texts or Texts()
     reads = [(texts.calibration_text, "calibration")]
     bench = Workbench(model, texts, dtype="float32", reads=reads, progress=progress)
     loaded, tokens = bench.loaded, bench.calibration()
     start = time.perf_counter()
-    about = {"model": model_digest(loaded), "epochs": epochs, "rate": rate, "aim": aim}
-    about |= {"adapters": adapters and asdict(adapters), "written": written}
-    whole = None if teacher is None else load_model(teacher, progress=progress)
+    if adapters is not None:
+        adapters.check(linear_layers(loaded.model))
+    rate = check_rate(rate, adapters)
+    about: dict[str, Any] = {"epochs": epochs, "rate": rate, "aim": aim, "written": written}
+    about |= {"adapters": adapters and asdict(adapters)}
+    whole = _dense(dense, record, model, progress) if aim == "kl" or written else None
     if whole is not None:
         _check_alike(whole, loaded)
-        about |= {"dense": model_digest(whole)}
+        about |= {"dense": whole.name}
         if written:
             more = synthetic_samples(
                 whole.model, tokens, written, seed=texts.seed, progress=progress
             )
             tokens = torch.cat([tokens, more.to(tokens)])
-    about |= {"text": _digest(tokens)}
+    about |= {"sequences": len(tokens)}
+    exact = {"model": model_digest(loaded), "text": _digest(tokens)}
+    exact |= {} if whole is None else {"dense_sha256": model_digest(whole)}
     goal: Aim = NextTokens(tokens)
     if aim == "kl" and whole is not None:
         goal = Predictions(whole.model, tokens, progress)
@@ -134,7 +148,7 @@ def recover_to(
         epochs,
         rate=rate,
         adapters=adapters,
-        saved=Saved(keep, about),
+        saved=Saved(keep, {**about, **exact}),
         progress=progress,
     )
     seconds = time.perf_counter() - start
@@ -142,7 +156,7 @@ def recover_to(
         report = prune_report(loaded.model, seconds)
     if report.zeros < before:
         raise GppruneError(f"{before - report.zeros:,} zeros are lost: this is a defect")
-    trained = record and replace(record, recovered=record.recovered + epochs)
+    trained = record and replace(record, trainings=(*record.trainings, about))
     save_again(loaded, path, record=trained, report=report)
     forget_saved(keep)
     return Recovered(tuple(losses), len(tokens), written, report.zeros, report.size, seconds)
@@ -150,24 +164,34 @@ def recover_to(
 
 def training_beside(out: Path) -> Path:
     """Where what was trained is kept while a checkpoint is made."""
-    return out.with_name(f"{out.name}.training")
+    return out.parent / f"{out.name}.training"
 
 
-def _teacher(dense: str | None, record: Record | None, model: str) -> str:
-    """The dense model's name."""
+def _dense(dense: str | None, record: Record | None, model: str, progress: Progress) -> Loaded:
+    """The dense model: the one that is named, or else the one that the record names."""
     if dense is not None:
-        return dense
+        return load_model(dense, progress=progress)
     if record is None:
         raise UsageError(
-            f"no record beside {model!r} says what it was pruned from: name the dense model, or "
-            "recover by the loss 'next-token'"
+            f"no record beside {model!r} says what it was pruned from: name the dense model"
         )
-    return record.model
+    try:
+        found = load_model(record.model, progress=progress)
+    except GppruneError as error:
+        raise type(error)(
+            f"{error} (the record beside {model!r} names it as the dense model: name another place)"
+        ) from error
+    if record.source not in (None, stored_digest(found)):
+        raise UsageError(
+            f"{record.model!r}, which {model!r} was pruned from, has other weights now: name the "
+            "dense model"
+        )
+    return found
 
 
 def _check_alike(dense: Loaded, pruned: Loaded) -> None:
     """See that both models know the same tokens."""
-    rows = [one.model.get_input_embeddings().weight.shape[0] for one in (dense, pruned)]  # type: ignore[operator]
+    rows = [embedded(one.model) for one in (dense, pruned)]
     if rows[0] != rows[1]:
         raise UsageError(
             f"the dense model {dense.name!r} knows {rows[0]} tokens and {pruned.name!r} {rows[1]}: "

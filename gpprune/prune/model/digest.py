@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,10 +23,18 @@ def model_digest(loaded: Loaded) -> str:
     return parameters_digest(loaded.model)
 
 
-def parameters_digest(model: nn.Module) -> str:
-    """As `model_digest`, of a module."""
+def stored_digest(loaded: Loaded) -> str:
+    """As `model_digest`, of the model as it is written: in the dtypes of its checkpoint."""
+    return parameters_digest(loaded.model, loaded.stored.dtypes)
+
+
+def parameters_digest(
+    model: nn.Module, dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+) -> str:
+    """As `model_digest`, of a module, in other dtypes where they are named."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, own in model.named_parameters():
+        parameter = own.detach().to(dtypes.get(name, own.dtype))
         head = f"{name} {parameter.dtype} {list(parameter.shape)}\n"
         digest.update(head.encode())
         digest.update(_bytes(parameter))

@@ -20,7 +20,7 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import known, locate
-from gpprune.prune.model.stored import Stored, cast, largest_shard
+from gpprune.prune.model.stored import Stored
 from gpprune.prune.model.structure import linear_layers
 
 _LONGEST_CAUSE = 300  # characters of a library's message that are shown
@@ -128,12 +128,9 @@ def _read(source: str, spec: str, dtype: torch.dtype | str) -> Loaded:
     origin = _Origin(source, spec, not os.path.isdir(source) and not _hub_answers())
     config = _read_config(origin)
     tokenizer = _read_tokenizer(origin)
-    # in its own dtype first, which says how it is stored
-    as_stored = dtype in ("auto", torch.float32)
-    model = _read_weights(origin, config, "auto" if as_stored else dtype)
-    stored = Stored.of(model, largest_shard(source, kept_only=origin.kept_only))
-    if as_stored and dtype != "auto":
-        cast(model, torch.float32)
+    model = _read_weights(origin, config, dtype)
+    with origin.reading("weights"):
+        stored = Stored.of(model, source, kept_only=origin.kept_only)
     with origin.reading("tokenizer"):
         _check_tokenizer(spec, tokenizer, model)
     model.eval()
@@ -200,7 +197,7 @@ def _check_tokenizer(spec: str, tokenizer: Any, model: Any) -> None:
     An embedding may have more rows than there are tokens, and special tokens, which a text has to
     spell out, may lie beyond it: Gemma 3's ``<image_soft_token>`` does.
     """
-    rows = _rows(model)
+    rows = embedded(model)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids = set(tokenizer.get_vocab().values()) - special | set(tokenizer("a")["input_ids"])
     if rows is not None and max(ids, default=0) >= rows:
@@ -211,7 +208,7 @@ def _check_tokenizer(spec: str, tokenizer: Any, model: Any) -> None:
         )
 
 
-def _rows(model: Any) -> int | None:
+def embedded(model: Any) -> int | None:
     """How many tokens the model has embeddings for, where it says."""
     with suppress(AttributeError, NotImplementedError):
         return int(model.get_input_embeddings().weight.shape[0])

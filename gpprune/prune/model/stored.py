@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +13,20 @@ from itertools import chain
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
+
+from gpprune.errors import GppruneError
 
 DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float32", "bfloat16", "float16")}
 """What a checkpoint can be written in, by name."""
+
+_FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}  # as safetensors calls them
 
 
 @dataclass(frozen=True)
@@ -29,9 +42,35 @@ class Stored:
     shard: int | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, shard: int | None = None) -> Stored:
-        """How a model that was read in the dtypes of its checkpoint is stored there."""
-        return cls({name: values.dtype for name, values in _floating(model)}, shard)
+    def of(cls, model: nn.Module, source: str, *, kept_only: bool) -> Stored:
+        """How a checkpoint that a model was read from is stored.
+
+        Where the model has a parameter under another name than the file, as experts that it holds
+        together, it is the dtype that most weights of the file have.
+
+        Args:
+            model: read from it, in any dtype.
+            source: a directory or a hub id.
+            kept_only: whether to fetch nothing.
+        """
+        files, several = _files(source, kept_only)
+        held: dict[str, torch.dtype] = {}
+        sizes: Counter[torch.dtype] = Counter()
+        for path in files:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    part = file.get_slice(name)
+                    if (dtype := _FLOATS.get(part.get_dtype())) is not None:
+                        held[name] = dtype
+                        sizes[dtype] += math.prod(part.get_shape())
+        if not sizes:
+            return cls()
+        most, buffers = sizes.most_common(1)[0][0], {n for n, _ in model.named_buffers()}
+        dtypes = {
+            name: held.get(name, values.dtype if name in buffers else most)
+            for name, values in _floating(model)
+        }
+        return cls(dtypes, max(map(os.path.getsize, files)) if several else None)
 
     def become(self, model: nn.Module, dtype: torch.dtype) -> Stored:
         """The same with all parameters of a model in one dtype."""
@@ -64,27 +103,39 @@ def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype] | torch.dtype) -> N
         values.data = values.data.to(wanted)
 
 
-def largest_shard(source: str, *, kept_only: bool) -> int | None:
-    """How many bytes the largest of several files of weights has; None: there is but one.
+def check_finite(model: nn.Module) -> None:
+    """See that no parameter of a model is NaN or infinite, as a cast may make one.
 
-    Args:
-        source: a directory or a hub id that has been read.
-        kept_only: whether to fetch nothing.
+    Raises:
+        GppruneError: naming the first that is.
     """
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+    for name, values in _floating(model):
+        if not bool(values.isfinite().all()):
+            raise GppruneError(
+                f"{name!r} holds NaN or infinity as {str(values.dtype).removeprefix('torch.')}: "
+                "its numbers overflow; write it in bfloat16 or float32"
+            )
 
-    index: Any = cached_file(
-        source,
-        SAFE_WEIGHTS_INDEX_NAME,
-        local_files_only=kept_only,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if index is None:
-        return None
-    with os.scandir(os.path.dirname(index)) as files:
-        sizes = [file.stat().st_size for file in files if file.name.endswith(".safetensors")]
-    return max(sizes, default=None)
+
+def _files(source: str, kept_only: bool) -> tuple[list[str], bool]:
+    """The safetensors of a checkpoint that has been read, and whether an index names them."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+    def find(name: str) -> Any:
+        return cached_file(
+            source,
+            name,
+            local_files_only=kept_only,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+
+    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
+        with open(index, encoding="utf-8") as file:
+            names = sorted(set(json.load(file)["weight_map"].values()))
+        return [os.path.join(os.path.dirname(index), name) for name in names], True
+    single = find(SAFE_WEIGHTS_NAME)
+    return ([] if single is None else [single]), False
 
 
 def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -64,14 +64,18 @@ def distil(
 
     Raises:
         UsageError: there are no sequences, or the adapters have no layers.
-        GppruneError: the loss or a gradient is not finite, or the model writes over what its
-            gradients need; the weights are those after the step before.
+        GppruneError: the loss, a gradient or a weight is not finite, or the model writes over what
+            its gradients need; the weights are those after the step before, or no longer of use.
     """
     if not rows:
         raise UsageError("there is no text to train on: give at least one sequence")
-    rate = (RATE if adapters is None else ADAPTER_RATE) if rate is None else rate
+    rate = check_rate(rate, adapters)
     each = math.ceil(len(rows) / _BATCH)
     draw = torch.Generator().manual_seed(0)
+    if adapters is not None:
+        # RWKV rescales its weights as it first runs, which it could not do to those made anew
+        with quiet_model(model), torch.no_grad():
+            next(iter(aim.losses(model, rows[:1])))
     making = all_weights(model) if adapters is None else low_rank(model, adapters)
     with quiet_model(model), making as trained:
         adam = torch.optim.Adam(trained.tensors, betas=_BETAS, foreach=False)  # else a copy more
@@ -91,6 +95,19 @@ def distil(
                     saved.store(adam, trained, losses)
                 progress("recovering", done + 1, epochs * each)
     return [_mean(losses[first : first + each], len(rows)) for first in range(0, len(losses), each)]
+
+
+def check_rate(rate: float | None, adapters: Adapters | None) -> float:
+    """The learning rate that is meant.
+
+    Raises:
+        UsageError: it lies outside [0, 1].
+    """
+    if rate is None:
+        return RATE if adapters is None else ADAPTER_RATE
+    if not 0 <= rate <= 1:
+        raise UsageError(f"the learning rate {rate} lies outside [0, 1]: give one such as {RATE:g}")
+    return rate
 
 
 def _mean(losses: Sequence[float], count: int) -> float:
@@ -142,5 +159,7 @@ def _step(adam: torch.optim.Adam, trained: Trained) -> None:
     trained.take(gradients)
     del gradients
     adam.step()
+    if not all(bool(one.isfinite().all()) for one in trained.tensors):
+        raise _damaged("a weight is not finite")
     adam.zero_grad()  # or the next ones would be a second copy beside these
     trained.write()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def forget_saved(folder: Path) -> None:
     if folder.is_dir():
         for path in filter(_is_ours, folder.iterdir()):
             remove(path)
-        folder.rmdir()
+        with suppress(OSError):  # something else came to lie there
+            folder.rmdir()
 
 
 def _is_ours(path: Path) -> bool:

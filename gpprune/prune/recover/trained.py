@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,7 +80,8 @@ class Adapters:
     Attributes:
         rank: of the product that is added to a weight.
         alpha: the product is scaled by ``alpha / rank``.
-        layers: the ends of the names of the layers that have one, as ``q_proj``; empty: all.
+        layers: the layers that have one, by the last parts of their names, as ``q_proj``; empty:
+            all. All experts of a list have one or none.
     """
 
     rank: int = 8
@@ -91,6 +92,30 @@ class Adapters:
         if self.rank < 1:
             raise UsageError(f"adapters of rank {self.rank} add nothing: give a rank of 1 or more")
 
+    def check(self, layers: Mapping[str, LinearLayer]) -> None:
+        """See that each name is that of a layer.
+
+        Raises:
+            UsageError: one is not.
+        """
+        for name in self.layers:
+            if not any(_ends(layer, name) for layer in layers.values()):
+                known = sorted({_called(layer).rpartition(".")[2] for layer in layers.values()})
+                raise UsageError(f"no layer is called {name!r}: there are {', '.join(known)}")
+
+    def on(self, layer: LinearLayer) -> bool:
+        """Whether a layer has one."""
+        return not self.layers or any(_ends(layer, name) for name in self.layers)
+
+
+def _called(layer: LinearLayer) -> str:
+    """The name of a layer, or of its list of experts."""
+    return layer.parameter_name.removesuffix(".weight")
+
+
+def _ends(layer: LinearLayer, name: str) -> bool:
+    return f".{_called(layer)}".endswith(f".{name}")
+
 
 @contextmanager
 def low_rank(model: nn.Module, adapters: Adapters) -> Iterator[Trained]:
@@ -100,17 +125,14 @@ def low_rank(model: nn.Module, adapters: Adapters) -> Iterator[Trained]:
     merging what it was before, and what is 0 stays so.
 
     Raises:
-        UsageError: no layer has such a name.
+        UsageError: a name is of no layer.
     """
     places: dict[int, tuple[nn.Module, str]] = {}
-    for name, layer in linear_layers(model).items():
-        if not adapters.layers or name.endswith(adapters.layers):
+    layers = linear_layers(model)
+    adapters.check(layers)
+    for layer in layers.values():
+        if adapters.on(layer):
             places.setdefault(id(layer.parameter), _place(layer))
-    if not places:
-        raise UsageError(
-            f"no layer's name ends with {' or '.join(map(repr, adapters.layers))}: name such as "
-            f"{next(iter(linear_layers(model))).rpartition('.')[2]!r}, or none for all"
-        )
     draw = torch.Generator().manual_seed(0)
     made: list[tuple[nn.Module, str, list[str]]] = []
     with _training(model, []):
@@ -161,10 +183,11 @@ class _Factors:
         self.tensors: list[Tensor] = list(factors)
 
     def gradients(self) -> list[Tensor]:
-        return [one.grad for one in self.tensors if one.grad is not None]
+        return [torch.zeros_like(one) if one.grad is None else one.grad for one in self.tensors]
 
     def take(self, gradients: Sequence[Tensor]) -> None:
-        """They are there already."""
+        for one, gradient in zip(self.tensors, gradients, strict=True):
+            one.grad = gradient
 
     def write(self) -> None:
         """They are in the model already."""

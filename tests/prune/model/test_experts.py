@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,27 @@ def test_nothing_is_counted_where_nothing_is_read() -> None:
     )
     assert report.experts is None and "counting experts' tokens" not in told
     assert report.sparsity == 0.5
+
+
+def test_experts_that_all_got_few_tokens_go_by_their_own() -> None:
+    few = TOKENS[:1, :12]
+    report = prune_model(tiny("mixtral"), Recipe(sparsity=0.5), few)
+    (sentence,) = [one for one in report.sentences if "experts got" in one]
+    assert "they are pruned by those" in sentence and "that got more" not in sentence
+
+
+def test_tokens_are_counted_on_all_that_is_calibrated_on() -> None:
+    recipe = Recipe(sparsity=0.5, synthetic_samples=24)
+    report = prune_model(tiny("mixtral"), recipe, TOKENS[:1])
+    assert report.experts is not None
+    assert report.experts.length == 25 * 48
+
+
+def test_an_opened_model_can_be_pickled() -> None:
+    model = tiny("mixtral")
+    linear_layers(model)
+    again = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+        next(iter(reversed(linear_layers(again).values()))).weight.zero_()
+        assert not torch.equal(again(TOKENS).logits, model(TOKENS).logits)

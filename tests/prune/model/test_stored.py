@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_families import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from gpprune.discover import Texts, inspect_checkpoint, prune_to
-from gpprune.errors import UsageError
-from gpprune.prune import Recipe, Stored
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune import Recipe, Stored, load_model
 
 TEXTS = Texts(calibration_samples=2, window_length=32)
 RECIPE = Recipe(metric="magnitude", sparsity=0.5)
@@ -127,3 +128,39 @@ def test_a_model_is_in_its_own_dtypes_again_afterwards() -> None:
         assert model.get_parameter("model.norm.weight").dtype == torch.bfloat16
         assert model.get_parameter("lm_head.weight").dtype == torch.float64
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+
+
+def test_each_weight_keeps_its_own_dtype_and_every_digit(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The configuration names one dtype; the file may have others."""
+    source = _checkpoint(tmp_path / "in", tiny_tokenizer, torch.bfloat16)
+    held = _held(source)
+    held["model.norm.weight"] = torch.full((16,), 1.001)
+    save_file(held, source / "model.safetensors", {"format": "pt"})
+    loaded = load_model(str(source))
+    assert torch.equal(loaded.model.get_parameter("model.norm.weight"), held["model.norm.weight"])
+    assert loaded.stored.dtypes["model.norm.weight"] == torch.float32
+    prune_to(tmp_path / "out", RECIPE, model=str(source), texts=TEXTS)
+    after = _held(tmp_path / "out")
+    assert torch.equal(after["model.norm.weight"], held["model.norm.weight"])
+    assert after["model.embed_tokens.weight"].dtype == torch.bfloat16
+
+
+def test_a_number_too_large_for_the_dtype_is_refused(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = _checkpoint(tmp_path / "in", tiny_tokenizer, torch.float32)
+    held = _held(source)
+    held["model.norm.weight"][3] = 1e5
+    save_file(held, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GppruneError, match=r"'model.norm.weight' holds NaN or infinity as float16"):
+        prune_to(tmp_path / "out", RECIPE, model=str(source), texts=TEXTS, dtype="float16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_shards_count(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    source = _checkpoint(tmp_path / "in", tiny_tokenizer, torch.float32, max_shard_size="40KB")
+    wanted = load_model(str(source)).stored.shard
+    save_file({"x": torch.zeros(10**6)}, source / "consolidated.safetensors")
+    assert load_model(str(source)).stored.shard == wanted

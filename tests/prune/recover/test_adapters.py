@@ -23,7 +23,7 @@ from gpprune.prune import (
     linear_layers,
 )
 
-FAMILIES = ["llama", "gpt2", "opt", "mixtral", "gptoss", "qwen3moe"]
+FAMILIES = ["llama", "gpt2", "opt", "mixtral", "gptoss", "qwen3moe", "rwkv"]
 
 
 @pytest.fixture
@@ -95,8 +95,9 @@ def test_only_the_layers_that_are_named_have_adapters(sequences: Tensor) -> None
     distil(model, dense, range(5), 1, adapters=Adapters(layers=("q_proj", "v_proj")))
     moved = {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}
     assert {name.split(".")[-2] for name in moved} == {"q_proj", "v_proj"}
-    with pytest.raises(UsageError, match=r"no layer's name ends with 'query'"):
-        distil(model, dense, range(5), 1, adapters=Adapters(layers=("query",)))
+    for wrong in ("query", "proj", "q_proj.weight"):  # whole parts of names only
+        with pytest.raises(UsageError, match=f"no layer is called '{wrong}': there are down_proj"):
+            distil(model, dense, range(5), 1, adapters=Adapters(layers=("q_proj", wrong)))
     with pytest.raises(UsageError, match="rank 0"):
         Adapters(rank=0)
 
@@ -157,3 +158,60 @@ def test_another_training_and_a_damaged_one_are_refused(sequences: Tensor, tmp_p
     (folder / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is something else"):
         check_saved(folder)
+
+
+def test_experts_have_adapters_together(sequences: Tensor) -> None:
+    model, _, dense = _pruned("mixtral", sequences)
+    with pytest.raises(UsageError, match="no layer is called 'up_proj'"):
+        distil(model, dense, range(5), 1, adapters=Adapters(layers=("up_proj",)))
+    with pytest.raises(UsageError, match=r"no layer is called 'experts.3.down_proj'"):
+        distil(model, dense, range(5), 1, adapters=Adapters(layers=("experts.3.down_proj",)))
+    before = weights(model)
+    distil(model, dense, range(5), 1, adapters=Adapters(layers=("experts.down_proj",)))
+    moved = {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}
+    assert moved == {f"model.layers.{block}.mlp.experts.down_proj" for block in (0, 1)}
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-4, 1.5])
+def test_a_rate_that_trains_nothing_is_refused(rate: float, sequences: Tensor) -> None:
+    model, _, dense = _pruned("llama", sequences)
+    with pytest.raises(UsageError, match=r"lies outside \[0, 1\]"):
+        distil(model, dense, range(5), 1, rate=rate)
+
+
+@pytest.mark.parametrize("adapters", [None, Adapters(rank=3)], ids=["weights", "adapters"])
+def test_weights_that_are_no_numbers_are_not_kept(
+    adapters: Adapters | None,
+    sequences: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spoil(self: torch.optim.Adam) -> None:
+        self.param_groups[0]["params"][-1].data.fill_(float("inf"))
+
+    model, _, dense = _pruned("llama", sequences)
+    monkeypatch.setattr(torch.optim.Adam, "step", spoil)
+    saved = Saved(tmp_path / "kept", {})
+    with pytest.raises(GppruneError, match="a weight is not finite"):
+        distil(model, dense, range(5), 3, adapters=adapters, saved=saved)
+    assert not has_saved(tmp_path / "kept")
+
+
+def test_a_layer_that_is_never_called_is_no_damage(sequences: Tensor, tmp_path: Path) -> None:
+    model, _, dense = _pruned("llama", sequences)
+    model.get_submodule("model.layers.1.mlp").register_module("idle", nn.Linear(4, 4))
+    saved = Saved(tmp_path / "kept", {})
+    adapters = Adapters(rank=2)
+    first = distil(model, dense, range(5), 2, adapters=adapters, saved=saved)
+    assert distil(model, dense, range(5), 2, adapters=adapters, saved=saved) == first
+
+
+def test_models_that_rescale_themselves_are_trained_as_they_are(sequences: Tensor) -> None:
+    model = sharp("rwkv")
+    model.config.rescale_every = 1  # type: ignore[union-attr]
+    dense = Predictions(model, sequences)
+    losses = [
+        distil(copy.deepcopy(model), dense, range(5), 3, rate=0.0, adapters=adapters)
+        for adapters in (None, Adapters(rank=2))
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)

@@ -144,8 +144,18 @@ def _opened(kind: Any) -> Any:
     return type(
         kind.__name__,
         (kind,),
-        {"forward": _forward, "opened_experts": True, "__module__": kind.__module__},
+        {
+            "forward": _forward,
+            "opened_experts": True,
+            "__module__": kind.__module__,
+            "__reduce__": lambda self: (_reopened, (kind,), self.__dict__),
+        },
     )
+
+
+def _reopened(kind: Any) -> Any:
+    """An opened stack without its state, for a copy."""
+    return _opened(kind).__new__(_opened(kind))
 
 
 def _forward(self: Any, hidden_states: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:

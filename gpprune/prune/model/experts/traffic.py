@@ -83,11 +83,13 @@ class Reached:
 
     Attributes:
         tokens: by the expert's name, as ``model.layers.0.mlp.experts.3``.
+        lent: the experts that go by the statistics of others, see `Traffic`.
         length: how many tokens the text has.
         rule: what becomes of an expert that fewer than `FEW` reached, one of `IDLE`.
     """
 
     tokens: Mapping[str, int]
+    lent: frozenset[str]
     length: int
     rule: str
 
@@ -111,10 +113,13 @@ class Reached:
         if not (few := self.few):
             return ""
         name, count = min(few.items(), key=lambda item: item[1])
+        done = IDLE[self.rule]
+        if self.rule == "share" and (own := len(few.keys() - self.lent)):
+            done = "they are pruned by those" if own == len(few) else f"{done}, {own:,} by those"
         return (
             f"{len(few):,} of {len(self.tokens):,} experts got fewer than {FEW} of "
-            f"{self.length:,} calibration tokens ({name!r}: {count}): {IDLE[self.rule]}; more "
-            "calibration text reaches more of them"
+            f"{self.length:,} calibration tokens ({name!r}: {count}): {done}; more calibration "
+            "text reaches more of them"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,7 +151,8 @@ def expert_tokens(
     for name, count in traffic.tokens.items():
         expert = expert_of(layers[name])
         found[expert] = min(found.get(expert, count), count)
-    return Reached(found, tokens.numel(), rule)
+    lent = frozenset(expert_of(layers[name]) for name in traffic.tokens if traffic.lenders(name))
+    return Reached(found, lent, tokens.numel(), rule)
 
 
 def expert_of(layer: LinearLayer) -> str:

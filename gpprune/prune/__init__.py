@@ -55,6 +55,7 @@ from .model.digest import tokenizer_digest as tokenizer_digest
 from .model.load import Loaded as Loaded
 from .model.load import embedded as embedded
 from .model.load import load_model as load_model
+from .model.run import check_still as check_still
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource
 from .model.sources import locate as locate

@@ -15,6 +15,7 @@ from gpprune.prune import (
     Recipe,
     check_output,
     check_shots,
+    check_still,
     forget_shots,
     prune_model,
     recounted,
@@ -74,6 +75,7 @@ def prune_to(
     )
     loaded = bench.loaded
     source = stored_digest(loaded)
+    check_still(loaded.model, bench.calibration())
     report = prune_model(loaded.model, recipe, bench.calibration(), keep=keep, progress=progress)
     if dtype != "auto":
         loaded = replace(loaded, stored=loaded.stored.become(loaded.model, DTYPES[dtype]))

@@ -25,6 +25,7 @@ from gpprune.prune import (
     check_output,
     check_rate,
     check_saved,
+    check_still,
     distil,
     embedded,
     forget_saved,
@@ -119,6 +120,7 @@ def recover_to(
     reads = [(texts.calibration_text, "calibration")]
     bench = Workbench(model, texts, dtype="float32", reads=reads, progress=progress)
     loaded, tokens = bench.loaded, bench.calibration()
+    check_still(loaded.model, tokens)
     start = time.perf_counter()
     if adapters is not None:
         adapters.check(linear_layers(loaded.model))

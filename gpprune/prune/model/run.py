@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gpprune.errors import GppruneError
+
 
 @contextmanager
 def quiet_model(model: nn.Module) -> Iterator[None]:
@@ -90,3 +92,26 @@ def sampled_tokens(logits: Tensor, tokens: Tensor, generator: torch.Generator) -
     shares = logits[0, :-1].float().softmax(dim=1).cpu()
     drawn = torch.multinomial(shares, 1, generator=generator)[:, 0]
     return torch.cat([tokens[:, :1], drawn[None].to(tokens.device)], dim=1)
+
+
+@torch.no_grad()
+def check_still(model: nn.Module, tokens: Tensor) -> None:
+    """See that a model leaves its own weights alone as it runs: what is saved would be others.
+
+    Args:
+        model: that has not run yet.
+        tokens: ``[samples, length]``, int64: it runs on a few of them.
+
+    Raises:
+        GppruneError: it does not, as RWKV that rescales its layers.
+    """
+    before = {name: (one._version, float(one.sum())) for name, one in model.named_parameters()}
+    with quiet_model(model):
+        body(model)(tokens[:1, :8].to(next(model.parameters()).device))
+    for name, one in model.named_parameters():
+        version, total = before[name]
+        if one._version != version and float(one.sum()) != total:
+            raise GppruneError(
+                f"{type(model).__name__} changes {name!r} as it runs, so that what is saved would "
+                "be changed again as it is loaded: of RWKV set rescale_every to 0 in config.json"
+            )

@@ -164,3 +164,19 @@ def test_only_shards_count(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFa
     wanted = load_model(str(source)).stored.shard
     save_file({"x": torch.zeros(10**6)}, source / "consolidated.safetensors")
     assert load_model(str(source)).stored.shard == wanted
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_model_that_changes_its_own_weights_is_refused(
+    every: int, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = _checkpoint(tmp_path / "in", tiny_tokenizer, torch.float32, "rwkv")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "rescale_every": every}))
+    if every:
+        with pytest.raises(GppruneError, match="set rescale_every to 0"):
+            prune_to(tmp_path / "out", RECIPE, model=str(source), texts=TEXTS)
+        return
+    prune_to(tmp_path / "out", RECIPE, model=str(source), texts=TEXTS)
+    before, after = _held(source), _held(tmp_path / "out")
+    assert all(torch.equal(v[v != 0], before[name][v != 0]) for name, v in after.items())

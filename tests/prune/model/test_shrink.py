@@ -24,8 +24,8 @@ from gpprune.prune import (
     load_model,
     prune_model,
     prune_report,
+    save_again,
     save_pruned,
-    save_shrunk,
     shrink,
 )
 from gpprune.prune.model.shapes import SHAPES_FILE
@@ -109,7 +109,7 @@ def test_a_small_checkpoint_reloads_and_goes_on(
     before = logits(model)
     found = shrink(model, uniform=uniform)
     loaded = Loaded(model, tiny_tokenizer, "shaken")
-    folder = save_shrunk(loaded, tmp_path / "small", record=None, report=prune_report(model, 0.0))
+    folder = save_again(loaded, tmp_path / "small", record=None, report=prune_report(model, 0.0))
     assert (folder / SHAPES_FILE).exists() == (not found.plain)
     if uniform:
         plain = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -211,7 +211,7 @@ def small(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
     deaden(model, (10, 20), (1, 1), 0)
     shrink(model)
     loaded = Loaded(model, tiny_tokenizer, "shaken")
-    return save_shrunk(loaded, tmp_path / "small", record=None, report=prune_report(model, 0.0))
+    return save_again(loaded, tmp_path / "small", record=None, report=prune_report(model, 0.0))
 
 
 def _edited(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

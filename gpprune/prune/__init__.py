@@ -52,6 +52,7 @@ from .model.digest import configuration_digest as configuration_digest
 from .model.digest import model_digest as model_digest
 from .model.digest import stored_digest as stored_digest
 from .model.digest import tokenizer_digest as tokenizer_digest
+from .model.digest import tokens_digest as tokens_digest
 from .model.load import Loaded as Loaded
 from .model.load import embedded as embedded
 from .model.load import load_model as load_model

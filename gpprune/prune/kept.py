@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from gpprune.errors import GppruneError, UsageError
 from gpprune.files import file_to_write, remove, whole_file, whole_name
 from gpprune.prune.coupled.permutation import Permutation
-from gpprune.prune.model.digest import parameters_digest
+from gpprune.prune.model.digest import parameters_digest, tokens_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import Shot
@@ -74,11 +73,10 @@ def identity_of(
     model: nn.Module, recipe: Recipe, calibration: Tensor, order: str
 ) -> dict[str, Any]:
     """What tells one pruning from another."""
-    tokens = hashlib.sha256(calibration.cpu().contiguous().numpy().tobytes()).hexdigest()
     return {
         "recipe": recipe.model_dump(),
         "order": order,
-        "calibration": tokens,
+        "calibration": tokens_digest(calibration),
         "model": parameters_digest(model),
     }
 

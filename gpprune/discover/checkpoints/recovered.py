@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import GppruneError, UsageError
@@ -38,6 +36,7 @@ from gpprune.prune import (
     save_again,
     stored_digest,
     synthetic_samples,
+    tokens_digest,
 )
 
 AIMS = ("kl", "next-token")
@@ -137,7 +136,7 @@ def recover_to(
             )
             tokens = torch.cat([tokens, more.to(tokens)])
     about |= {"sequences": len(tokens)}
-    exact = {"model": model_digest(loaded), "text": _digest(tokens)}
+    exact = {"model": model_digest(loaded), "text": tokens_digest(tokens)}
     exact |= {} if whole is None else {"dense_sha256": model_digest(whole)}
     goal: Aim = NextTokens(tokens)
     if aim == "kl" and whole is not None:
@@ -199,7 +198,3 @@ def _check_alike(dense: Loaded, pruned: Loaded) -> None:
             f"the dense model {dense.name!r} knows {rows[0]} tokens and {pruned.name!r} {rows[1]}: "
             "name the model that it was pruned from"
         )
-
-
-def _digest(tokens: Tensor) -> str:
-    return hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()

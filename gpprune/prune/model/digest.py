@@ -41,6 +41,11 @@ def parameters_digest(
     return digest.hexdigest()
 
 
+def tokens_digest(tokens: Tensor) -> str:
+    """SHA-256 of tokens ``[samples, length]``, in hexadecimal."""
+    return hashlib.sha256(_bytes(tokens)).hexdigest()
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 over what a tokenizer does to a text, in hexadecimal.
 

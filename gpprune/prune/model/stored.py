@@ -84,23 +84,17 @@ class Stored:
         What a smaller dtype rounds stays rounded. What is not named here keeps its dtype.
         """
         before = {name: values.dtype for name, values in _floating(model)}
-        cast(model, self.dtypes)
+        _cast(model, self.dtypes)
         try:
             yield
         finally:
-            cast(model, before)
+            _cast(model, before)
 
 
-def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype] | torch.dtype) -> None:
-    """Give a model's parameters and buffers of floating point other dtypes, in place.
-
-    Args:
-        model: any.
-        dtypes: by name; or one for all.
-    """
+def _cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give parameters and buffers of floating point the dtypes that are named, in place."""
     for name, values in _floating(model):
-        wanted = dtypes if isinstance(dtypes, torch.dtype) else dtypes.get(name, values.dtype)
-        values.data = values.data.to(wanted)
+        values.data = values.data.to(dtypes.get(name, values.dtype))
 
 
 def check_finite(model: nn.Module) -> None:

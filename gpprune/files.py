@@ -119,7 +119,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
             yield partial
-            _publish(partial, target)
+            publish(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -176,8 +176,12 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _publish(partial: Path, target: Path) -> None:
-    """Settle a folder, then give it its name."""
+def publish(partial: Path, target: Path) -> None:
+    """Settle a folder on disk, then give it its name, on the same file system.
+
+    Raises:
+        OSError: ``target`` has come to exist.
+    """
     _settle(partial)
     os.replace(partial, target)
     _sync(target.parent)

@@ -8,9 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import going_on_from, print_json, print_table, progress, say, tell
+from gpprune.cli.console import (
+    going_on,
+    going_on_from,
+    print_json,
+    print_table,
+    progress,
+    say,
+    tell,
+)
 from gpprune.discover import Texts, prune_to, recover_to, shrink_to
-from gpprune.discover.checkpoints.pruned import shots_beside
+from gpprune.discover.checkpoints.pruned import kept_beside
 from gpprune.discover.checkpoints.recovered import AIMS, training_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
@@ -21,7 +29,6 @@ from gpprune.prune import (
     PruneReport,
     Recipe,
     has_saved,
-    has_shots,
     parse_pattern,
 )
 from gpprune.prune.model.sources import known
@@ -31,20 +38,16 @@ def prune(
     out: options.Out,
     model: options.ModelSpec = "smollm2",
     metric: Annotated[
-        str | None,
-        typer.Option("--metric", help="A published metric or formula text; else wanda."),
+        str | None, typer.Option(help="A published metric or formula text; else wanda.")
     ] = None,
     sparsity: Annotated[
-        float | None,
-        typer.Option("--sparsity", help="Share of weights to prune, [0, 1); else 0.5."),
+        float | None, typer.Option(help="Share of weights to prune, [0, 1); else 0.5.")
     ] = None,
     pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", help="row, layer, model, N:M, N:8, mlp,heads or others; row."),
+        str | None, typer.Option(help="row, layer, model, N:M, N:8, mlp,heads or others; row.")
     ] = None,
     allocation: Annotated[
-        str | None,
-        typer.Option("--allocation", help="A published one, besa, or formula text; else uniform."),
+        str | None, typer.Option(help="A published one, besa, or formula text; else uniform.")
     ] = None,
     unit: Annotated[
         options.Unit | None,
@@ -58,24 +61,24 @@ def prune(
     schedule: options.ScheduleOption = None,
     cap: options.Cap = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option("--recipe", help="A recipe (JSON) in place of --metric and the like."),
+        Path | None, typer.Option(help="A recipe (JSON) in place of --metric and the like.")
     ] = None,
     calibration_text: options.CalibrationSpec = "wikitext2",
     calibration_samples: options.Samples = 8,
     synthetic_samples: Annotated[
-        int | None,
-        typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0),
+        int | None, typer.Option(help="More, which the dense model writes.", min=0)
     ] = None,
     recover: Annotated[
-        int | None,
-        typer.Option("--recover", help="Epochs of training after each shot; zeros stay.", min=0),
+        int | None, typer.Option(help="Epochs of training after each shot; zeros stay.", min=0)
     ] = None,
     idle_experts: options.IdleExperts = None,
     window_length: options.WindowLength = TEST_LENGTH,
     seed: options.Seed = 0,
     order: options.OwnOrder = None,
     dtype: options.Written = "auto",
+    stream: Annotated[
+        bool | None, typer.Option(help="A block in memory at a time; else where need be.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face checkpoint (safetensors) with its recipe."""
@@ -91,9 +94,10 @@ def prune(
         window_length=window_length,
         seed=seed,
     )
-    kept = shots_beside(expanded(out))
-    with progress() as report, going_on_from(kept, has_shots, "finished shots are"):
-        outcome = prune_to(out, chosen, model=model, texts=texts, dtype=dtype, progress=report)
+    with progress() as report, going_on(lambda: kept_beside(out)):
+        outcome = prune_to(
+            out, chosen, model=model, texts=texts, dtype=dtype, stream=stream, progress=report
+        )
     for sentence in outcome.sentences:
         tell(sentence)
     if json:

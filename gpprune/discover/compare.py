@@ -191,7 +191,7 @@ def compare_recipes(
         names=frozenset[str]().union(*(contender.recipe.reads for contender in contenders)),
         progress=progress,
     )
-    shapes = {name: layer.weight.shape for name, layer in bench.layers.items()}
+    shapes = {name: layer.shape for name, layer in bench.layers.items()}
     for contender in contenders:
         contender.recipe.shape.check_model(shapes)
     tokens = bench.windows(split)

@@ -195,7 +195,7 @@ class _Judges:
         """Whether its masks are as constrained as the search's."""
         if self.goal.varied != "pattern":
             return True
-        shapes = (layer.weight.shape for layer in self.bench.layers.values())
+        shapes = (layer.shape for layer in self.bench.layers.values())
         return all(as_strict(choice.setting, self.goal.pattern, shape) for shape in shapes)
 
     def validation(self, choice: Choice, update: str | None = None) -> Evaluation:

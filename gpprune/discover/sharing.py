@@ -136,6 +136,6 @@ def share_out(
         tuple(layer.name for layer in layers),
         tuple(layer.role for layer in layers),
         tuple(layer.block for layer in layers),
-        tuple(layer.weight.numel() for layer in layers),
+        tuple(layer.size for layer in layers),
         tuple(shares),
     )

@@ -139,7 +139,7 @@ class Workbench:
 
     def check_pattern(self, text: str) -> None:
         """See that a pattern fits every layer, before anything is measured for it."""
-        parse_pattern(text).check_model({n: layer.weight.shape for n, layer in self.layers.items()})
+        parse_pattern(text).check_model({n: layer.shape for n, layer in self.layers.items()})
 
     def _text(self, spec: str, split: str) -> str:
         if (spec, split) not in self._texts:

@@ -67,8 +67,8 @@ class Masking(ABC):
         self.statistics = statistics
         self.pattern = parse_pattern(pattern)
         self.sparsity = self.pattern.target(sparsity)
-        self.pattern.check_model({name: each.weight.shape for name, each in self.layers.items()})
-        sizes = [layer.weight.numel() for layer in self.layers.values()]
+        self.pattern.check_model({name: each.shape for name, each in self.layers.items()})
+        sizes = [layer.size for layer in self.layers.values()]
         self._elements = sum(sizes)
         self._device = next(iter(self.layers.values())).weight.device
         competes = self.pattern.across and not self.pattern.units

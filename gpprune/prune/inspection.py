@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gpprune.errors import UsageError
-from gpprune.prune.checkpoint import Record
+from gpprune.prune.checkpoint.record import Record
 from gpprune.prune.model.coupling.axes import Coupling, Refusal, free_units
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.coverage import Coverage, coverage

@@ -21,6 +21,7 @@ from gpprune.prune.measure.drift import Drift
 from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.model.readers import Group, input_groups
 from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.streamed.pages import pages_of
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.patterns import parse_pattern
@@ -164,7 +165,7 @@ class _Job:
 
     def _choice(self, layer: LinearLayer, statistics: Mapping[str, Tensor]) -> Choice:
         """How a layer's mask is chosen."""
-        recipe, shape = self.recipe, layer.weight.shape
+        recipe, shape = self.recipe, layer.shape
         score = staged_score(self.score, statistics, self.stage.held.get(layer.name))
         pattern, part = recipe.shape, self.stage.part
         if self.zeros is not None:
@@ -214,9 +215,17 @@ class _Job:
 def _prune_dense(job: _Job) -> None:
     """Every layer on the statistics of the dense model."""
     statistics = job.dense(job.reads)
+    pages = pages_of(job.model)
+    last = {layer.block: name for name, layer in job.layers.items()}
+    if pages is not None:
+        pages.start()
     for done, (name, layer) in enumerate(job.layers.items(), start=1):
         held = statistics.pop(name)  # may hold more, and read it from disk
+        if pages is not None and layer.block < pages.finished:
+            continue
         job.prune(layer, {each: held[each] for each in job.reads})
+        if pages is not None and last[layer.block] == name:
+            pages.finish(layer.block)
         give_back()
         job.report(done, len(job.layers))
 
@@ -242,7 +251,14 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
     cut_off = job.stage.later
     runner = BlockRunner(job.model, job.tokens, job.progress)
     drift = Drift(runner, job.stage.originals) if corrects else None
-    for index in range(len(runner)):
+    pages = pages_of(job.model)
+    start = 0 if pages is None else pages.finished
+    if pages is not None and start:
+        runner.restore(pages.states())
+        cut_off |= bool(known)
+    if pages is not None:
+        pages.start()
+    for index in range(start, len(runner)):
         block_layers = {n: layer for n, layer in job.layers.items() if layer.block == index}
         parts = list(groups(runner, index, block_layers))
         if drift is not None:
@@ -266,6 +282,8 @@ def _prune_sequential(job: _Job, groups: Groups = _whole, corrects: bool = False
             cut_off |= bool(known)
         if index + 1 < len(runner):
             runner.forward(index, keep=True)
+        if pages is not None:
+            pages.finish(index, runner.states)
         give_back()
         job.report(index + 1, len(runner))
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.streamed.pages import pages_of
 from gpprune.prune.model.structure import check_weights, linear_layers
+from gpprune.prune.orders import CORRECTED
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.shots import prune_in_shots
@@ -75,10 +78,39 @@ def prune_model(
     check_tokens(calibration)
     layers = linear_layers(model)
     check_weights(layers)
-    recipe.shape.check_model({name: layer.weight.shape for name, layer in layers.items()})
+    recipe.shape.check_model({name: layer.shape for name, layer in layers.items()})
     written = recipe.synthetic_samples > 0  # `dense` is not of them
     held = None if dense is None or written or not holds(dense, layers, recipe.reads) else dense
 
+    pages = pages_of(model)
+    if pages is not None:
+        check_streamable(recipe, order)
     with quiet_model(model):
         done = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
-    return prune_report(model, time.perf_counter() - start, *done)
+    if pages is not None:
+        pages.settle()
+    streamed = None if pages is None else tuple(pages.seconds)
+    return prune_report(model, time.perf_counter() - start, *done, streamed)
+
+
+def check_streamable(recipe: Recipe, order: str | None = None) -> None:
+    """See that a recipe can be followed with one decoder block in memory at a time.
+
+    Raises:
+        UsageError: it reads or changes several at once, or all of them more than once.
+    """
+    order = recipe.in_order(order)
+    reasons = {
+        f"{recipe.shots} shots": recipe.shots > 1,
+        "training after pruning": recipe.recover > 0,
+        f"permuting channels by {recipe.permute}": bool(recipe.permute),
+        "synthetic samples": recipe.synthetic_samples > 0,
+        f"the order {order!r}": order == CORRECTED,
+        f"the pattern {recipe.pattern!r}, whose units go through several layers": bool(
+            recipe.shape.units
+        ),
+        f"the allocation {recipe.allocation!r}, which is learned": recipe.allocator is None,
+    }
+    for what, true in reasons.items():
+        if true:
+            raise UsageError(f"{what}: not possible for a model that is streamed block by block")

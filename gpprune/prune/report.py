@@ -132,6 +132,8 @@ class PruneReport(BlockCounts):
         shots: what each did, where there were several or it was trained.
         permutation: how channels were permuted first; None: they were not.
         experts: how many calibration tokens came to each; None: the model has none.
+        streamed: how long each block took of those that this process has streamed; None: the model
+            was in memory.
     """
 
     layers: tuple[LayerReport, ...]
@@ -141,6 +143,7 @@ class PruneReport(BlockCounts):
     shots: tuple[Shot, ...] = ()
     permutation: Permutation | None = None
     experts: Reached | None = None
+    streamed: tuple[float, ...] | None = None
 
     @property
     def sentences(self) -> list[str]:
@@ -148,6 +151,9 @@ class PruneReport(BlockCounts):
         said = [self.coverage.sentence] if self.coverage.left else []
         if self.permutation is not None and self.permutation.in_place:
             said.append(self.permutation.sentence)
+        if self.streamed:
+            mean = sum(self.streamed) / len(self.streamed)
+            said.append(f"streamed, a block in memory at a time: {mean:.1f} s a block")
         return said + ([self.experts.sentence] if self.experts and self.experts.few else [])
 
     @property
@@ -171,7 +177,15 @@ class PruneReport(BlockCounts):
         shots = {"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}
         permuted = {} if self.permutation is None else {"permutation": self.permutation.summary()}
         reached = {} if self.experts is None else {"experts": self.experts.as_dict()}
-        return {**self.counts(), "seconds": self.seconds, **shots, **permuted, **reached}
+        streamed = {} if self.streamed is None else {"streamed": list(self.streamed)}
+        return {
+            **self.counts(),
+            "seconds": self.seconds,
+            **shots,
+            **permuted,
+            **reached,
+            **streamed,
+        }
 
 
 def prune_report(
@@ -180,6 +194,7 @@ def prune_report(
     shots: tuple[Shot, ...] = (),
     permutation: Permutation | None = None,
     experts: Reached | None = None,
+    streamed: tuple[float, ...] | None = None,
 ) -> PruneReport:
     """Count the zeros of a pruned model.
 
@@ -189,10 +204,12 @@ def prune_report(
         shots: what each did, where there were several or it was trained.
         permutation: how its channels were permuted first, if they were.
         experts: how many calibration tokens came to each, if it has any.
+        streamed: how long each block took, of a streamed model.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)
-    return PruneReport(layers, seconds, found, found.zeros(model), shots, permutation, experts)
+    zeros = found.zeros(model)
+    return PruneReport(layers, seconds, found, zeros, shots, permutation, experts, streamed)
 
 
 def recounted(report: PruneReport, model: nn.Module) -> PruneReport:
@@ -202,6 +219,5 @@ def recounted(report: PruneReport, model: nn.Module) -> PruneReport:
 
 
 def _counted(layer: LinearLayer) -> LayerReport:
-    size = layer.weight.numel()
-    zeros = size - int(torch.count_nonzero(layer.weight))
-    return LayerReport(layer.name, zeros, size, layer.experts)
+    zeros = layer.size - int(torch.count_nonzero(layer.weight))
+    return LayerReport(layer.name, zeros, layer.size, layer.experts)

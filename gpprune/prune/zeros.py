@@ -25,10 +25,9 @@ from gpprune.prune.select.staged import Holding, Lowest
 
 def recipe_kernel(recipe: Recipe, layers: Mapping[str, LinearLayer]) -> ScoreKernel:
     """A recipe's metric, compiled for layers by name."""
-    weights = [layer.weight for layer in layers.values()]
-    elements = sum(weight.numel() for weight in weights)
+    elements = sum(layer.size for layer in layers.values())
     formula = recipe.formula.canonical(recipe.shape.group)
-    return kernel(formula, elements=elements, device=weights[0].device)
+    return kernel(formula, elements=elements, device=next(iter(layers.values())).weight.device)
 
 
 def staged_score(
@@ -82,7 +81,7 @@ def recipe_zeros(
     """
     layers = linear_layers(model)
     held = held or {}
-    sizes = [layer.weight.numel() for layer in layers.values()]
+    sizes = [layer.size for layer in layers.values()]
     least = [int(held[name].sum()) if name in held else 0 for name in layers]
     capped = [gone + math.floor(recipe.cap * size) for gone, size in zip(least, sizes, strict=True)]
     target = recipe.sparsity * part
@@ -106,7 +105,7 @@ def recipe_zeros(
         zeros = allocator.zeros_near(learned, recipe.shape).tolist()
     else:
         zeros = allocator.zeros(recipe.allocator, recipe.formula, recipe.shape).tolist()
-    grains = [recipe.shape.grain(layer.weight.shape) for layer in layers.values()]
+    grains = [recipe.shape.grain(layer.shape) for layer in layers.values()]
     highest = max(HIGHEST, target)
     # what the allocation itself gives, or went before, may be a little more than the highest
     most = [
@@ -233,7 +232,7 @@ def zeros_under(
                 checked.add(layer.name)
             yield found
 
-    zeros = total_zeros(sparsity, sum(layer.weight.numel() for layer in layers))
+    zeros = total_zeros(sparsity, sum(layer.size for layer in layers))
     return zeros_across(competing, zeros, bounds)
 
 
@@ -251,7 +250,7 @@ def bounds_across(
         pattern: a pattern across the model.
         most: of each layer, how many weights it gives up at most, where that is less.
     """
-    shapes = [layer.weight.shape for layer in layers]
+    shapes = [layer.shape for layer in layers]
     highest = max(HIGHEST, sparsity)
     bounds = [
         Bound(math.ceil(highest * shape.numel() / member) * member, member)

@@ -7,20 +7,30 @@ from pathlib import Path
 
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import UsageError
+from gpprune.files import expanded
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
     DTYPES,
     Loaded,
     PruneReport,
     Recipe,
+    check_blocks,
     check_output,
     check_shots,
     check_still,
+    check_streamable,
+    forget_blocks,
     forget_shots,
+    has_blocks,
+    has_shots,
+    open_streamed,
     prune_model,
     recounted,
     save_pruned,
+    save_streamed,
+    short_of_memory,
     stored_digest,
+    tokens_digest,
 )
 
 
@@ -32,12 +42,14 @@ def prune_to(
     texts: Texts | None = None,
     order: str | None = None,
     dtype: str = "auto",
+    stream: bool | None = None,
     progress: Progress = silent,
 ) -> PruneReport:
     """Prune a model by a recipe and write it as a Hugging Face checkpoint with its recipe.
 
     The weights after each shot of a recipe of several are kept in a directory beside `out`, see
-    `shots_beside`, until the checkpoint is written: the same call goes on from there.
+    `shots_beside`, until the checkpoint is written: the same call goes on from there. So are the
+    blocks that are finished of a model that is streamed, see `blocks_beside`.
 
     Args:
         out: the directory to make; it appears when it is complete.
@@ -47,14 +59,16 @@ def prune_to(
         order: one of `gpprune.prune.ORDERS`; left out, the recipe's own, see `gpprune.prune_model`.
         dtype: what the weights are written in, one of `gpprune.prune.DTYPES`; "auto": what the
             model's checkpoint has.
+        stream: whether one decoder block is in memory at a time, with the same outcome; None:
+            where the model would not fit.
         progress: called as `progress(label, done, total)`.
 
     Returns:
         What became of every layer.
 
     Raises:
-        UsageError: the recipe cannot be followed in the order, or `out` exists or cannot be
-            written; nothing has been done then.
+        UsageError: the recipe cannot be followed in the order or by streaming, or `out` exists or
+            cannot be written; nothing has been done then.
         GppruneError: the model or text cannot be had, pruned or written.
     """
     if order is not None:
@@ -62,10 +76,12 @@ def prune_to(
     if dtype not in ("auto", *DTYPES):
         raise UsageError(f"there is no dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
     path = check_output(out)
+    texts = texts or Texts()
+    if isinstance(model, str) and _streams(stream, model, recipe, progress):
+        return _stream_to(path, recipe, model, texts, None if dtype == "auto" else dtype, progress)
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:
         check_shots(keep)
-    texts = texts or Texts()
     bench = Workbench(
         model,
         texts,
@@ -85,6 +101,77 @@ def prune_to(
     if keep is not None:
         forget_shots(keep)
     return report
+
+
+def _streams(stream: bool | None, model: str, recipe: Recipe, progress: Progress) -> bool:
+    """Whether a model is streamed.
+
+    Raises:
+        UsageError: it would have to be, and the recipe cannot be followed so.
+    """
+    if stream is False:
+        return False
+    short = None if stream else short_of_memory(model, progress)
+    if not stream and short is None:
+        return False
+    try:
+        check_streamable(recipe)
+    except UsageError as error:
+        if short is None:
+            raise
+        raise UsageError(f"{short}; {error}: give --no-stream to try it all the same") from error
+    return True
+
+
+def _stream_to(
+    path: Path, recipe: Recipe, model: str, texts: Texts, dtype: str | None, progress: Progress
+) -> PruneReport:
+    """As `prune_to`, with one decoder block in memory at a time."""
+    keep = blocks_beside(path)
+    check_blocks(keep)
+    streamed = open_streamed(
+        model, keep, dtype=None if dtype is None else DTYPES[dtype], progress=progress
+    )
+    loaded = streamed.loaded
+    bench = Workbench(
+        loaded,
+        texts,
+        dtype="float32",
+        reads=[(texts.calibration_text, "calibration")],
+        progress=progress,
+    )
+    tokens = bench.calibration()
+    check_still(loaded.model, tokens)
+    source = stored_digest(loaded, progress)
+    streamed.begin(
+        {
+            "model": source,
+            "recipe": recipe.model_dump(),
+            "calibration": tokens_digest(tokens),
+            "dtype": dtype,
+        }
+    )
+    report = prune_model(loaded.model, recipe, tokens, progress=progress)
+    save_streamed(streamed, recipe, report, path, source=source, progress=progress)
+    forget_blocks(keep)
+    return report
+
+
+def blocks_beside(out: Path) -> Path:
+    """Where the finished blocks of a streamed model are kept while a checkpoint is made."""
+    return out.parent / f"{out.name}.blocks"
+
+
+def kept_beside(out: str | Path) -> str | None:
+    """What an unfinished `prune_to` has left to go on from, for a reader; None: nothing."""
+    path = expanded(out)
+    for kept, has, what in (
+        (shots_beside(path), has_shots, "shots"),
+        (blocks_beside(path), has_blocks, "blocks"),
+    ):
+        if has(kept):
+            return f"finished {what} are kept in {kept}: the same command goes on"
+    return None
 
 
 def shots_beside(out: Path) -> Path:

@@ -70,7 +70,7 @@ class Allocator:
         roles = [layer.role if unit == "layer" else "" for layer in self._layers]
         numbers = {role: at for at, role in enumerate(dict.fromkeys(roles))}
         first = [int((self._unit_of == at).nonzero()[0, 0]) for at in range(len(place))]
-        self.layer_sizes = torch.tensor([layer.weight.numel() for layer in self._layers])
+        self.layer_sizes = torch.tensor([layer.size for layer in self._layers])
         self.layout = Layout(
             sizes=self._summed(self.layer_sizes.double()),
             blocks=torch.tensor([blocks[at] for at in first]),
@@ -126,7 +126,7 @@ class Allocator:
         return self._counts(project(given, self.layer_sizes, self.layout.target), pattern)
 
     def _counts(self, sparsities: Tensor, pattern: Pattern) -> Tensor:
-        grains = torch.tensor([pattern.grain(layer.weight.shape) for layer in self._layers])
+        grains = torch.tensor([pattern.grain(layer.shape) for layer in self._layers])
         return zero_counts(sparsities, self.layer_sizes, self.layout.target, grains)
 
     def reduced(

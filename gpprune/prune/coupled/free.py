@@ -63,7 +63,7 @@ def sides_to_go(
             check_scores(found)
             costs = costs_along(dim, found, recipe.formula).tolist()
             order += [(cost, at, dim, place) for place, cost in enumerate(costs)]
-    size = sum(layer.weight.numel() for layer in layers.values())
+    size = sum(layer.size for layer in layers.values())
     target = total_zeros(recipe.sparsity * part, size)
     left = target - sum(side.zeros for side in sides)
     for _, at, dim, place in sorted(order):

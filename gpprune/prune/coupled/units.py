@@ -95,7 +95,7 @@ def units_to_go(
         room = int(before.sum()) + math.floor(recipe.cap * axis.units)
         most = min(room, math.floor(HIGHEST * axis.units), axis.units - 1)
         found.append(_Units(axis, costs, before, _size(axis, layers), most))
-    size = sum(layer.weight.numel() for layer in layers.values())
+    size = sum(layer.size for layer in layers.values())
     target = total_zeros(recipe.sparsity * part, size)
     chosen = _chosen(found, target)
     zeros = sum(int(gone.sum()) * units.size for gone, units in zip(chosen, found, strict=True))
@@ -134,8 +134,7 @@ def _places(axis: Coupling, layers: Mapping[str, LinearLayer]) -> Iterator[tuple
 
 def _size(axis: Coupling, layers: Mapping[str, LinearLayer]) -> int:
     return sum(
-        index.shape[1] * layers[name].weight.shape[1 - dim]
-        for name, dim, index in _places(axis, layers)
+        index.shape[1] * layers[name].shape[1 - dim] for name, dim, index in _places(axis, layers)
     )
 
 

@@ -18,6 +18,7 @@ from gpprune.prune.measure.measuring import Measuring, measurers
 from gpprune.prune.measure.spill import Kept, Library
 from gpprune.prune.measure.sweep import Labels, Visit, sweep, whole
 from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.streamed.pages import pages_of
 from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
 
 
@@ -55,8 +56,9 @@ def calibrate(
     """Measure statistics of every linear layer of the dense model.
 
     Without a backward pass and wide statistics (those of no type, which only weight updates read)
-    this is one pass over the model. With them, block after block is measured and finished, so that
-    the memory is one block's, and wide statistics wait in a temporary directory.
+    this is one pass over the model. With them, and of a streamed model, block
+    after block is measured and finished, so that the memory is one block's, and wide statistics
+    wait in a temporary directory.
 
     Args:
         model: a causal language model; its weights, modes and flags are left as they were.
@@ -94,7 +96,8 @@ def calibrate(
     with ExitStack() as stack:
         stack.callback(found.close)
         visits = [found.visit(part) if part else None for part in (ahead, back)]
-        if back or any(STATISTICS[name].type is None for name in ahead):
+        wide = any(STATISTICS[name].type is None for name in ahead)
+        if back or wide or (ahead and pages_of(model) is not None):
             sweep(
                 model,
                 layers,

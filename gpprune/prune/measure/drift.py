@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpprune.prune.measure.spill import Shelf
 from gpprune.prune.model.readers import Group
 from gpprune.prune.model.recorder import in_place_of
 from gpprune.prune.model.run import listening
 from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.streamed.shelf import Shelf
 from gpprune.prune.model.structure import LinearLayer, blocks, linear_layers
 
 _SAME = 0.02  # as a share: rounding, also in bfloat16

@@ -17,8 +17,9 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.measure.accumulator import Extent
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.gradients import Gradients
-from gpprune.prune.measure.spill import Kept, Library, Shelf
+from gpprune.prune.measure.spill import Kept, Library
 from gpprune.prune.measure.sweep import Labels, sweep
+from gpprune.prune.model.streamed.shelf import Shelf
 from gpprune.prune.model.structure import LinearLayer, check_weights, linear_layers
 
 # The factors in the order in which they are found, from the identity in place of the first aaT.

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
-from gpprune.prune.measure.spill import Shelf
 from gpprune.prune.model.recorder import NotAChain
 from gpprune.prune.model.run import (
     body,
@@ -21,6 +20,8 @@ from gpprune.prune.model.run import (
     sampled_tokens,
 )
 from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.streamed.pages import not_streamed, pages_of
+from gpprune.prune.model.streamed.shelf import Shelf
 from gpprune.prune.model.structure import LinearLayer
 
 Layers = Mapping[str, LinearLayer]
@@ -100,7 +101,9 @@ def sweep(
             runner = BlockRunner(model, tokens, progress)
             if backward is not None:
                 runner.check_end()
-        except NotAChain:
+        except NotAChain as error:
+            if pages_of(model) is not None:
+                raise not_streamed(error) from error
             visits = [visit for visit in (forward, backward) if visit is not None]
             whole(model, layers, tokens, visits, labels if backward else None, progress)
             return

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gpprune.prune.model.streamed.pages import value_of
 from gpprune.prune.model.structure import block_lists, blocks, linear_layers
 
 _PLACE = re.compile(r"(^|\.)\d+(?=\.|$)")  # a number in a name: which expert, which block
@@ -107,7 +108,7 @@ class Coverage:
     def zeros(self, model: nn.Module) -> int:
         """How many weights of all these matrices, left alone or not, are zero in a model."""
         return sum(
-            matrix.size - int(torch.count_nonzero(model.get_parameter(matrix.name).detach()))
+            matrix.size - int(torch.count_nonzero(value_of(model, matrix.name).detach()))
             for matrix in (*self.pruned, *self.left)
         )
 
@@ -132,7 +133,7 @@ def coverage(model: nn.Module) -> Coverage:
     Raises:
         GppruneError: the model has no decoder blocks that gpprune can prune.
     """
-    pruned = {id(layer.parameter) for layer in linear_layers(model).values()}
+    pruned = {id(layer.slot) for layer in linear_layers(model).values()}
     found = list(_matrices(model, pruned))
     return Coverage(
         tuple(matrix for matrix in found if not matrix.reason),

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpprune.progress import Progress, silent
 from gpprune.prune.model.load import Loaded
+from gpprune.prune.model.streamed.pages import values
 
 
 def model_digest(loaded: Loaded) -> str:
@@ -23,27 +25,31 @@ def model_digest(loaded: Loaded) -> str:
     return parameters_digest(loaded.model)
 
 
-def stored_digest(loaded: Loaded) -> str:
+def stored_digest(loaded: Loaded, progress: Progress = silent) -> str:
     """As `model_digest`, of the model as it is written: in the dtypes of its checkpoint."""
-    return parameters_digest(loaded.model, loaded.stored.dtypes)
+    return parameters_digest(loaded.model, loaded.stored.dtypes, progress)
 
 
 def parameters_digest(
-    model: nn.Module, dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+    model: nn.Module,
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
+    progress: Progress = silent,
 ) -> str:
     """As `model_digest`, of a module, in other dtypes where they are named."""
     digest = hashlib.sha256()
-    for name, own in model.named_parameters():
+    total = sum(1 for _ in model.parameters())
+    for done, (name, own) in enumerate(values(model), start=1):
         parameter = own.detach().to(dtypes.get(name, own.dtype))
         head = f"{name} {parameter.dtype} {list(parameter.shape)}\n"
         digest.update(head.encode())
-        digest.update(_bytes(parameter))
+        digest.update(bytes_of(parameter))
+        progress("hashing the weights", done, total)
     return digest.hexdigest()
 
 
 def tokens_digest(tokens: Tensor) -> str:
     """SHA-256 of tokens ``[samples, length]``, in hexadecimal."""
-    return hashlib.sha256(_bytes(tokens)).hexdigest()
+    return hashlib.sha256(bytes_of(tokens)).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -68,7 +74,7 @@ def _sha256(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """A tensor's bytes in the order of its indices, without a copy where they lie so."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data

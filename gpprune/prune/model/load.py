@@ -6,7 +6,7 @@ import os
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ def load_model(
             configuration, or it has nothing to prune.
     """
     progress("loading the model", 0, 1)
-    loaded = _read(locate(spec, progress), spec, dtype)
+    loaded = _read(Origin.of(spec, progress), dtype)
     loaded.model.to(default_device() if device == "auto" else device)
     progress("loading the model", 1, 1)
     return loaded
@@ -86,7 +86,7 @@ def default_device() -> torch.device:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class Origin:
     """Where a checkpoint is read from, for calls and for errors.
 
     Attributes:
@@ -98,6 +98,14 @@ class _Origin:
     source: str
     spec: str
     kept_only: bool
+
+    @classmethod
+    def of(cls, spec: str, progress: Progress) -> Origin:
+        """Where the model of a specification is read from."""
+        source = locate(spec, progress)
+        # Without a network the hub's client retries for a minute; what it has kept is found at
+        # once.
+        return cls(source, spec, not os.path.isdir(source) and not hub_answers())
 
     @contextmanager
     def reading(self, part: str) -> Iterator[None]:
@@ -122,23 +130,22 @@ class _Origin:
         return f"cannot load the model {self.spec!r} as {where}: in its {part}, {_cause(error)}"
 
 
-def _read(source: str, spec: str, dtype: torch.dtype | str) -> Loaded:
+def _read(origin: Origin, dtype: torch.dtype | str) -> Loaded:
     """Read a checkpoint from a directory or the hub."""
-    # Without a network the hub's client retries for a minute; what it has kept is found at once.
-    origin = _Origin(source, spec, not os.path.isdir(source) and not _hub_answers())
-    config = _read_config(origin)
-    tokenizer = _read_tokenizer(origin)
+    config = read_config(origin)
+    tokenizer = read_tokenizer(origin)
     model = _read_weights(origin, config, dtype)
     with origin.reading("weights"):
-        stored = Stored.of(model, source, kept_only=origin.kept_only)
+        stored = Stored.of(model, origin.source, kept_only=origin.kept_only)
     with origin.reading("tokenizer"):
-        _check_tokenizer(spec, tokenizer, model)
+        check_tokenizer(origin.spec, tokenizer, model)
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
-    return Loaded(model, tokenizer, spec, stored)
+    return Loaded(model, tokenizer, origin.spec, stored)
 
 
-def _read_config(origin: _Origin) -> Any:
+def read_config(origin: Origin) -> Any:
+    """A checkpoint's configuration, of a causal language model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     with origin.reading("config.json"):
@@ -153,7 +160,8 @@ def _read_config(origin: _Origin) -> Any:
     return config
 
 
-def _read_tokenizer(origin: _Origin) -> Any:
+def read_tokenizer(origin: Origin) -> Any:
+    """A checkpoint's tokenizer."""
     from transformers import AutoTokenizer
 
     with origin.reading("tokenizer"):
@@ -162,7 +170,7 @@ def _read_tokenizer(origin: _Origin) -> Any:
         )
 
 
-def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype | str) -> nn.Module:
+def _read_weights(origin: Origin, config: Any, dtype: torch.dtype | str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     shapes = read_shapes(origin.source)
@@ -181,17 +189,30 @@ def _read_weights(origin: _Origin, config: Any, dtype: torch.dtype | str) -> nn.
         if shapes is not None:
             misfits = [name for name, *_ in found["mismatched_keys"]]
             shapes.fill(model, Path(origin.source), misfits)
-    # transformers draws missing weights at random and says so in a warning alone.
-    missing = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if missing:
-        raise GppruneError(
-            f"the checkpoint {origin.spec!r} lacks {len(missing)} of the weights that its "
-            f"config.json asks for, {missing[0]!r} first: give a complete one"
-        )
+    check_complete(origin.spec, model, found["missing_keys"])
     return model
 
 
-def _check_tokenizer(spec: str, tokenizer: Any, model: Any) -> None:
+def check_complete(spec: str, model: nn.Module, absent: Iterable[str]) -> None:
+    """See that a checkpoint has all parameters of a model.
+
+    Args:
+        spec: what the user calls it.
+        model: of its configuration.
+        absent: what transformers has not found: it draws that at random, and says so in a warning.
+
+    Raises:
+        GppruneError: naming the first that is missing.
+    """
+    missing = sorted(set(absent) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise GppruneError(
+            f"the checkpoint {spec!r} lacks {len(missing)} of the weights that its config.json "
+            f"asks for, {missing[0]!r} first: give a complete one"
+        )
+
+
+def check_tokenizer(spec: str, tokenizer: Any, model: Any) -> None:
     """See that no text becomes a token that the model has no embedding for.
 
     An embedding may have more rows than there are tokens, and special tokens, which a text has to
@@ -228,7 +249,7 @@ def _cause(error: Exception) -> str:
     return text.rstrip(".")[:_LONGEST_CAUSE]
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the model hub can be reached at all; a doubtful answer counts as yes."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gpprune.errors import GppruneError
+from gpprune.prune.model.streamed.pages import pages_of
 
 
 @contextmanager
@@ -94,6 +95,11 @@ def sampled_tokens(logits: Tensor, tokens: Tensor, generator: torch.Generator) -
     return torch.cat([tokens[:, :1], drawn[None].to(tokens.device)], dim=1)
 
 
+def _total(parameter: Tensor) -> float | None:
+    """The sum of its weights, where it has any."""
+    return None if parameter.is_meta else float(parameter.sum())
+
+
 @torch.no_grad()
 def check_still(model: nn.Module, tokens: Tensor) -> None:
     """See that a model leaves its own weights alone as it runs: what is saved would be others.
@@ -105,12 +111,14 @@ def check_still(model: nn.Module, tokens: Tensor) -> None:
     Raises:
         GppruneError: it does not, as RWKV that rescales its layers.
     """
-    before = {name: (one._version, float(one.sum())) for name, one in model.named_parameters()}
+    before = {name: (one._version, _total(one)) for name, one in model.named_parameters()}
     with quiet_model(model):
         body(model)(tokens[:1, :8].to(next(model.parameters()).device))
+    if (pages := pages_of(model)) is not None:
+        pages.leave()
     for name, one in model.named_parameters():
         version, total = before[name]
-        if one._version != version and float(one.sum()) != total:
+        if one._version != version and (total is None or _total(one) != total):
             raise GppruneError(
                 f"{type(model).__name__} changes {name!r} as it runs, so that what is saved would "
                 "be changed again as it is loaded: of RWKV set rescale_every to 0 in config.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,7 @@ from gpprune.prune.model.recorder import (
     returning,
 )
 from gpprune.prune.model.run import body
+from gpprune.prune.model.streamed.shelf import Row
 from gpprune.prune.model.structure import blocks
 
 
@@ -45,7 +46,7 @@ class BlockRunner:
     def __init__(self, model: nn.Module, tokens: Tensor, progress: Progress = silent) -> None:
         self._blocks = list(blocks(model))
         self._calls: list[list[Call]] = []
-        self._states: list[Tensor] = []  # per sequence [1, length, hidden]
+        self._states = Row()  # per sequence [1, length, hidden]
         self._model = model
         self._tokens = tokens = tokens.to(next(model.parameters()).device)
         dense = Recorder(self._blocks)
@@ -89,6 +90,16 @@ class BlockRunner:
     def advance(self, index: int, sequence: int) -> None:
         """Run one block on one sequence's states; its output becomes them."""
         self._states[sequence] = self.output(index, sequence)
+
+    @property
+    def states(self) -> Iterable[Tensor]:
+        """What the next block reads of every sequence, each ``[1, length, hidden]``."""
+        return self._states
+
+    def restore(self, states: Iterable[Tensor]) -> None:
+        """Go on with what the next block is to read of every sequence."""
+        for place, state in enumerate(states):
+            self._states[place] = state
 
     def state(self, sequence: int) -> Tensor:
         """What the next block reads of one sequence, ``[1, length, hidden]``."""

@@ -7,9 +7,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Stored:
         held: dict[str, torch.dtype] = {}
         sizes: Counter[torch.dtype] = Counter()
         for path in files:
-            with safe_open(path, "pt") as file:
+            with opened(path) as file:
                 for name in file.keys():  # noqa: SIM118
                     part = file.get_slice(name)
                     if (dtype := _FLOATS.get(part.get_dtype())) is not None:
@@ -104,11 +105,26 @@ def check_finite(model: nn.Module) -> None:
         GppruneError: naming the first that is.
     """
     for name, values in _floating(model):
-        if not bool(values.isfinite().all()):
-            raise GppruneError(
-                f"{name!r} holds NaN or infinity as {str(values.dtype).removeprefix('torch.')}: "
-                "its numbers overflow; write it in bfloat16 or float32"
-            )
+        check_number(name, values)
+
+
+def check_number(name: str, values: Tensor) -> None:
+    """As `check_finite`, of one parameter."""
+    if not bool(values.isfinite().all()):
+        raise GppruneError(
+            f"{name!r} holds NaN or infinity as {str(values.dtype).removeprefix('torch.')}: "
+            "its numbers overflow; write it in bfloat16 or float32"
+        )
+
+
+def opened(path: str | Path) -> AbstractContextManager[Any]:
+    """Open safetensors to read some of them: memory is taken, and addresses too, of those alone."""
+    return safe_open(path, "pt", backend="pread")  # type: ignore[no-any-return, unused-ignore]
+
+
+def files_of(source: str, kept_only: bool) -> list[str]:
+    """The safetensors of a checkpoint that has been read; see `Stored.of`."""
+    return _files(source, kept_only)[0]
 
 
 def _files(source: str, kept_only: bool) -> tuple[list[str], bool]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gpprune.errors import GppruneError
 from gpprune.prune.model.experts.stacks import Expert, experts_in, open_experts, routers
+from gpprune.prune.model.streamed.pages import Pages, pages_of
 
 
 @cache
@@ -35,12 +36,14 @@ class LinearLayer:
         block: the index of the decoder block it belongs to.
         module: the ``nn.Linear``, the ``Conv1D`` or the `Expert`.
         experts: the name of the list of experts that it belongs to; empty: it is of none.
+        pages: of a streamed model, whose weights come when they are asked for.
     """
 
     name: str
     block: int
     module: nn.Module
     experts: str = ""
+    pages: Pages | None = None
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -48,6 +51,13 @@ class LinearLayer:
 
         Of an expert the whole stack, which it shares with the others.
         """
+        if self.pages is not None:
+            self.pages.enter(self.block)
+        return self.slot
+
+    @property
+    def slot(self) -> nn.Parameter:
+        """The parameter, of a streamed model perhaps without its weights."""
         parameter = self.module.parameter if isinstance(self.module, Expert) else self.module.weight
         if not isinstance(parameter, nn.Parameter):
             raise GppruneError(
@@ -119,14 +129,24 @@ class LinearLayer:
         self.weight.copy_(weight)
 
     @property
+    def shape(self) -> torch.Size:
+        """The weight's shape, ``[out, in]``."""
+        return self.oriented(self.part(self.slot.detach())).shape
+
+    @property
+    def size(self) -> int:
+        """How many weights the layer has."""
+        return self.shape.numel()
+
+    @property
     def in_features(self) -> int:
         """How many input features the layer reads."""
-        return self.weight.shape[1]
+        return self.shape[1]
 
     @property
     def out_features(self) -> int:
         """How many output neurons the layer has."""
-        return self.weight.shape[0]
+        return self.shape[0]
 
 
 def _has_linear(module: nn.Module) -> bool:
@@ -219,9 +239,10 @@ def linear_layers(model: nn.Module) -> dict[str, LinearLayer]:
         if experts_in(module)
         for part in module.modules()
     }
+    pages = pages_of(model)
     return {
         names[id(module)]: LinearLayer(
-            names[id(module)], index, module, experts.get(id(module), "")
+            names[id(module)], index, module, experts.get(id(module), ""), pages
         )
         for index, block in enumerate(chosen)
         for module in block.modules()
@@ -232,9 +253,14 @@ def linear_layers(model: nn.Module) -> dict[str, LinearLayer]:
 def check_weights(layers: dict[str, LinearLayer]) -> None:
     """See that every weight is a matrix of finite real numbers.
 
+    Of a streamed model a block is read at a time.
+
     Raises:
         GppruneError: naming the first layer that is quantised or holds NaN or infinity.
     """
+    pages = {layer.pages for layer in layers.values() if layer.pages is not None}
+    if any(each.sound for each in pages):
+        return
     for layer in layers.values():
         weight = layer.stored
         if weight.ndim != 2 or not weight.is_floating_point():
@@ -247,3 +273,5 @@ def check_weights(layers: dict[str, LinearLayer]) -> None:
             raise GppruneError(
                 f"the weight of {layer.name!r} holds NaN or infinity: the checkpoint is damaged"
             )
+    for each in pages:
+        each.sound = True

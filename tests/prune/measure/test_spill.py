@@ -22,7 +22,7 @@ from gpprune.primitives import STATISTICS, Statistic
 from gpprune.prune import MEASURERS, LinearLayer, Measurer, calibrate
 from gpprune.prune.measure.gradients import GradientGrams
 from gpprune.prune.measure.hessians import InputGrams
-from gpprune.prune.measure.spill import Shelf
+from gpprune.prune.model.streamed.shelf import Shelf
 
 TOKENS = torch.arange(48).view(2, 24)
 
@@ -135,7 +135,7 @@ def test_an_interrupt_leaves_no_file(after: int, folder: Path) -> None:
 
 def test_the_end_of_the_process_leaves_no_file(folder: Path) -> None:
     code = (
-        "import torch; from gpprune.prune.measure.spill import Shelf; s = Shelf();"
+        "import torch; from gpprune.prune.model.streamed.shelf import Shelf; s = Shelf();"
         "s.put(1, torch.ones(3)); import os; assert os.listdir(os.environ['TMPDIR'])"
     )
     subprocess.run(
@@ -146,7 +146,7 @@ def test_the_end_of_the_process_leaves_no_file(folder: Path) -> None:
 
 def test_what_a_killed_process_leaves_goes_with_the_next_one(folder: Path) -> None:
     code = (
-        "import torch; from gpprune.prune.measure.spill import Shelf; s = Shelf();"
+        "import torch; from gpprune.prune.model.streamed.shelf import Shelf; s = Shelf();"
         "s.put(1, torch.ones(3)); print('kept', flush=True); input()"
     )
     environment = {**os.environ, "TMPDIR": str(folder)}

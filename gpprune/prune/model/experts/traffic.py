@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.run import body, listening
+from gpprune.prune.model.sequential import BlockRunner
+from gpprune.prune.model.streamed.pages import pages_of
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 
 FEW = 32  # tokens: of fewer what an expert reads is mostly chance
@@ -57,6 +59,10 @@ class Traffic:
             for name in self.tokens
         ):
             yield
+
+    def forget(self) -> None:
+        """Count from nothing again."""
+        self.tokens = dict.fromkeys(self.tokens, 0)
 
     def _count(
         self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
@@ -143,10 +149,18 @@ def expert_tokens(
     traffic = Traffic(layers)
     if not traffic.tokens:
         return None
+    told = partial(progress, "counting experts' tokens")
     with traffic.watching():
-        for done, sequence in enumerate(tokens.to(next(model.parameters()).device), start=1):
-            body(model)(sequence[None])
-            progress("counting experts' tokens", done, len(tokens))
+        if pages_of(model) is None:
+            for done, sequence in enumerate(tokens.to(next(model.parameters()).device), start=1):
+                body(model)(sequence[None])
+                told(done, len(tokens))
+        else:
+            runner = BlockRunner(model, tokens, progress)
+            traffic.forget()  # what that has sent through
+            for index in range(len(runner)):
+                runner.forward(index, keep=True)
+                told(index + 1, len(runner))
     found: dict[str, int] = {}
     for name, count in traffic.tokens.items():
         expert = expert_of(layers[name])

@@ -1,0 +1,162 @@
+"""The blocks that a streamed pruning has finished, in a directory, so that a killed one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpprune.errors import GppruneError, UsageError
+from gpprune.files import remove, whole_file, whole_folder, whole_name
+from gpprune.prune.model.streamed.pages import Source
+from gpprune.prune.model.streamed.parts import Parts
+from gpprune.prune.model.streamed.shards import Shards
+
+_RECORD = "blocks.json"
+CHECKPOINT = "checkpoint"  # the folder of the weights
+ASIDE = "configuration"  # the folder of what is written beside them in the end
+_STATES = re.compile(r"states-\d+")
+
+
+def check_blocks(folder: Path) -> None:
+    """See that finished blocks may be kept in a directory: it holds others, or is to be made.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    if os.path.lexists(folder) and not (folder.is_dir() and all(map(_is_ours, folder.iterdir()))):
+        raise UsageError(
+            f"{str(folder)!r}, where finished blocks are kept, is something else: move it away, or "
+            "choose another --out"
+        )
+
+
+def has_blocks(folder: Path) -> bool:
+    """Whether finished blocks lie in a directory."""
+    return (folder / _RECORD).is_file()
+
+
+def forget_blocks(folder: Path) -> None:
+    """Remove what is kept in a directory, and the directory if nothing else is there."""
+    if not folder.is_dir():
+        return
+    (folder / _RECORD).unlink(missing_ok=True)  # first: it says that the others are whole
+    for path in filter(_is_ours, folder.iterdir()):
+        remove(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    name = whole_name(path.name)
+    return name in (_RECORD, CHECKPOINT, ASIDE) or _STATES.fullmatch(name) is not None
+
+
+class Finished:
+    """The weights of finished blocks, how many there are, and what the last of them handed on.
+
+    The record is written last, so that a kill leaves the block before, whole.
+
+    Args:
+        folder: made if it is missing.
+        identity: what tells this pruning from others, as JSON has it.
+        shards: the files that the weights go to, in `CHECKPOINT` of the folder.
+        parts: the names of the model's parts.
+        device: where weights that are read back come to lie.
+
+    Raises:
+        UsageError: another pruning is kept there.
+        GppruneError: it is damaged, or there is no room.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        shards: Shards,
+        parts: list[str],
+        device: torch.device,
+    ) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._shards = shards
+        self._parts = parts
+        self._device = device
+        self.finished = self._read()
+
+    def _read(self) -> int:
+        path = self._folder / _RECORD
+        if not path.exists():
+            return 0
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            identity, finished = record["identity"], int(record["finished"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        if identity != json.loads(json.dumps(self._identity)):
+            raise UsageError(
+                f"{str(self._folder)!r} holds the blocks of another recipe, model or calibration "
+                "text: remove it, or choose another --out"
+            )
+        return finished
+
+    def _damaged(self, error: Exception) -> GppruneError:
+        return GppruneError(
+            f"the blocks kept in {str(self._folder)!r} are damaged ({error}): remove it"
+        )
+
+    @property
+    def written(self) -> Source:
+        """What reads the weights back."""
+        return Parts(self._shards.model, self._shards.files, self._parts, self._device)
+
+    def states(self) -> Iterator[Tensor]:
+        """The hidden states that the last finished block handed on, sequence after sequence."""
+        folder = self._states(self.finished)
+        try:
+            for path in sorted(folder.iterdir(), key=lambda path: int(path.stem)):
+                yield load_file(path)["state"].clone().to(self._device)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise self._damaged(error) from error
+
+    def put(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Write parameters and buffers, by their names in the model."""
+        with self._room():
+            self._shards.put(tensors)
+
+    def finish(self, blocks: int, states: Iterable[Tensor]) -> None:
+        """Note that so many blocks are there, and the hidden states that the last handed on."""
+        with self._room():
+            if (target := self._states(blocks)).exists():  # of a process that was killed just then
+                remove(target)
+            with whole_folder(target) as folder:
+                for place, state in enumerate(states):
+                    save_file({"state": state.cpu().contiguous()}, folder / f"{place}.safetensors")
+            record = {"identity": self._identity, "finished": blocks}
+            whole_file(self._folder / _RECORD, json.dumps(record, indent=2) + "\n")
+            self.finished = blocks
+            for path in self._folder.iterdir():
+                if _STATES.fullmatch(whole_name(path.name)) and path != self._states(blocks):
+                    remove(path)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise GppruneError(
+                f"finished blocks cannot be written to {str(self._folder)!r} ({reason}): make room"
+            ) from error
+
+    def _states(self, blocks: int) -> Path:
+        return self._folder / f"states-{blocks}"

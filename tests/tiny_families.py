@@ -32,6 +32,8 @@ _VISION = {
     "image_size": 8,
     "patch_size": 4,
 }
+_CLIP = {**_VISION, "model_type": "clip_vision_model", "projection_dim": 8}
+_LLAMA = {"model_type": "llama"}
 _EXPERTS = {"num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -79,6 +81,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"text_config": {**_PLAIN, "head_dim": 8, "sliding_window": 16}},
     ),
     "git": ("GitConfig", {**_PLAIN, "vision_config": _VISION}),
+    "mistral": ("MistralConfig", {**_PLAIN, "sliding_window": 16}),
+    "qwen2": ("Qwen2Config", _PLAIN),
+    "qwen3": ("Qwen3Config", {**_PLAIN, "head_dim": 8}),
+    "gemma2": ("Gemma2Config", {**_PLAIN, "head_dim": 8, "sliding_window": 16}),
+    "gemma3text": ("Gemma3TextConfig", {**_PLAIN, "head_dim": 8, "sliding_window": 16}),
+    "phi3": ("Phi3Config", _PLAIN),
+    "olmo2": ("Olmo2Config", _PLAIN),
+    "gptj": ("GPTJConfig", {**_GPT, **_ENDS, "n_inner": 24, "rotary_dim": 4}),
+    "gptneox": ("GPTNeoXConfig", _PLAIN),
+    "bloom": ("BloomConfig", {"vocab_size": 64, "hidden_size": 16, "n_layer": 2, "n_head": 2}),
+    "falcon": ("FalconConfig", {**_PLAIN, "new_decoder_architecture": False}),
+    "mpt": ("MptConfig", {"vocab_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 2}),
+    "starcoder2": ("Starcoder2Config", _PLAIN),
+    "mamba2": (
+        "Mamba2Config",
+        {"vocab_size": 64, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}
+        | {"num_heads": 4, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8},
+    ),
+    "qwen3next": (
+        "Qwen3NextConfig",
+        {**_PLAIN, **_EXPERTS, "head_dim": 8, "shared_expert_intermediate_size": 12}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
+        | {"linear_value_head_dim": 8, "full_attention_interval": 2},
+    ),
+    "llava": ("LlavaConfig", {"vision_config": _CLIP, "text_config": _PLAIN | _LLAMA}),
+    "t5": ("T5Config", {"vocab_size": 64, "d_model": 16, "num_layers": 2, "num_heads": 2}),
 }
 
 

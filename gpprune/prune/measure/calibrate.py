@@ -146,12 +146,17 @@ class _Found:
     def _keep(self, name: str, statistics: Mapping[str, Tensor]) -> None:
         """Hold a layer's statistics, the wide ones on disk; layers of a visit may share them."""
         for statistic, value in statistics.items():
-            if STATISTICS[statistic].type is not None:
+            if not self._goes_to_disk(statistic, value):
                 self._own[name][statistic] = value
                 continue
             if id(value) not in self._shared:
                 self._shared[id(value)] = (self._library.put(value), value)
             self._numbers[name][statistic] = self._shared[id(value)][0]
+
+    def _goes_to_disk(self, statistic: str, value: Tensor) -> bool:
+        """Whether a statistic waits on disk: a wide one, and of a streamed model any matrix."""
+        matrix = value.ndim > 1 and pages_of(self._model) is not None
+        return STATISTICS[statistic].type is None or matrix
 
     def of(self, name: str) -> Mapping[str, Tensor]:
         """A layer's statistics."""

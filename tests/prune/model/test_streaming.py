@@ -20,7 +20,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import gpprune.discover.checkpoints.pruned as pruned
 from gpprune.discover import Texts, inspect_checkpoint, prune_to
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import Recipe, blocks, check_still, linear_layers, load_model, open_streamed
+from gpprune.prune import (
+    Recipe,
+    blocks,
+    calibrate,
+    check_still,
+    linear_layers,
+    load_model,
+    open_streamed,
+)
+from gpprune.prune.measure.spill import Kept
 from gpprune.prune.model.streamed import room
 from gpprune.prune.model.streamed.opened import Streamed
 from gpprune.prune.model.streamed.pages import pages_of
@@ -91,6 +100,17 @@ def test_every_recipe_is_followed_as_in_memory(
     recipe: Recipe, order: str, checkpoint: Any, tmp_path: Path
 ) -> None:
     _both(tmp_path, checkpoint("llama"), recipe, order=order)
+
+
+def test_statistics_as_large_as_weights_wait_on_disk(checkpoint: Any, tmp_path: Path) -> None:
+    source, tokens = checkpoint("llama"), torch.randint(1, 400, (2, 16))
+    streamed = open_streamed(source, tmp_path / "kept").loaded.model
+    found = calibrate(streamed, tokens, ["X", "G", "F"])
+    for name, wanted in calibrate(load_model(source).model, tokens, ["X", "G", "F"]).items():
+        own = found[name]
+        assert isinstance(own, Kept)
+        assert list(own.own) == ["X"]
+        assert all(torch.equal(own[statistic], wanted[statistic]) for statistic in wanted)
 
 
 @pytest.mark.parametrize("rule", ["share", "dense"])

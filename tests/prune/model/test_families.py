@@ -1,0 +1,107 @@
+"""Models of every family come in, are pruned in all that they should be, and go out again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_families
+import torch
+import transformers
+from tiny_families import tiny
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from gpprune.discover import Texts, evaluate_model, prune_to
+from gpprune.errors import GppruneError
+from gpprune.prune import Recipe
+
+TEXTS = Texts(calibration_samples=4, window_length=32)
+# What of the blocks stays dense, by the last parts of its name.
+GATES = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "shared_expert_gate")
+PRUNED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3text", "phi3"), ()),
+    **dict.fromkeys(("olmo2", "opt", "gpt2", "gptj", "gptneox", "bloom", "falcon", "mpt"), ()),
+    **dict.fromkeys(("starcoder2", "gemma3"), ()),
+    "mamba2": ("conv1d",),
+    **dict.fromkeys(("mixtral", "granitemoe", "qwen2moe", "qwen3moe", "gptoss", "deepseek"), GATES),
+    "qwen3next": (*GATES, "conv1d"),
+}
+REFUSED = {
+    "mamba": "dt_proj",
+    "jamba": "several classes",
+    "t5": "is of type 't5'",
+    "llava": "is of type 'llava'",
+}
+
+
+def _saved(folder: Path, family: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    if family in ("t5", "llava"):  # no causal language models: the configuration says so
+        name, fields = tiny_families.FAMILIES[family]
+        getattr(transformers, name)(**fields).save_pretrained(folder)
+    else:
+        model: Any = tiny(family)
+        model.resize_token_embeddings(512)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The matrices of the longest list of blocks under the decoder, without gpprune's help."""
+    inner: Any = model
+    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else model
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList)]
+    longest = max((one for one in lists if len(one) == 2), key=lambda m: len(list(m.modules())))
+    return {
+        name: value.detach()
+        for name, value in longest.named_parameters()
+        if value.ndim > 1 and not name.endswith("bias")
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "streamed"])
+@pytest.mark.parametrize("family", PRUNED)
+def test_half_of_every_matrix_goes(
+    family: str, stream: bool, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = _saved(tmp_path / "in", family, tiny_tokenizer)
+    out = tmp_path / "out"
+    report = prune_to(out, Recipe(sparsity=0.5), model=source, texts=TEXTS, stream=stream)
+    found = _matrices(AutoModelForCausalLM.from_pretrained(out))
+    left = {n for n in found if n.removesuffix(".weight").endswith(PRUNED[family] or "-")}
+    for name, matrix in found.items():
+        zeros = int((matrix == 0).sum())
+        assert zeros == (0 if name in left else matrix.numel() // 2), name
+    assert report.sparsity == 0.5
+    assert report.coverage.left_size == sum(found[name].numel() for name in left)
+    assert report.coverage.size == sum(matrix.numel() for matrix in found.values())
+    judged, _ = evaluate_model(str(out), texts=Texts(windows=2, window_length=32), dtype="float32")
+    assert math.isfinite(judged.evaluation.figure)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gptj", "gptneox", "falcon", "gptoss", "gemma3"])
+def test_two_of_four_inputs_stay(
+    family: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = _saved(tmp_path / "in", family, tiny_tokenizer)
+    out = tmp_path / "out"
+    prune_to(out, Recipe(pattern="2:4"), model=source, texts=TEXTS, stream=True)
+    for name, matrix in _matrices(AutoModelForCausalLM.from_pretrained(out)).items():
+        if not name.removesuffix(".weight").endswith(PRUNED[family] or "-"):
+            stack = family == "gptoss" and matrix.ndim == 3  # [experts, in, out]
+            along = matrix.transpose(1, 2) if stack else matrix
+            assert (along.reshape(-1, 4) != 0).sum(1).eq(2).all(), name
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "streamed"])
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_pruned_is_refused_by_what_was_found(
+    family: str, stream: bool, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = _saved(tmp_path / "in", family, tiny_tokenizer)
+    with torch.no_grad(), pytest.raises(GppruneError, match=REFUSED[family]):
+        prune_to(tmp_path / "out", Recipe(sparsity=0.5), model=source, texts=TEXTS, stream=stream)
+    assert not (tmp_path / "out").exists()

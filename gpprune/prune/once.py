@@ -34,7 +34,7 @@ from gpprune.prune.update.correction import corrected
 from gpprune.prune.update.gone import Gone
 from gpprune.prune.update.refit import predicted_increase
 from gpprune.prune.update.table import UPDATES, Update
-from gpprune.prune.zeros import recipe_kernel, recipe_zeros, staged_score
+from gpprune.prune.zeros import recipe_kernel, recipe_zeros, share_of_layers, staged_score
 
 
 def prune_once(
@@ -68,7 +68,8 @@ def prune_once(
     layers = linear_layers(model)
     score = recipe_kernel(recipe, layers)
     measured, zeros, gone = dense, None, None
-    if recipe.varies:
+    share = share_of_layers(model, recipe)
+    if recipe.varies or share != recipe.sparsity:
         reads = recipe.reads if order == "dense" else recipe.shares_by | _dense_reads(recipe)
         if reads and measured is None:
             measured = calibrate(
@@ -82,7 +83,8 @@ def prune_once(
         if recipe.shape.units:
             gone = units_to_go(model, recipe, found, part=part, held=held, coupled=stage.coupled)
         else:
-            zeros = recipe_zeros(model, recipe, calibration, found, progress, part=part, held=held)
+            asked = recipe.model_copy(update={"sparsity": share})
+            zeros = recipe_zeros(model, asked, calibration, found, progress, part=part, held=held)
     job = _Job(
         model,
         layers,

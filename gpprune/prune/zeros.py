@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from gpprune.compile import kernel
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.allocate.allocator import Allocator
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.allocate.learned import LEARNED
 from gpprune.prune.measure.cut_off import is_cut_off
+from gpprune.prune.model.coverage import coverage
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.across import Bound, zeros_across
@@ -49,6 +50,26 @@ def staged_score(
     if is_cut_off(statistics, score.terminals - {"W"}):
         score = Lowest(score)
     return Holding(score, held)
+
+
+def share_of_layers(model: nn.Module, recipe: Recipe) -> float:
+    """The share of the linear layers that is the recipe's share of all matrices of the blocks.
+
+    What is left alone, as routers are, the layers make up for, where the pattern lets them.
+
+    Raises:
+        UsageError: they have fewer weights than are to go.
+    """
+    found = coverage(model)
+    if not found.left or recipe.shape.sparsity is not None or recipe.shape.units:
+        return recipe.sparsity
+    share = recipe.sparsity * found.size / found.pruned_size
+    if share >= 1:
+        raise UsageError(
+            f"a sparsity of {recipe.sparsity:g} is of all matrices of the decoder blocks, and "
+            f"{found.sentence}: give at most {found.pruned_size / found.size:.3g}"
+        )
+    return share
 
 
 def recipe_zeros(

@@ -307,7 +307,7 @@ def test_a_layer_that_is_never_called_is_refused_and_not_scored_on_zeros(
 def test_a_layer_that_is_never_called_is_pruned_without_activations(metric: str) -> None:
     mamba = tiny("mamba")
     report = prune_model(mamba, Recipe(metric=metric, sparsity=0.5), torch.arange(40).view(2, 20))
-    assert report.sparsity == pytest.approx(0.5)
+    assert report.zeros == report.coverage.size // 2  # some of A_log are zero anyway
 
 
 def test_an_idle_layer_is_refused(model: nn.Module, sequences: Tensor) -> None:
@@ -322,15 +322,16 @@ def test_an_idle_layer_is_refused(model: nn.Module, sequences: Tensor) -> None:
 
 
 def test_the_share_of_zeros_is_that_of_all_matrices_of_the_blocks() -> None:
-    """Llama 4's experts are left alone: a half of the rest is less of the whole."""
-    llama = tiny("llama4")
-    report = prune_model(
-        llama, Recipe(metric="magnitude", sparsity=0.5), torch.arange(40).view(2, 20)
-    )
+    """Llama 4's experts are left alone: a fifth of the whole is most of the rest."""
+    llama, tokens = tiny("llama4"), torch.arange(40).view(2, 20)
+    with pytest.raises(UsageError, match=r"experts.*give at most 0\.318"):
+        prune_model(llama, Recipe(metric="magnitude", sparsity=0.5), tokens)
+    report = prune_model(llama, Recipe(metric="magnitude", sparsity=0.2), tokens)
     data = report.as_dict()
-    assert data["sparsity"] == 0.5 and data["size"] == report.coverage.pruned_size
+    assert data["sparsity"] > 0.6 and data["size"] == report.coverage.pruned_size
     assert data["blocks"]["zeros"] == data["zeros"] == report.block_zeros
-    assert data["blocks"]["sparsity"] == report.zeros / report.coverage.size < 0.2
+    assert data["blocks"]["sparsity"] == report.zeros / report.coverage.size
+    assert data["blocks"]["sparsity"] == pytest.approx(0.2, abs=1e-4)
     assert data["blocks"]["size"] == data["size"] + data["blocks"]["left_size"]
     roles = {left["role"]: left["reason"] for left in data["blocks"]["left"]}
     assert "3-D" in roles["feed_forward.experts.down_proj"]

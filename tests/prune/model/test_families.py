@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from gpprune.discover import Texts, evaluate_model, prune_to
-from gpprune.errors import GppruneError
-from gpprune.prune import Recipe
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune import Recipe, prune_model
 
 TEXTS = Texts(calibration_samples=4, window_length=32)
 # What of the blocks stays dense, by the last parts of its name.
@@ -73,13 +73,35 @@ def test_half_of_every_matrix_goes(
     found = _matrices(AutoModelForCausalLM.from_pretrained(out))
     left = {n for n in found if n.removesuffix(".weight").endswith(PRUNED[family] or "-")}
     for name, matrix in found.items():
-        zeros = int((matrix == 0).sum())
-        assert zeros == (0 if name in left else matrix.numel() // 2), name
-    assert report.sparsity == 0.5
+        zeros = (matrix == 0).sum(-1)
+        if name in left:
+            assert int(zeros.sum()) == 0, name
+        elif not left:
+            assert int(zeros.sum()) == matrix.numel() // 2, name
+    size = sum(matrix.numel() for matrix in found.values())
+    assert report.block_zeros == sum(int((matrix == 0).sum()) for matrix in found.values())
+    assert report.block_zeros == size // 2  # of all, what is left alone too
     assert report.coverage.left_size == sum(found[name].numel() for name in left)
-    assert report.coverage.size == sum(matrix.numel() for matrix in found.values())
+    assert report.coverage.size == size
     judged, _ = evaluate_model(str(out), texts=Texts(windows=2, window_length=32), dtype="float32")
     assert math.isfinite(judged.evaluation.figure)
+
+
+@pytest.mark.parametrize("pattern", ["row", "layer", "model"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3moe", "gptoss", "deepseek", "mamba2"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.7])
+def test_layers_make_up_for_what_is_left_alone(family: str, pattern: str, sparsity: float) -> None:
+    model = tiny(family)
+    tokens = torch.randint(64, (4, 32), generator=torch.Generator().manual_seed(0))
+    report = prune_model(model, Recipe(sparsity=sparsity, pattern=pattern), tokens)
+    assert report.coverage.left_size > 0
+    assert report.block_zeros == round(sparsity * report.coverage.size)
+
+
+def test_more_than_the_layers_have_is_refused() -> None:
+    model, tokens = tiny("mamba2"), torch.ones(2, 16, dtype=torch.int64)
+    with pytest.raises(UsageError, match=r"conv1d.*give at most 0\.9"):
+        prune_model(model, Recipe(sparsity=0.95), tokens)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gptj", "gptneox", "falcon", "gptoss", "gemma3"])

@@ -57,7 +57,7 @@ def test_dtypes_stay(
     }
     kept = {name: value != 0 for name, value in after.items()}
     assert all(torch.equal(after[name][stays], before[name][stays]) for name, stays in kept.items())
-    assert report.sparsity == 0.5
+    assert report.block_sparsity == 0.5
     record = json.loads((tmp_path / "out" / "gpprune_recipe.json").read_text())
     assert record["source_sha256"] == inspect_checkpoint(str(source)).digest
     assert not inspect_checkpoint(str(tmp_path / "out")).faults

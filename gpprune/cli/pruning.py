@@ -138,7 +138,7 @@ def recover(
         str | None, typer.Option("--dense", help="What it was pruned from; else its record says.")
     ] = None,
     loss: Annotated[
-        str, typer.Option("--loss", help=f"Trained towards the dense model or text: {AIMS}.")
+        str, typer.Option("--loss", help=f"What training lowers: {', '.join(AIMS)}.")
     ] = AIMS[0],
     text: Annotated[str, typer.Option("--text", help="Trained on: as for prune.")] = "wikitext2",
     samples: Annotated[int, typer.Option("--samples", help="Sequences of it.", min=1)] = 32,

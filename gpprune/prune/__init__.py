@@ -79,9 +79,12 @@ from .recipe import Recipe as Recipe
 from .recover.aims import Aim as Aim
 from .recover.aims import NextTokens as NextTokens
 from .recover.aims import Predictions as Predictions
+from .recover.blocks import BLOCK_RATE as BLOCK_RATE
+from .recover.blocks import reconstruct as reconstruct
 from .recover.distil import check_rate as check_rate
 from .recover.distil import distil as distil
 from .recover.saved import Saved as Saved
+from .recover.saved import SavedBlocks as SavedBlocks
 from .recover.saved import check_saved as check_saved
 from .recover.saved import forget_saved as forget_saved
 from .recover.saved import has_saved as has_saved

@@ -30,11 +30,16 @@ def pruned(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return tmp_path / "pruned"
 
 
-@pytest.mark.parametrize("adapters", [None, Adapters(rank=2)], ids=["weights", "adapters"])
+@pytest.mark.parametrize(
+    ("adapters", "aim"),
+    [(None, "kl"), (Adapters(rank=2), "kl"), (None, "blocks")],
+    ids=["weights", "adapters", "blocks"],
+)
 def test_every_zero_stays_and_the_record_goes_on(
-    pruned: Path, adapters: Adapters | None, tmp_path: Path
+    pruned: Path, adapters: Adapters | None, aim: str, tmp_path: Path
 ) -> None:
-    found = recover_to(tmp_path / "out", str(pruned), texts=TEXTS, epochs=3, adapters=adapters)
+    options = {"texts": TEXTS, "aim": aim}
+    found = recover_to(tmp_path / "out", str(pruned), epochs=3, adapters=adapters, **options)
     assert len(found.losses) == 3 and found.losses[-1] < found.losses[0]
     before, after = (load_model(str(path)).model for path in (pruned, tmp_path / "out"))
     others = linear_layers(after)
@@ -47,7 +52,7 @@ def test_every_zero_stays_and_the_record_goes_on(
     assert "2:4" in inspection.record.sentence
     assert inspection.record.sentence.endswith("then trained for 3 epochs")
     assert not (tmp_path / "out.training").exists()
-    again = recover_to(tmp_path / "again", str(tmp_path / "out"), texts=TEXTS, written=2)
+    again = recover_to(tmp_path / "again", str(tmp_path / "out"), written=2, **options)
     assert (again.sequences, again.written, again.zeros) == (6, 2, found.zeros)
 
 
@@ -64,6 +69,8 @@ def test_the_dense_model_must_be_known_and_fit(
     assert not (tmp_path / "out" / "gpprune_recipe.json").exists()
     with pytest.raises(UsageError, match="is of no use"):
         recover_to(tmp_path / "b", str(pruned), dense="any", texts=TEXTS, aim="next-token")
+    with pytest.raises(UsageError, match="rank 8 are not trained by the loss 'blocks'"):
+        recover_to(tmp_path / "b", str(pruned), texts=TEXTS, aim="blocks", adapters=Adapters())
 
 
 def test_a_dense_model_that_is_another_now_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

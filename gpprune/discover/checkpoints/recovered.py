@@ -13,6 +13,7 @@ from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
+    BLOCK_RATE,
     Adapters,
     Aim,
     Loaded,
@@ -20,6 +21,7 @@ from gpprune.prune import (
     Predictions,
     Record,
     Saved,
+    SavedBlocks,
     check_output,
     check_rate,
     check_saved,
@@ -33,14 +35,16 @@ from gpprune.prune import (
     model_digest,
     prune_report,
     read_record,
+    reconstruct,
     save_again,
     stored_digest,
     synthetic_samples,
     tokens_digest,
 )
 
-AIMS = ("kl", "next-token")
-"""What is trained towards: what the dense model predicts, or the next tokens of the text."""
+AIMS = ("kl", "next-token", "blocks")
+"""What is trained towards: what the dense model predicts, the next tokens of the text, or, block
+after block, the dense model's hidden states."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Recovered:
     """What training did.
 
     Attributes:
-        losses: the mean loss of each epoch while it was trained, in nats a token.
+        losses: the mean loss of each epoch while it was trained, in nats a token; of "blocks" as a
+            share of the square of the dense model's hidden states.
         sequences: how many each epoch read, `written` of them by the dense model.
         written: see there.
         zeros: how many weights of the linear layers are 0, before and after.
@@ -93,28 +98,22 @@ def recover_to(
         texts: what is trained on, as what is calibrated on.
         written: how many more sequences to train on, which the dense model writes.
         epochs: how often all of it is read.
-        rate: the highest learning rate; see `gpprune.prune.distil`.
-        adapters: trained in place of the weights, and merged.
+        rate: the highest learning rate; see `gpprune.prune.distil` and `gpprune.prune.reconstruct`.
+        adapters: trained in place of the weights, and merged; not of "blocks".
         aim: one of `AIMS`.
         progress: called as `progress(label, done, total)`.
 
     Raises:
-        UsageError: there is no such aim or rate, the dense model is not known, another one than
-            the record says, or of other tokens, or `out` exists or cannot be written; nothing has
-            been done then.
+        UsageError: there is no such aim or rate, the aim has no adapters, the dense model is not
+            known, another one than the record says, or of other tokens or blocks, or `out` exists
+            or cannot be written; nothing has been done then.
         GppruneError: a model or text cannot be had, or the training fails.
     """
-    if aim not in AIMS:
-        raise UsageError(f"there is no loss {aim!r} to recover by: choose from {', '.join(AIMS)}")
+    _check_aim(aim, adapters, dense, written)
     path = check_output(out)
     keep = training_beside(path)
     check_saved(keep)
     record = read_record(locate(model, progress))
-    if dense is not None and aim != "kl" and not written:
-        raise UsageError(
-            f"the dense model {dense!r} is of no use: the loss {aim!r} asks for none, and nothing "
-            "is to be written; leave it out"
-        )
     texts = texts or Texts()
     reads = [(texts.calibration_text, "calibration")]
     bench = Workbench(model, texts, dtype="float32", reads=reads, progress=progress)
@@ -123,10 +122,11 @@ def recover_to(
     start = time.perf_counter()
     if adapters is not None:
         adapters.check(linear_layers(loaded.model))
-    rate = check_rate(rate, adapters)
+    rate = BLOCK_RATE if rate is None and aim == "blocks" else check_rate(rate, adapters)
     about: dict[str, Any] = {"epochs": epochs, "rate": rate, "aim": aim, "written": written}
     about |= {"adapters": adapters and asdict(adapters)}
-    whole = _dense(dense, record, model, progress) if aim == "kl" or written else None
+    asked = aim != "next-token" or written
+    whole = _dense(dense, record, model, progress) if asked else None
     if whole is not None:
         _check_alike(whole, loaded)
         about |= {"dense": whole.name}
@@ -138,20 +138,31 @@ def recover_to(
     about |= {"sequences": len(tokens)}
     exact = {"model": model_digest(loaded), "text": tokens_digest(tokens)}
     exact |= {} if whole is None else {"dense_sha256": model_digest(whole)}
-    goal: Aim = NextTokens(tokens)
-    if aim == "kl" and whole is not None:
-        goal = Predictions(whole.model, tokens, progress)
     before = prune_report(loaded.model, 0.0).zeros
-    losses = distil(
-        loaded.model,
-        goal,
-        range(len(tokens)),
-        epochs,
-        rate=rate,
-        adapters=adapters,
-        saved=Saved(keep, {**about, **exact}),
-        progress=progress,
-    )
+    if aim == "blocks" and whole is not None:
+        losses = reconstruct(
+            loaded.model,
+            whole.model,
+            tokens,
+            epochs,
+            rate=rate,
+            saved=SavedBlocks(keep, {**about, **exact}),
+            progress=progress,
+        )
+    else:
+        goal: Aim = NextTokens(tokens)
+        if aim == "kl" and whole is not None:
+            goal = Predictions(whole.model, tokens, progress)
+        losses = distil(
+            loaded.model,
+            goal,
+            range(len(tokens)),
+            epochs,
+            rate=rate,
+            adapters=adapters,
+            saved=Saved(keep, {**about, **exact}),
+            progress=progress,
+        )
     seconds = time.perf_counter() - start
     with loaded.stored.applied(loaded.model):
         report = prune_report(loaded.model, seconds)
@@ -161,6 +172,19 @@ def recover_to(
     save_again(loaded, path, record=trained, report=report)
     forget_saved(keep)
     return Recovered(tuple(losses), len(tokens), written, report.zeros, report.size, seconds)
+
+
+def _check_aim(aim: str, adapters: Adapters | None, dense: str | None, written: int) -> None:
+    """See that what is asked for goes together."""
+    if aim not in AIMS:
+        raise UsageError(f"there is no loss {aim!r} to recover by: choose from {', '.join(AIMS)}")
+    if adapters is not None and aim == "blocks":
+        raise UsageError(f"adapters of rank {adapters.rank} are not trained by the loss 'blocks'")
+    if dense is not None and aim == "next-token" and not written:
+        raise UsageError(
+            f"the dense model {dense!r} is of no use: the loss {aim!r} asks for none, and nothing "
+            "is to be written; leave it out"
+        )
 
 
 def training_beside(out: Path) -> Path:

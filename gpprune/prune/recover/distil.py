@@ -25,7 +25,7 @@ from gpprune.prune.recover.trained import Adapters, Trained, all_weights, low_ra
 
 RATE = 1e-4  # Adam's, at its highest, for weights
 ADAPTER_RATE = 1e-3  # for adapters, whose product starts at 0
-_BETAS = (0.9, 0.99)
+BETAS = (0.9, 0.99)
 _BATCH = 2  # sequences
 _WARM = 0.1  # of all steps, in which the rate rises; then it falls to 0 as a cosine
 
@@ -78,7 +78,7 @@ def distil(
             next(iter(aim.losses(model, rows[:1])))
     making = all_weights(model) if adapters is None else low_rank(model, adapters)
     with quiet_model(model), making as trained:
-        adam = torch.optim.Adam(trained.tensors, betas=_BETAS, foreach=False)  # else a copy more
+        adam = torch.optim.Adam(trained.tensors, betas=BETAS, foreach=False)  # else a copy more
         losses = [] if saved is None else saved.restore(adam, trained)
         for epoch in range(epochs):
             mixed = [rows[at] for at in torch.randperm(len(rows), generator=draw).tolist()]
@@ -89,8 +89,8 @@ def distil(
                 batch = mixed[at * _BATCH : (at + 1) * _BATCH]
                 with torch.enable_grad():
                     losses.append(_learn(model, aim, batch))
-                adam.param_groups[0]["lr"] = rate * _share(done, epochs * each)
-                _step(adam, trained)
+                adam.param_groups[0]["lr"] = rate * share_of_rate(done, epochs * each)
+                take_step(adam, trained, losses[-1])
                 if saved is not None:
                     saved.store(adam, trained, losses)
                 progress("recovering", done + 1, epochs * each)
@@ -116,8 +116,8 @@ def _mean(losses: Sequence[float], count: int) -> float:
     return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / count
 
 
-def _share(done: int, steps: int) -> float:
-    """The share of the rate that the next step takes."""
+def share_of_rate(done: int, steps: int) -> float:
+    """The share of the highest rate that the next step takes, after `done` of so many."""
     rising = min(1.0, (done + 1) / (_WARM * steps))
     return rising * (1 + math.cos(math.pi * done / steps)) / 2
 
@@ -128,10 +128,7 @@ def _learn(model: nn.Module, aim: Aim, batch: Sequence[int]) -> float:
     for row in batch:
         with parametrize.cached():  # each weight is made of its adapters once a sequence
             (loss,) = aim.losses(model, [row])
-            found = loss.item()
-            if not math.isfinite(found):
-                raise _damaged(f"the loss is {found}")
-            total += found
+            total += _checked(loss.item())
             try:
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             except RuntimeError as error:
@@ -151,8 +148,24 @@ def _damaged(what: str) -> GppruneError:
     )
 
 
-def _step(adam: torch.optim.Adam, trained: Trained) -> None:
-    """One step on what is trained, written into the model."""
+def _checked(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise _damaged(f"the loss is {loss}")
+    return loss
+
+
+def take_step(adam: torch.optim.Adam, trained: Trained, loss: float) -> None:
+    """One step on what is trained, written into the model.
+
+    Args:
+        adam: of its tensors.
+        trained: what a backward pass has left gradients of.
+        loss: that the pass went back from.
+
+    Raises:
+        GppruneError: the loss, a gradient or a weight is not finite.
+    """
+    _checked(loss)
     gradients: list[Tensor] = trained.gradients()
     if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise _damaged("a gradient is not finite")

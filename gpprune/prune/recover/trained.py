@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,12 +35,16 @@ class Trained(Protocol):
 
 
 @contextmanager
-def all_weights(model: nn.Module) -> Iterator[Trained]:
+def all_weights(model: nn.Module, layers: Iterable[LinearLayer] | None = None) -> Iterator[Trained]:
     """Train every weight of the linear layers that is not 0, inside this context.
 
     Of a model of less than float32 they are kept in float32 beside it.
+
+    Args:
+        model: a causal language model.
+        layers: of it; None: all.
     """
-    layers = linear_layers(model).values()
+    layers = linear_layers(model).values() if layers is None else layers
     weights = {id(layer.parameter): layer.parameter for layer in layers}
     with _training(model, list(weights.values())):
         yield _Weights(list(weights.values()))

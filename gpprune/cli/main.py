@@ -17,6 +17,7 @@ from gpprune.cli import allocating, evaluate, evolve, formulas, inspecting, prun
 from gpprune.cli.console import err, escape, say, tell
 from gpprune.errors import DampingWarning, GppruneError
 from gpprune.memory import out_of_memory
+from gpprune.prune import use_device
 
 INTERRUPTED = 130
 
@@ -62,8 +63,11 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where models lie and run: auto, cpu, cuda or cuda:1.")
+    ] = "auto",
 ) -> None:
-    pass  # the group's help is the application's
+    use_device(device)  # the group's help is the application's
 
 
 @contextmanager
@@ -113,7 +117,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         _say(
             "out of memory: free some, or take a smaller model, or fewer or shorter windows; of a "
-            "GPU, CUDA_VISIBLE_DEVICES= computes without it"
+            "GPU, gpprune --device cpu computes without it"
         )
         return 1
     except OSError as error:

@@ -23,14 +23,7 @@ from gpprune.discover.checkpoints.recovered import AIMS, training_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
-from gpprune.prune import (
-    Adapters,
-    Permutation,
-    PruneReport,
-    Recipe,
-    has_saved,
-    parse_pattern,
-)
+from gpprune.prune import Adapters, Permutation, PruneReport, Recipe, has_saved, parse_pattern
 from gpprune.prune.model.sources import known
 
 

@@ -57,6 +57,7 @@ from .model.digest import tokens_digest as tokens_digest
 from .model.load import Loaded as Loaded
 from .model.load import embedded as embedded
 from .model.load import load_model as load_model
+from .model.load import use_device as use_device
 from .model.run import check_still as check_still
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource

@@ -16,6 +16,7 @@ from gpprune.cli import run
 from gpprune.gp import Outcome, RunDirectory, SearchSettings
 from gpprune.gp.outcome import Candidate, Verdict
 from gpprune.primitives import METRIC, text_digest
+from gpprune.prune import load_model, use_device
 
 
 @pytest.fixture
@@ -33,6 +34,33 @@ def finished(
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"gpprune {gpprune.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["cuda:97", "meta", "nonsense", ""])
+def test_a_device_that_is_not_here_is_said(
+    name: str, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert run(["--device", name, "prune", "--model", str(tiny_model_dir), "--out", out]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"there is no device '{name}' here: choose from auto, cpu" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_are_loaded_where_is_asked_for(tiny_model_dir: Path) -> None:
+    seen: list[torch.device] = []
+
+    def note(tensor: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        seen.append(device)
+        return tensor
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: True)
+        patched.setattr(torch.nn.Module, "to", note)
+        for name, wanted in (("auto", "cuda"), ("cpu", "cpu"), ("auto", "cuda")):
+            use_device(name)
+            load_model(str(tiny_model_dir))
+            assert seen.pop() == torch.device(wanted)
 
 
 def test_a_shell_can_complete(capsys: pytest.CaptureFixture[str]) -> None:

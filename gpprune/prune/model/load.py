@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
@@ -63,8 +63,8 @@ def load_model(
             ``MODEL_SOURCES`` serves. Code that a checkpoint brings along is never run, and only
             safetensors weights are read.
         dtype: of the weights in memory; ``"auto"``: the checkpoint's own.
-        device: where they lie, and with them all that is measured and judged; ``"auto"``: on the
-            GPU if torch sees one (``CUDA_VISIBLE_DEVICES=`` hides it).
+        device: where they lie, and with them all that is measured and judged; ``"auto"``: where
+            `use_device` says, else on the GPU if torch sees one.
         progress: called as ``progress(label, done, total)``.
 
     Raises:
@@ -81,8 +81,36 @@ def load_model(
 
 
 def default_device() -> torch.device:
-    """The GPU if torch sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """What `use_device` has named; else the GPU if torch sees one, else the CPU."""
+    named = _NAMED[-1]
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if named is None else named
+
+
+_NAMED: list[torch.device | None] = [None]
+
+
+def use_device(name: str) -> None:
+    """Say where models are loaded by default, and all that is measured and judged.
+
+    Args:
+        name: as torch has it, such as ``"cpu"`` or ``"cuda:1"``; ``"auto"``: the GPU if there is
+            one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        _NAMED[-1] = None
+        return
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).tolist()  # of the device "meta" there are no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = [f"cuda:{at}" for at in range(torch.cuda.device_count())]
+        raise UsageError(
+            f"there is no device {name!r} here: choose from {', '.join(['auto', 'cpu', *gpus])}"
+        ) from error
+    _NAMED[-1] = found
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gpprune.prune.recover.distil import BETAS, share_of_rate, take_step
 from gpprune.prune.recover.saved import SavedBlocks
 from gpprune.prune.recover.trained import all_weights
 
-BLOCK_RATE = 1e-3  # Adam's, at its highest
+BLOCK_RATE = 3e-3  # Adam's, at its highest
 
 
 def reconstruct(

@@ -357,7 +357,7 @@ def check_flags(words: list[str]) -> None:
 
 def all_flags(command: Any) -> set[str]:
     inner = getattr(command, "commands", {}).values()
-    own = {flag for option in command.params for flag in option.opts}
+    own = {flag for option in command.params for flag in option.opts + option.secondary_opts}
     return own.union(*map(all_flags, inner))
 
 

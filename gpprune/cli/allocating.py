@@ -21,7 +21,7 @@ def allocate(
     calibration_text: options.CalibrationSpec = "wikitext2",
     metric: options.MetricOption = "wanda",
     sparsity: Annotated[
-        float | None, typer.Option("--sparsity", help="Share of weights to prune, [0, 1).")
+        float | None, typer.Option(help="Share of weights to prune, [0, 1).")
     ] = None,
     pattern: options.OwnPattern = None,
     unit: options.GivenUnit = None,

@@ -135,18 +135,14 @@ def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: Shown, json: 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    generations: Annotated[
-        int | None, typer.Option("--generations", help="Go on to this many.", min=0)
-    ] = None,
+    generations: Annotated[int | None, typer.Option(help="Go on to this many.", min=0)] = None,
     time_limit: options.TimeLimit = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Where the run's model lies now, if it moved.")
+        str | None, typer.Option(help="Where the run's model lies now, if it moved.")
     ] = None,
-    text: Annotated[
-        str | None, typer.Option("--text", help="Where the text judged on lies now.")
-    ] = None,
+    text: Annotated[str | None, typer.Option(help="Where the text judged on lies now.")] = None,
     calibration_text: Annotated[
-        str | None, typer.Option("--calibration-text", help="Where that calibrated on lies now.")
+        str | None, typer.Option(help="Where that calibrated on lies now.")
     ] = None,
     rivals: options.RivalsOption = options.Rivals.all,
     winners: options.Winners = WINNERS,

@@ -17,9 +17,7 @@ from gpprune.prune.model.sources import known
 
 def inspect(
     model: Annotated[str, typer.Argument(metavar="DIR", help=f"{known()}.")],
-    layers: Annotated[
-        bool, typer.Option("--layers", help="A row a layer, in place of one a role.")
-    ] = False,
+    layers: Annotated[bool, typer.Option(help="A row a layer, in place of one a role.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show what a checkpoint holds; fail if it is not what the record beside it says."""

@@ -15,9 +15,9 @@ import typer
 from gpprune import __version__
 from gpprune.cli import allocating, evaluate, evolve, formulas, inspecting, pruning, runs, scoring
 from gpprune.cli.console import err, escape, say, tell
+from gpprune.cli.options import on_device
 from gpprune.errors import DampingWarning, GppruneError
 from gpprune.memory import out_of_memory
-from gpprune.prune import use_device
 
 INTERRUPTED = 130
 
@@ -29,21 +29,21 @@ app = typer.Typer(
 )
 evolving = typer.Typer(no_args_is_help=True, help="Search for formulas on your model.")
 scores = typer.Typer(no_args_is_help=True, help="Judge formulas side by side on your model.")
-evolving.command("metric")(evolve.evolve_metric)
-evolving.command("allocation")(evolve.evolve_allocation)
-evolving.command("joint")(evolve.evolve_joint)
-evolving.command("structured")(evolve.evolve_structured)
-scores.command("metrics")(scoring.score_metrics)
-scores.command("allocations")(scoring.score_allocations)
-app.command("resume")(evolve.resume)
+evolving.command("metric")(on_device(evolve.evolve_metric))
+evolving.command("allocation")(on_device(evolve.evolve_allocation))
+evolving.command("joint")(on_device(evolve.evolve_joint))
+evolving.command("structured")(on_device(evolve.evolve_structured))
+scores.command("metrics")(on_device(scoring.score_metrics))
+scores.command("allocations")(on_device(scoring.score_allocations))
+app.command("resume")(on_device(evolve.resume))
 app.command("report")(runs.report)
 app.command("simplify")(formulas.simplify)
-app.command("allocate")(allocating.allocate)
-app.command("prune")(pruning.prune)
-app.command("eval")(evaluate.evaluate)
-app.command("inspect")(inspecting.inspect)
-app.command("shrink")(pruning.shrink)
-app.command("recover")(pruning.recover)
+app.command("allocate")(on_device(allocating.allocate))
+app.command("prune")(on_device(pruning.prune))
+app.command("eval")(on_device(evaluate.evaluate))
+app.command("inspect")(on_device(inspecting.inspect))
+app.command("shrink")(on_device(pruning.shrink))
+app.command("recover")(on_device(pruning.recover))
 app.command("primitives")(formulas.primitives)
 app.add_typer(evolving, name="evolve")
 app.add_typer(scores, name="score")
@@ -63,11 +63,8 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="Where models lie and run: auto, cpu, cuda or cuda:1.")
-    ] = "auto",
 ) -> None:
-    use_device(device)  # the group's help is the application's
+    pass  # the group's help is the application's
 
 
 @contextmanager
@@ -117,7 +114,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         _say(
             "out of memory: free some, or take a smaller model, or fewer or shorter windows; of a "
-            "GPU, gpprune --device cpu computes without it"
+            "GPU, --device cpu computes without it"
         )
         return 1
     except OSError as error:

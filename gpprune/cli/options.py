@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from gpprune.evals import LOSSES
 from gpprune.gp import PRESETS
-from gpprune.prune import DTYPES, ORDERS, SCHEDULES, UPDATES
+from gpprune.prune import DTYPES, ORDERS, SCHEDULES, UPDATES, use_device
 from gpprune.prune.model.sources import known as known_models
 
 SEARCH = "Search"
@@ -187,6 +187,7 @@ TimeLimit = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Device = Annotated[str, typer.Option("--device", help="Of the model: auto, cpu, cuda or cuda:1.")]
 Preset = Annotated[
     str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
 ]
@@ -215,6 +216,20 @@ def with_defaults(
     changed = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in flags]
     run.__signature__ = own.replace(parameters=changed)  # type: ignore[attr-defined]
     run.__doc__ = about
+    return run
+
+
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with a flag more: the device that its models lie and run on."""
+    own = signature(command, eval_str=True)
+
+    @wraps(command)
+    def run(device: str, **given: Any) -> None:
+        use_device(device)
+        command(**given)
+
+    flag = Parameter("device", Parameter.KEYWORD_ONLY, default="auto", annotation=Device)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), flag])  # type: ignore[attr-defined]
     return run
 
 

@@ -43,8 +43,7 @@ def prune(
         str | None, typer.Option(help="A published one, besa, or formula text; else uniform.")
     ] = None,
     unit: Annotated[
-        options.Unit | None,
-        typer.Option("--unit", metavar="UNIT", help="layer or block, for --allocation."),
+        options.Unit | None, typer.Option(metavar="UNIT", help="layer or block, for --allocation.")
     ] = None,
     update: options.GivenUpdate = None,
     damp_inputs: options.DampInputs = None,
@@ -107,7 +106,7 @@ def shrink(
     model: Annotated[str, typer.Argument(metavar="DIR", help=f"{known()}.")],
     out: options.Out,
     uniform: Annotated[
-        bool, typer.Option("--uniform", help="Leave all blocks alike: plain transformers loads it.")
+        bool, typer.Option(help="Leave all blocks alike: plain transformers loads it.")
     ] = False,
     json: options.Json = False,
 ) -> None:
@@ -128,20 +127,18 @@ def recover(
     model: Annotated[str, typer.Argument(metavar="DIR", help=f"{known()}.")],
     out: options.Out,
     dense: Annotated[
-        str | None, typer.Option("--dense", help="What it was pruned from; else its record says.")
+        str | None, typer.Option(help="What it was pruned from; else its record says.")
     ] = None,
-    loss: Annotated[
-        str, typer.Option("--loss", help=f"What training lowers: {', '.join(AIMS)}.")
-    ] = AIMS[0],
+    loss: Annotated[str, typer.Option(help=f"What training lowers: {', '.join(AIMS)}.")] = AIMS[0],
     text: Annotated[str, typer.Option("--text", help="Trained on: as for prune.")] = "wikitext2",
     samples: Annotated[int, typer.Option("--samples", help="Sequences of it.", min=1)] = 32,
     synthetic_samples: Annotated[
-        int, typer.Option("--synthetic-samples", help="More, which the dense model writes.", min=0)
+        int, typer.Option(help="More, which the dense model writes.", min=0)
     ] = 0,
     epochs: Annotated[int, typer.Option("--epochs", help="How often all is read.", min=1)] = 1,
     rank: Annotated[
         int | None,
-        typer.Option("--rank", help="Of low-rank adapters, merged in the end; else all weights."),
+        typer.Option(help="Of low-rank adapters, merged in the end; else all weights."),
     ] = None,
     layers: Annotated[
         list[str] | None,

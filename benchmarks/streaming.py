@@ -81,9 +81,9 @@ def make(folder: Path, hidden: int, inner: int, blocks: int, heads: int) -> int:
     )
     with torch.device("meta"):
         model: Any = transformers.LlamaForCausalLM(config)
-    folder.mkdir()
     dtypes = {name: DTYPES["bfloat16"] for name, _ in model.named_parameters()}
     shards = Shards(folder, model, Stored(dtypes, _SHARD))
+    shards.begin()
     draw = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         scale = torch.ones(()) if parameter.ndim < 2 else torch.tensor(hidden**-0.5)

@@ -131,13 +131,13 @@ def try_folder(target: Path) -> None:
         OSError: it cannot, or ``target`` exists.
         ValueError: ``target`` holds characters that no path can hold.
     """
-    missing = _missing_parents(target)
+    missing = missing_parents(target)
     with _beside(target) as prefix:
         os.rmdir(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         with suppress(FileNotFoundError):
             os.lstat(target)  # fails in other ways for a name that is too long
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    _remove_empty(missing)
+    remove_empty(missing)
 
 
 @contextmanager
@@ -146,14 +146,14 @@ def _beside(path: Path) -> Iterator[str]:
 
     An error removes the directories that were made.
     """
-    missing = _missing_parents(path)
+    missing = missing_parents(path)
     prefix = _prefix(path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(path.parent, prefix)
         yield prefix
     except BaseException:
-        _remove_empty(missing)
+        remove_empty(missing)
         raise
 
 
@@ -165,12 +165,13 @@ def _prefix(name: str) -> str:
     return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.partial-"
 
 
-def _missing_parents(path: Path) -> list[Path]:
+def missing_parents(path: Path) -> list[Path]:
     """The directories above ``path`` that do not exist, the innermost first."""
     return [parent for parent in path.parents if not parent.exists()]
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove the directories of these that are empty, the first first."""
     for folder in folders:
         with suppress(OSError):  # gone, or in use by another writer
             folder.rmdir()

@@ -79,7 +79,9 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
             *("model", "measure", "recover"),
             *("orders", "recipe", "coupled", "report", "stage", "once", "kept"),
         ),
-        "pruner": ("model", "measure", "orders", "coupled", "recipe", "report", "shots"),
+        "pruner": (
+            *("model", "measure", "orders", "coupled", "recipe", "zeros", "report", "shots"),
+        ),
         "checkpoint": ("model", "recipe", "report"),
         "inspection": ("model", "select", "report", "checkpoint"),
     },

@@ -69,6 +69,7 @@ from .model.streamed.finished import forget_blocks as forget_blocks
 from .model.streamed.finished import has_blocks as has_blocks
 from .model.streamed.opened import open_streamed as open_streamed
 from .model.streamed.opened import short_of_memory as short_of_memory
+from .model.streamed.pages import NotStreamed as NotStreamed
 from .model.structure import LinearLayer as LinearLayer
 from .model.structure import blocks as blocks
 from .model.structure import check_weights as check_weights

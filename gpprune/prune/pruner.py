@@ -7,18 +7,18 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.run import quiet_model
-from gpprune.prune.model.streamed.pages import pages_of
+from gpprune.prune.model.streamed.pages import NotStreamed, pages_of
 from gpprune.prune.model.structure import check_weights, linear_layers
 from gpprune.prune.orders import CORRECTED
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.report import PruneReport, prune_report
 from gpprune.prune.shots import prune_in_shots
+from gpprune.prune.zeros import share_of_layers
 
 
 def prune_model(
@@ -82,6 +82,7 @@ def prune_model(
     written = recipe.synthetic_samples > 0  # `dense` is not of them
     held = None if dense is None or written or not holds(dense, layers, recipe.reads) else dense
 
+    share_of_layers(model, recipe)  # more than there is, is refused now
     pages = pages_of(model)
     if pages is not None:
         check_streamable(recipe, order)
@@ -97,7 +98,7 @@ def check_streamable(recipe: Recipe, order: str | None = None) -> None:
     """See that a recipe can be followed with one decoder block in memory at a time.
 
     Raises:
-        UsageError: it reads or changes several at once, or all of them more than once.
+        NotStreamed: it reads or changes several at once, or all of them more than once.
     """
     order = recipe.in_order(order)
     reasons = {
@@ -113,4 +114,4 @@ def check_streamable(recipe: Recipe, order: str | None = None) -> None:
     }
     for what, true in reasons.items():
         if true:
-            raise UsageError(f"{what}: not possible for a model that is streamed block by block")
+            raise NotStreamed(f"{what}: not possible for a model that is streamed block by block")

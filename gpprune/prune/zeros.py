@@ -63,11 +63,12 @@ def share_of_layers(model: nn.Module, recipe: Recipe) -> float:
     found = coverage(model)
     if not found.left or recipe.shape.sparsity is not None or recipe.shape.units:
         return recipe.sparsity
-    share = recipe.sparsity * found.size / found.pruned_size
+    most = found.pruned_size / found.size
+    share = recipe.sparsity / most
     if share >= 1:
         raise UsageError(
             f"a sparsity of {recipe.sparsity:g} is of all matrices of the decoder blocks, and "
-            f"{found.sentence}: give at most {found.pruned_size / found.size:.3g}"
+            f"{found.sentence}: give less than {math.floor(1000 * most) / 1000:g}"
         )
     return share
 

@@ -56,6 +56,26 @@ def test_every_zero_stays_and_the_record_goes_on(
     assert (again.sequences, again.written, again.zeros) == (6, 2, found.zeros)
 
 
+@pytest.mark.parametrize("aims", [("kl", "blocks"), ("blocks", "kl")])
+def test_what_another_loss_has_trained_is_kept(
+    aims: tuple[str, str], pruned: Path, tmp_path: Path
+) -> None:
+    def breaking(label: str, done: int, total: int) -> None:
+        if label == "recovering" and done == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    out, options = tmp_path / "out", {"texts": TEXTS, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        recover_to(out, str(pruned), aim=aims[0], progress=breaking, **options)
+    kept = {path.name for path in (tmp_path / "out.training").iterdir()}
+    assert kept
+    with pytest.raises(UsageError, match="holds another training"):
+        recover_to(out, str(pruned), aim=aims[1], **options)
+    assert {path.name for path in (tmp_path / "out.training").iterdir()} == kept
+    recover_to(out, str(pruned), aim=aims[0], **options)
+    assert not (tmp_path / "out.training").exists()
+
+
 def test_the_dense_model_must_be_known_and_fit(
     pruned: Path, tmp_path: Path, tiny_gpt2_dir: Path
 ) -> None:

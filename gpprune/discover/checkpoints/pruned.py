@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import UsageError
-from gpprune.files import expanded
+from gpprune.files import expanded, missing_parents, remove_empty
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
     DTYPES,
     Loaded,
+    NotStreamed,
     PruneReport,
     Recipe,
     check_blocks,
@@ -19,6 +22,7 @@ from gpprune.prune import (
     check_shots,
     check_still,
     check_streamable,
+    configuration_digest,
     forget_blocks,
     forget_shots,
     has_blocks,
@@ -77,8 +81,14 @@ def prune_to(
         raise UsageError(f"there is no dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
     path = check_output(out)
     texts = texts or Texts()
-    if isinstance(model, str) and _streams(stream, model, recipe, progress):
-        return _stream_to(path, recipe, model, texts, None if dtype == "auto" else dtype, progress)
+    if stream and isinstance(model, Loaded):
+        raise UsageError("a model that is loaded is in memory: name it, to have it streamed")
+    if isinstance(model, str):
+        short = _short(stream, path, model, recipe, progress)
+        if stream or short is not None:
+            given = None if dtype == "auto" else dtype
+            with _saying(short):
+                return _stream_to(path, recipe, model, texts, given, progress)
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:
         check_shots(keep)
@@ -100,33 +110,38 @@ def prune_to(
     save_pruned(loaded, recipe, report, path, source=source)
     if keep is not None:
         forget_shots(keep)
+    if has_blocks(blocks_beside(path)):  # of a streamed run that was not finished
+        forget_blocks(blocks_beside(path))
     return report
 
 
-def _streams(stream: bool | None, model: str, recipe: Recipe, progress: Progress) -> bool:
-    """Whether a model is streamed.
+def _short(
+    stream: bool | None, path: Path, model: str, recipe: Recipe, progress: Progress
+) -> str | None:
+    """Why a model is streamed though nobody asked for it; None: it is not, or somebody did."""
+    if stream is not None:
+        return None
+    if has_blocks(blocks_beside(path)):  # what has begun so goes on so
+        return f"finished blocks are kept in {str(blocks_beside(path))!r}"
+    return short_of_memory(model, progress)
 
-    Raises:
-        UsageError: it would have to be, and the recipe cannot be followed so.
-    """
-    if stream is False:
-        return False
-    short = None if stream else short_of_memory(model, progress)
-    if not stream and short is None:
-        return False
+
+@contextmanager
+def _saying(short: str | None) -> Iterator[None]:
+    """Say of what cannot be streamed why it was to be, where nobody asked for it."""
     try:
-        check_streamable(recipe)
-    except UsageError as error:
+        yield
+    except NotStreamed as error:
         if short is None:
             raise
-        raise UsageError(f"{short}; {error}: give --no-stream to try it all the same") from error
-    return True
+        raise NotStreamed(f"{short}; {error}: give --no-stream to try it all the same") from error
 
 
 def _stream_to(
     path: Path, recipe: Recipe, model: str, texts: Texts, dtype: str | None, progress: Progress
 ) -> PruneReport:
     """As `prune_to`, with one decoder block in memory at a time."""
+    check_streamable(recipe)
     keep = blocks_beside(path)
     check_blocks(keep)
     streamed = open_streamed(
@@ -143,16 +158,26 @@ def _stream_to(
     tokens = bench.calibration()
     check_still(loaded.model, tokens)
     source = stored_digest(loaded, progress)
+    missing = missing_parents(keep)
     streamed.begin(
         {
             "model": source,
+            "configuration": configuration_digest(loaded),
             "recipe": recipe.model_dump(),
             "calibration": tokens_digest(tokens),
             "dtype": dtype,
         }
     )
-    report = prune_model(loaded.model, recipe, tokens, progress=progress)
-    save_streamed(streamed, recipe, report, path, source=source, progress=progress)
+    try:
+        report = prune_model(loaded.model, recipe, tokens, progress=progress)
+        save_streamed(streamed, recipe, report, path, source=source, progress=progress)
+    except BaseException:
+        if not streamed.pages.finished:  # there is nothing to go on from
+            forget_blocks(keep)
+            remove_empty(missing)
+        raise
+    finally:
+        streamed.pages.close()
     forget_blocks(keep)
     return report
 

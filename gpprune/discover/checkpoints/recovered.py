@@ -26,6 +26,7 @@ from gpprune.prune import (
     check_rate,
     check_saved,
     check_still,
+    configuration_digest,
     distil,
     embedded,
     forget_saved,
@@ -137,6 +138,7 @@ def recover_to(
             tokens = torch.cat([tokens, more.to(tokens)])
     about |= {"sequences": len(tokens)}
     exact = {"model": model_digest(loaded), "text": tokens_digest(tokens)}
+    exact |= {"configuration": configuration_digest(loaded)}
     exact |= {} if whole is None else {"dense_sha256": model_digest(whole)}
     before = prune_report(loaded.model, 0.0).zeros
     if aim == "blocks" and whole is not None:

@@ -118,7 +118,7 @@ def save_streamed(
     """
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-    path, loaded, folder = check_output(out), streamed.loaded, streamed.folder
+    path, loaded, folder = check_output(out), streamed.loaded, streamed.shards.folder
     digest = parameters_digest(loaded.model, streamed.stored.dtypes, progress)
     record = _record(loaded, recipe, report, source, digest)
     with _writing(out), streamed.stored.applied(loaded.model):

@@ -103,7 +103,7 @@ def sweep(
                 runner.check_end()
         except NotAChain as error:
             if pages_of(model) is not None:
-                raise not_streamed(error) from error
+                raise not_streamed("its blocks are no plain chain") from error
             visits = [visit for visit in (forward, backward) if visit is not None]
             whole(model, layers, tokens, visits, labels if backward else None, progress)
             return

@@ -111,10 +111,12 @@ def check_still(model: nn.Module, tokens: Tensor) -> None:
     Raises:
         GppruneError: it does not, as RWKV that rescales its layers.
     """
+    if (pages := pages_of(model)) is not None:
+        pages.leave()
     before = {name: (one._version, _total(one)) for name, one in model.named_parameters()}
     with quiet_model(model):
         body(model)(tokens[:1, :8].to(next(model.parameters()).device))
-    if (pages := pages_of(model)) is not None:
+    if pages is not None:
         pages.leave()
     for name, one in model.named_parameters():
         version, total = before[name]

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.recorder import (
     Call,
+    NotAChain,
     Recorder,
     hidden_states,
     in_place_of,
@@ -20,6 +21,7 @@ from gpprune.prune.model.recorder import (
     returning,
 )
 from gpprune.prune.model.run import body
+from gpprune.prune.model.streamed.pages import not_streamed, pages_of
 from gpprune.prune.model.streamed.shelf import Row
 from gpprune.prune.model.structure import blocks
 
@@ -40,7 +42,7 @@ class BlockRunner:
 
     Raises:
         NotAChain: the blocks do not form a chain, each reading what the last one wrote and
-            nothing else of what earlier blocks made.
+            nothing else of what earlier blocks made; `NotStreamed` of a streamed model.
     """
 
     def __init__(self, model: nn.Module, tokens: Tensor, progress: Progress = silent) -> None:
@@ -48,6 +50,15 @@ class BlockRunner:
         self._calls: list[list[Call]] = []
         self._states = Row()  # per sequence [1, length, hidden]
         self._model = model
+        try:
+            self._record(model, tokens, progress)
+        except NotAChain as error:
+            if pages_of(model) is None:
+                raise
+            raise not_streamed("its blocks are no plain chain") from error
+
+    def _record(self, model: nn.Module, tokens: Tensor, progress: Progress) -> None:
+        """Record how the model calls its blocks, and the states before the first."""
         self._tokens = tokens = tokens.to(next(model.parameters()).device)
         dense = Recorder(self._blocks)
         self._end = dense.record(model, tokens[:1]), dense.last

@@ -140,12 +140,13 @@ def _files(source: str, kept_only: bool) -> tuple[list[str], bool]:
             _raise_exceptions_for_connection_errors=False,
         )
 
-    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
-        with open(index, encoding="utf-8") as file:
-            names = sorted(set(json.load(file)["weight_map"].values()))
-        return [os.path.join(os.path.dirname(index), name) for name in names], True
-    single = find(SAFE_WEIGHTS_NAME)
-    return ([] if single is None else [single]), False
+    if (single := find(SAFE_WEIGHTS_NAME)) is not None:  # as transformers looks
+        return [single], False
+    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is None:
+        return [], False
+    with open(index, encoding="utf-8") as file:
+        names = sorted(set(json.load(file)["weight_map"].values()))
+    return [os.path.join(os.path.dirname(index), name) for name in names], True
 
 
 def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

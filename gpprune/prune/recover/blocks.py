@@ -19,7 +19,7 @@ from gpprune.prune.model.recorder import NotAChain
 from gpprune.prune.model.run import frozen, quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 from gpprune.prune.model.structure import LinearLayer, linear_layers
-from gpprune.prune.recover.distil import BETAS, share_of_rate, take_step
+from gpprune.prune.recover.distil import BETAS, gradients_that_flow, share_of_rate, take_step
 from gpprune.prune.recover.saved import SavedBlocks
 from gpprune.prune.recover.trained import all_weights
 
@@ -76,6 +76,12 @@ def reconstruct(
                 f"the dense model has {len(theirs)} blocks and the pruned one {len(ours)}: name "
                 "the model that it was pruned from"
             )
+        widths = [runner.state(0).shape[-1] for runner in (ours, theirs)]
+        if widths[0] != widths[1]:
+            raise UsageError(
+                f"the hidden states of the dense model are {widths[1]} wide and those of the "
+                f"pruned one {widths[0]}: name the model that it was pruned from"
+            )
         losses, each = [], epochs * len(tokens)
         for index in range(len(ours)):
             theirs.forward(index, keep=True)
@@ -111,7 +117,8 @@ def _mend(
             for place in torch.randperm(count, generator=draw).tolist():
                 with torch.enable_grad():
                     loss = _error(ours.output(index, place), theirs.state(place))
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    with gradients_that_flow(model):
+                        loss.backward()  # type: ignore[no-untyped-call]
                 adam.param_groups[0]["lr"] = rate * share_of_rate(len(losses), each)
                 take_step(adam, trained, loss.item())
                 losses.append(loss.item())

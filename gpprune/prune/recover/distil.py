@@ -10,7 +10,8 @@ distribution says more than the one token that comes next, or the text itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -129,16 +130,23 @@ def _learn(model: nn.Module, aim: Aim, batch: Sequence[int]) -> float:
         with parametrize.cached():  # each weight is made of its adapters once a sequence
             (loss,) = aim.losses(model, [row])
             total += _checked(loss.item())
-            try:
+            with gradients_that_flow(model):
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                if "inplace operation" not in str(error):
-                    raise
-                raise GppruneError(
-                    f"{type(model).__name__} writes over what its gradients need, so it cannot be "
-                    "trained: prune it without `recover`"
-                ) from error
     return total / len(batch)
+
+
+@contextmanager
+def gradients_that_flow(model: nn.Module) -> Iterator[None]:
+    """Say of a model through which no gradients flow back that it cannot be trained."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise GppruneError(
+            f"{type(model).__name__} writes over what its gradients need, so it cannot be "
+            "trained: prune it without `recover`"
+        ) from error
 
 
 def _damaged(what: str) -> GppruneError:

@@ -47,6 +47,9 @@ class Saved:
             UsageError: another training is kept there.
             GppruneError: it is damaged.
         """
+        folder = self._path.parent
+        if folder.is_dir() and any(_BLOCK.fullmatch(path.name) for path in folder.iterdir()):
+            raise _another(folder)
         if not self._path.exists():
             return []
         with _reading(self._path) as file:
@@ -109,6 +112,8 @@ class SavedBlocks:
             GppruneError: it is damaged.
         """
         path = self._path(block)
+        if (self._folder / _FILE).exists():  # of all weights together
+            raise _another(self._folder)
         if not path.exists():
             return None
         with _reading(path) as file, torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_families import tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -21,6 +22,7 @@ import gpprune.discover.checkpoints.pruned as pruned
 from gpprune.discover import Texts, inspect_checkpoint, prune_to
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import (
+    NotStreamed,
     Recipe,
     blocks,
     calibrate,
@@ -216,6 +218,202 @@ def test_a_killed_process_goes_on(checkpoint: Any, tmp_path: Path) -> None:
     _same_files(tmp_path / "memory", out)
 
 
+class _Stop(Exception):
+    pass
+
+
+def _stopped(
+    out: Path, source: str, recipe: Recipe = WANDA, blocks: int = 1, **options: Any
+) -> Path:
+    """Break a streamed run off when so many blocks are done, and return where it is kept."""
+
+    def stopping(label: str, done: int, total: int) -> None:
+        if label == "pruning" and done == blocks:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        prune_to(out, recipe, model=source, texts=TEXTS, stream=True, progress=stopping, **options)
+    return out.parent / f"{out.name}.blocks"
+
+
+def test_what_has_begun_streamed_goes_on_so(checkpoint: Any, tmp_path: Path) -> None:
+    source, out = checkpoint("llama"), tmp_path / "out"
+    kept = _stopped(out, source)
+    report = prune_to(out, WANDA, model=source, texts=TEXTS)  # memory is enough
+    assert report.streamed is not None
+    assert len(report.streamed) == 1
+    assert not kept.exists()
+    kept = _stopped(tmp_path / "again", source)
+    assert prune_to(tmp_path / "again", WANDA, model=source, texts=TEXTS, stream=False)
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("what", ["cut", "missing", "more", "state"])
+def test_kept_blocks_that_are_damaged_are_said(what: str, checkpoint: Any, tmp_path: Path) -> None:
+    source, out = checkpoint("llama"), tmp_path / "out"
+    kept = _stopped(out, source)
+    weights = kept / "checkpoint" / "model.safetensors"
+    if what == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif what == "missing":
+        weights.unlink()
+    elif what == "more":
+        (weights.parent / "model-00001-of-00002.safetensors").write_bytes(b"")
+    else:
+        (kept / "states-1" / "1.safetensors").unlink()
+    with pytest.raises(GppruneError, match=r"are damaged.*remove it"):
+        prune_to(out, WANDA, model=source, texts=TEXTS, stream=True)
+    assert not out.exists()
+
+
+def test_a_checkpoint_that_was_taken_away_is_begun_anew(checkpoint: Any, tmp_path: Path) -> None:
+    """As after a kill between the checkpoint's last name and the end of what is kept."""
+    source, out = checkpoint("llama"), tmp_path / "out"
+    prune_to(tmp_path / "memory", WANDA, model=source, texts=TEXTS, stream=False)
+    shutil.rmtree(_stopped(out, source) / "checkpoint")
+    prune_to(out, WANDA, model=source, texts=TEXTS, stream=True)
+    _same_files(tmp_path / "memory", out)
+
+
+@pytest.mark.parametrize("change", ["dtype", "model"])
+def test_files_of_a_run_without_blocks_are_not_gone_on_with(
+    change: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    other = checkpoint("gpt2") if change == "model" else checkpoint("llama")
+    source, out = checkpoint("llama"), tmp_path / "out"
+    code = (
+        "import os, signal, sys\n"
+        "from gpprune.discover import Texts, prune_to\n"
+        "from gpprune.prune import Recipe\n"
+        "def killing(label, done, total):\n"
+        "    if label == 'reading the calibration text':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "prune_to(sys.argv[1], Recipe(sparsity=0.5), model=sys.argv[2], stream=True,\n"
+        "         texts=Texts(calibration_samples=3, window_length=32), progress=killing,\n"
+        "         dtype='float32')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(out), other], check=False)
+    assert (tmp_path / "out.blocks" / "checkpoint" / "model.safetensors").exists()
+    assert pruned.kept_beside(out) is None
+    prune_to(tmp_path / "memory", WANDA, model=source, texts=TEXTS, stream=False)
+    prune_to(out, WANDA, model=source, texts=TEXTS, stream=True)
+    _same_files(tmp_path / "memory", out)
+
+
+def test_one_process_at_a_time_writes(checkpoint: Any, tmp_path: Path) -> None:
+    source, out, refused = checkpoint("llama"), tmp_path / "out", []
+
+    def meanwhile(label: str, done: int, total: int) -> None:
+        if label == "pruning" and not refused:
+            with pytest.raises(UsageError, match="another process writes") as error:
+                prune_to(out, WANDA, model=source, texts=TEXTS, stream=True)
+            refused.append(error)
+
+    prune_to(out, WANDA, model=source, texts=TEXTS, stream=True, progress=meanwhile)
+    assert refused
+    assert not inspect_checkpoint(str(out)).faults
+
+
+def test_another_configuration_is_another_model(checkpoint: Any, tmp_path: Path) -> None:
+    source, out = checkpoint("llama"), tmp_path / "out"
+    _stopped(out, source)
+    config = Path(source, "config.json")
+    config.write_text(config.read_text().replace("1e-06", "1e-02"))
+    with pytest.raises(UsageError, match="another recipe, model"):
+        prune_to(out, WANDA, model=source, texts=TEXTS, stream=True)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_head_that_is_stored_beside_the_embedding(
+    same: bool, checkpoint: Any, tmp_path: Path
+) -> None:
+    source = checkpoint("llama", torch.float32)
+    path, config = Path(source, "model.safetensors"), Path(source, "config.json")
+    weights = load_file(path)
+    head = weights["model.embed_tokens.weight"] * (1 if same else 2)
+    save_file(weights | {"lm_head.weight": head}, path, metadata={"format": "pt"})
+    stored = json.loads(config.read_text()) | {"tie_word_embeddings": True}
+    config.write_text(json.dumps(stored))
+    recipe = Recipe(metric="pruner-zero", sparsity=0.5)
+    if same:
+        _both(tmp_path, source, recipe)
+        return
+    with pytest.raises(NotStreamed, match="other weights where its config"):
+        prune_to(tmp_path / "out", recipe, model=source, texts=TEXTS, stream=True)
+
+
+def test_one_file_comes_before_an_index(checkpoint: Any, tmp_path: Path) -> None:
+    source = checkpoint("llama", torch.float32, max_shard_size="40KB")
+    weights = {
+        n: v + 1 for p in Path(source).glob("*.safetensors") for n, v in load_file(p).items()
+    }
+    save_file(weights, Path(source, "model.safetensors"), metadata={"format": "pt"})
+    _both(tmp_path, source, WANDA)
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe", "said"),
+    [
+        ("llama", Recipe(pattern="4:7"), "4:7"),
+        ("mixtral", Recipe(sparsity=0.99), "give less than"),
+        ("hrm", Recipe(sparsity=0.2), "no plain chain"),
+        ("rwkv", Recipe(sparsity=0.2), "no plain chain|rescale_every"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    family: str, recipe: Recipe, said: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "a" / "b" / "out"
+    with pytest.raises(GppruneError, match=said):
+        prune_to(out, recipe, model=checkpoint(family), texts=TEXTS, stream=True)
+    assert {path.name for path in tmp_path.iterdir()} == {family}
+
+
+def test_a_loaded_model_cannot_be_streamed_any_more(checkpoint: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is loaded is in memory"):
+        prune_to(tmp_path / "out", WANDA, model=load_model(checkpoint("llama")), stream=True)
+
+
+def test_no_room_is_said(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = checkpoint("llama")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(GppruneError, match=r"cannot be written to.*make room"):
+            prune_to(tmp_path / "out", WANDA, model=source, texts=TEXTS, stream=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    assert {path.name for path in tmp_path.iterdir()} == {"llama"}
+
+
+def test_a_link_is_not_followed(checkpoint: Any, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out.blocks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is something else"):
+        prune_to(tmp_path / "out", WANDA, model=checkpoint("llama"), texts=TEXTS, stream=True)
+
+
+def test_memory_of_a_group_of_processes_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "groups" / "a" / "b"
+    own.mkdir(parents=True)
+    (tmp_path / "self").write_text("0::/a/b\n")
+    monkeypatch.setattr(room, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(room, "_OWN_GROUP", tmp_path / "self")
+    cpu = torch.device("cpu")
+    plenty = room.available(cpu)
+    assert plenty > 1e6
+    (own / "memory.max").write_text("max\n")
+    for name, value in (("max", "1000"), ("current", "990"), ("stat", "anon 3\ninactive_file 90")):
+        (own.parent / f"memory.{name}").write_text(f"{value}\n")
+    assert room.available(cpu) == 100
+    (own.parent / "memory.current").write_text("2000")
+    assert room.available(cpu) == 0
+
+
 def test_what_else_lies_there_is_left_alone(checkpoint: Any, tmp_path: Path) -> None:
     kept = tmp_path / "out.blocks"
     kept.mkdir()
@@ -287,6 +485,7 @@ def test_numbers_that_overflow_are_refused(checkpoint: Any, tmp_path: Path) -> N
 
 def test_a_model_that_changes_its_weights_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     streamed = open_streamed(checkpoint("rwkv"), tmp_path / "kept")
+    _ = list(linear_layers(streamed.loaded.model).values())[-1].weight
     with pytest.raises(GppruneError, match="rescale_every"):
         check_still(streamed.loaded.model, torch.ones(1, 8, dtype=torch.int64))
 

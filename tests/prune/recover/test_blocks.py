@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from recovering import divergence, pruned_copy, same, sharp
-from tiny_families import tiny
+from tiny_families import FAMILIES, tiny
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import SavedBlocks, forget_saved, has_saved, linear_layers, reconstruct
@@ -112,5 +113,9 @@ def test_what_does_not_fit_is_said(sequences: Tensor) -> None:
     del shorter.model.layers[1]  # type: ignore[union-attr, operator]
     with pytest.raises(UsageError, match="has 1 blocks and the pruned one 2"):
         reconstruct(model, shorter, sequences, 1)
+    with pytest.raises(UsageError, match="are 24 wide and those of the pruned one 16"):
+        _, fields = FAMILIES["llama"]
+        wider = LlamaConfig(**{**fields, "hidden_size": 24})
+        reconstruct(model, LlamaForCausalLM(wider).eval(), sequences, 1)
     with pytest.raises(GppruneError, match="block by block"):
         reconstruct(pruned_copy(tiny("hrm")), tiny("hrm"), sequences, 1)

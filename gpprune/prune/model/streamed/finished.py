@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gpprune.prune.model.streamed.shards import Shards
 _RECORD = "blocks.json"
 CHECKPOINT = "checkpoint"  # the folder of the weights
 ASIDE = "configuration"  # the folder of what is written beside them in the end
+_LOCK = ".lock"  # held as long as a process writes here
 _STATES = re.compile(r"states-\d+")
 
 
@@ -33,7 +36,8 @@ def check_blocks(folder: Path) -> None:
     Raises:
         UsageError: something else lies there.
     """
-    if os.path.lexists(folder) and not (folder.is_dir() and all(map(_is_ours, folder.iterdir()))):
+    whole = folder.is_dir() and not folder.is_symlink()
+    if os.path.lexists(folder) and not (whole and all(map(_is_ours, folder.iterdir()))):
         raise UsageError(
             f"{str(folder)!r}, where finished blocks are kept, is something else: move it away, or "
             "choose another --out"
@@ -42,7 +46,10 @@ def check_blocks(folder: Path) -> None:
 
 def has_blocks(folder: Path) -> bool:
     """Whether finished blocks lie in a directory."""
-    return (folder / _RECORD).is_file()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return int(record["finished"]) > 0 and (folder / CHECKPOINT).is_dir()
+    return False
 
 
 def forget_blocks(folder: Path) -> None:
@@ -58,7 +65,28 @@ def forget_blocks(folder: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     name = whole_name(path.name)
-    return name in (_RECORD, CHECKPOINT, ASIDE) or _STATES.fullmatch(name) is not None
+    return name in (_RECORD, CHECKPOINT, ASIDE, _LOCK) or _STATES.fullmatch(name) is not None
+
+
+def _locked(folder: Path) -> TextIOWrapper:
+    """The lock of a directory, held; it is let go with the object.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / _LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / _LOCK))
+    except OSError:  # held, or removed by the one that held it
+        same = False
+    if not same:
+        lock.close()
+        raise UsageError(
+            f"another process writes to {str(folder)!r}: wait for it, or choose another --out"
+        )
+    return lock
 
 
 class Finished:
@@ -67,16 +95,18 @@ class Finished:
     The record is written last, so that a kill leaves the block before, whole.
 
     Args:
-        folder: made if it is missing.
+        folder: made if it is missing. A process that writes there holds it locked.
         identity: what tells this pruning from others, as JSON has it.
         shards: the files that the weights go to, in `CHECKPOINT` of the folder.
         parts: the names of the model's parts.
         device: where weights that are read back come to lie.
 
     Raises:
-        UsageError: another pruning is kept there.
+        UsageError: another pruning is kept there, or another process writes there.
         GppruneError: it is damaged, or there is no room.
     """
+
+    finished: int
 
     def __init__(
         self,
@@ -91,39 +121,80 @@ class Finished:
         self._shards = shards
         self._parts = parts
         self._device = device
-        self.finished = self._read()
+        self._back: Parts | None = None
+        with self._room():
+            self._lock = _locked(folder)
+        try:
+            self.finished, self._states_kept = self._read()
+            if not self.finished:
+                with self._room():
+                    self._begin()
+        except BaseException:
+            if not has_blocks(folder):
+                forget_blocks(folder)
+            self.close()
+            raise
 
-    def _read(self) -> int:
+    def _begin(self) -> None:
+        """Lay the files out anew: what is there may be of another model, or half made."""
+        remove(self._shards.folder)
+        self._shards.begin()
+        self._note(0, 0)
+
+    def _note(self, finished: int, states: int) -> None:
+        record = {"identity": self._identity, "finished": finished, "states": states}
+        whole_file(self._folder / _RECORD, json.dumps(record, indent=2) + "\n")
+        self.finished, self._states_kept = finished, states
+
+    def _read(self) -> tuple[int, int]:
+        """How many blocks are finished, and of how many sequences states are kept."""
         path = self._folder / _RECORD
-        if not path.exists():
-            return 0
+        if not path.exists() or not self._shards.folder.exists():
+            return 0, 0
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            identity, finished = record["identity"], int(record["finished"])
+            identity = record["identity"]
+            finished, states = int(record["finished"]), int(record["states"])
+            if finished and identity == json.loads(json.dumps(self._identity)):
+                self._shards.check()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
+        if not finished:
+            return 0, 0
         if identity != json.loads(json.dumps(self._identity)):
             raise UsageError(
                 f"{str(self._folder)!r} holds the blocks of another recipe, model or calibration "
                 "text: remove it, or choose another --out"
             )
-        return finished
+        return finished, states
 
     def _damaged(self, error: Exception) -> GppruneError:
         return GppruneError(
             f"the blocks kept in {str(self._folder)!r} are damaged ({error}): remove it"
         )
 
+    def close(self) -> None:
+        """Let the directory go: another process may write there."""
+        self._lock.close()
+
     @property
     def written(self) -> Source:
         """What reads the weights back."""
-        return Parts(self._shards.model, self._shards.files, self._parts, self._device)
+        if self._back is None:
+            try:
+                self._back = Parts(
+                    self._shards.model, self._shards.files, self._parts, self._device
+                )
+            except (OSError, ValueError, SafetensorError) as error:
+                raise self._damaged(error) from error
+        return self._back
 
     def states(self) -> Iterator[Tensor]:
         """The hidden states that the last finished block handed on, sequence after sequence."""
         folder = self._states(self.finished)
         try:
-            for path in sorted(folder.iterdir(), key=lambda path: int(path.stem)):
+            for place in range(self._states_kept):
+                path = folder / f"{place}.safetensors"
                 yield load_file(path)["state"].clone().to(self._device)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise self._damaged(error) from error
@@ -139,11 +210,11 @@ class Finished:
             if (target := self._states(blocks)).exists():  # of a process that was killed just then
                 remove(target)
             with whole_folder(target) as folder:
-                for place, state in enumerate(states):
-                    save_file({"state": state.cpu().contiguous()}, folder / f"{place}.safetensors")
-            record = {"identity": self._identity, "finished": blocks}
-            whole_file(self._folder / _RECORD, json.dumps(record, indent=2) + "\n")
-            self.finished = blocks
+                count = 0
+                for state in states:
+                    save_file({"state": state.cpu().contiguous()}, folder / f"{count}.safetensors")
+                    count += 1
+            self._note(blocks, count)
             for path in self._folder.iterdir():
                 if _STATES.fullmatch(whole_name(path.name)) and path != self._states(blocks):
                     remove(path)

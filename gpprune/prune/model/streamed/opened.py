@@ -21,6 +21,7 @@ from gpprune.prune.model.load import (
     read_config,
     read_tokenizer,
 )
+from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.stored import Stored, files_of, opened
 from gpprune.prune.model.streamed.finished import CHECKPOINT, Finished
@@ -39,8 +40,7 @@ class Streamed:
         loaded: the model with its tokenizer; its blocks have weights while they run or are read.
         stored: how it is written.
         pages: which those are.
-        shards: the files of weights that are written, in `folder`.
-        folder: that of the checkpoint to be.
+        shards: the files of weights that are written, in the folder of the checkpoint to be.
         kept: the directory that holds it, and what else a killed run goes on from.
         parts: the names of the model's parts.
         device: where a part's weights come to lie.
@@ -50,7 +50,6 @@ class Streamed:
     stored: Stored
     pages: Pages
     shards: Shards
-    folder: Path
     kept: Path
     parts: list[str]
     device: torch.device
@@ -62,7 +61,7 @@ class Streamed:
             identity: what tells this pruning from others, as JSON has it.
 
         Raises:
-            UsageError: another pruning is kept.
+            UsageError: another pruning is kept, or another process is at it.
             GppruneError: it is damaged, or there is no room.
         """
         self.pages.write_to(Finished(self.kept, identity, self.shards, self.parts, self.device))
@@ -82,7 +81,7 @@ def open_streamed(
 
     Args:
         spec: see `gpprune.load_model`.
-        kept: the directory of what is written; made if it is missing.
+        kept: the directory of what is to be written, see `Streamed.begin`.
         dtype: what is written; None: the checkpoint's own.
         device: where a block's weights come to lie, see `gpprune.load_model`.
         progress: called as ``progress(label, done, total)``.
@@ -102,14 +101,17 @@ def open_streamed(
     with origin.reading("weights"):
         stored = Stored.of(model, origin.source, kept_only=origin.kept_only)
         written = stored if dtype is None else stored.become(model, dtype)
-        folder = kept / CHECKPOINT
-        folder.mkdir(parents=True, exist_ok=True)
-        shards = Shards(folder, model, written)
         parts = _parts(model)
         names = [name for name, _ in parts]
         source = Parts(model, files, names, where)
         source.load(OUTSIDE)
-        model.tie_weights()
+        with quiet_transformers():
+            missing = set(model.state_dict()) - source.names
+            tied = dict(model.all_tied_weights_keys)
+            model.tie_weights(missing_keys=missing, recompute_mapping=False)
+        if tied != model.all_tied_weights_keys:
+            raise not_streamed("it has other weights where its config.json ties them")
+        shards = Shards(kept / CHECKPOINT, model, written)
     for name, buffer in list(model.named_buffers()):
         _put(model, name, buffer.to(where))
     with origin.reading("tokenizer"):
@@ -118,9 +120,8 @@ def open_streamed(
     pages = Pages(model, parts, len(blocks(model)), source)
     linear_layers(model)  # nothing to prune is an error now
     progress("loading the model", 1, 1)
-    return Streamed(
-        Loaded(model, tokenizer, spec, stored), written, pages, shards, folder, kept, names, where
-    )
+    loaded = Loaded(model, tokenizer, spec, stored)
+    return Streamed(loaded, written, pages, shards, kept, names, where)
 
 
 def _parts(model: Any) -> list[Part]:
@@ -131,6 +132,9 @@ def _parts(model: Any) -> list[Part]:
     with suppress(AttributeError, NotImplementedError):
         head = model.get_output_embeddings()
     if not isinstance(head, nn.Module) or id(head) not in names:
+        return found
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    if any(f"{names[id(head)]}.{name}" in tied for name, _ in head.named_parameters()):
         return found
     own = set(map(id, head.parameters()))
     holders = {

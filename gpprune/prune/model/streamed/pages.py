@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.memory import give_back
 
 Part = tuple[str, nn.Module]  # a module that comes and goes as a whole, with its name in the model
@@ -42,6 +42,9 @@ class Sink(Protocol):
 
     def finish(self, blocks: int, states: Iterable[Tensor]) -> None:
         """Note that so many blocks are there, and the hidden states that the last handed on."""
+
+    def close(self) -> None:
+        """Let others write there."""
 
 
 class Pages:
@@ -191,6 +194,11 @@ class Pages:
         self.leave()
         self._done.update(range(len(self._parts)))
 
+    def close(self) -> None:
+        """Write no more."""
+        if self._sink is not None:
+            self._sink.close()
+
     @property
     def _given(self) -> Sink:
         if self._sink is None:
@@ -208,9 +216,13 @@ def pages_of(model: nn.Module) -> Pages | None:
     return _PAGES.get(model)
 
 
-def not_streamed(reason: object) -> GppruneError:
+class NotStreamed(UsageError):
+    """A model or a recipe that cannot be streamed."""
+
+
+def not_streamed(reason: object) -> NotStreamed:
     """The error for a model that cannot be streamed."""
-    return GppruneError(f"this model cannot be streamed block by block: {reason}")
+    return NotStreamed(f"this model cannot be streamed block by block: {reason}")
 
 
 def values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -26,6 +26,9 @@ class Parts:
         files: the safetensors.
         parts: the names of its parts; what lies in none of them is part `OUTSIDE`.
         device: where the weights come to lie.
+
+    Attributes:
+        names: what the files hold, as the model calls it.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Parts:
         self._device = device
         prefixes = [f"{name}." for name in parts]
         self._keys: dict[int, dict[str, list[str]]] = {}  # of a part, of a file
+        self.names: set[str] = set()
         renamed = _Renamed(model)
         for path in map(str, files):
             with opened(path) as file:
                 for key in file.keys():  # noqa: SIM118
                     name = renamed(key)
+                    self.names.add(name)
                     homes = (at for at, prefix in enumerate(prefixes) if name.startswith(prefix))
                     own = self._keys.setdefault(next(homes, OUTSIDE), {})
                     own.setdefault(path, []).append(key)

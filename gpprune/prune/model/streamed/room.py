@@ -15,7 +15,8 @@ from gpprune.prune.model.stored import opened
 
 _BYTES = 4  # of a weight in memory
 _MORE = 1.3  # of what the weights take: text, statistics, a layer's scores
-_CGROUP = Path("/sys/fs/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def needed(files: Iterable[str]) -> float:
@@ -36,7 +37,17 @@ def available(device: torch.device) -> float:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         found.append(float(limit - psutil.Process().memory_info().vms))
-    with suppress(OSError, ValueError):  # no such group, or "max"
-        most = int((_CGROUP / "memory.max").read_text())
-        found.append(float(most - int((_CGROUP / "memory.current").read_text())))
-    return min(found)
+    with suppress(OSError):
+        # "0::/a/b" of the only hierarchy there is; in a container often "0::/"
+        own = _OWN_GROUP.read_text().strip().rpartition("::")[2].strip("/")
+        found += [room for at in (_GROUPS / own, *(_GROUPS / own).parents) for room in _left(at)]
+    return max(0.0, min(found))
+
+
+def _left(group: Path) -> list[float]:
+    """What a group of processes may still take, if it has a limit; files in memory can go."""
+    with suppress(OSError, ValueError, KeyError):  # no such group, or "max"
+        most, current = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return [float(most - current + int(dict(lines)["inactive_file"]))]
+    return []

@@ -43,12 +43,13 @@ class Shards:
     parts has the bytes of one that was written whole. The files are sparse until they are filled.
 
     Args:
-        folder: exists; files that are there already are gone on with.
-        model: a transformers model whose parameters are all on the meta device.
+        folder: where they lie, see `begin`.
+        model: a transformers model; its parameters may be on the meta device.
         stored: the dtypes to write, and the size of the largest file.
 
     Attributes:
         model: the model.
+        folder: see above.
         index: what says in which file a tensor lies, as JSON has it; None: there is one file.
     """
 
@@ -57,6 +58,7 @@ class Shards:
         from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
         self.model = model
+        self.folder = folder
         self._stored = stored
         own = model.state_dict()
         ignored = set(model._keys_to_ignore_on_save or ())
@@ -76,6 +78,7 @@ class Shards:
             max_shard_size=_LARGEST if stored.shard is None else stored.shard,
         )
         self._places: dict[str, tuple[Path, int, Tensor]] = {}
+        self._headers: dict[Path, tuple[bytes, int]] = {}  # how each begins, and how long it is
         for file, names in split.filename_to_tensors.items():
             self._lay_out(folder / file, {name: converted[name] for name in names})
         self.index: dict[str, Any] | None = None
@@ -86,7 +89,29 @@ class Shards:
     @property
     def files(self) -> list[Path]:
         """The files of weights."""
-        return sorted({path for path, *_ in self._places.values()})
+        return sorted(self._headers)
+
+    def begin(self) -> None:
+        """Make the folder and the files, which hold nothing but their headers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path, (head, size) in self._headers.items():
+            with path.open("wb") as file:
+                file.write(head)
+                file.truncate(size)
+
+    def check(self) -> None:
+        """See that the folder holds these files, and no others of weights.
+
+        Raises:
+            ValueError: naming one that is missing, another or too much.
+        """
+        found = set(self.folder.glob("*.safetensors"))
+        for path in sorted(found ^ self._headers.keys()):
+            raise ValueError(f"{path.name!r} is {'too much' if path in found else 'missing'}")
+        for path, (head, size) in self._headers.items():
+            with path.open("rb") as file:
+                if file.read(len(head)) != head or path.stat().st_size != size:
+                    raise ValueError(f"{path.name!r} is another")
 
     def _dtype(self, name: str, value: Tensor) -> torch.dtype:
         return self._stored.dtypes.get(name, value.dtype)
@@ -100,7 +125,7 @@ class Shards:
         return found
 
     def _lay_out(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Give a file its header and its size, if it is not there."""
+        """Say where in a file each tensor lies, and how the file begins."""
         kinds = list(_NAMES)
         ordered = sorted(tensors.items(), key=lambda item: (kinds.index(item[1].dtype), item[0]))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -117,10 +142,7 @@ class Shards:
         begin = 8 + len(text)
         for name, tensor in ordered:
             self._places[name] = (path, begin + header[name]["data_offsets"][0], tensor)
-        if not path.exists():
-            with path.open("wb") as file:
-                file.write(len(text).to_bytes(8, "little") + text)
-                file.truncate(begin + end)
+        self._headers[path] = len(text).to_bytes(8, "little") + text, begin + end
 
     def put(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Write parameters and buffers, by their names in the model, and see them on disk.

@@ -130,16 +130,18 @@ class Finished:
                 with self._room():
                     self._begin()
         except BaseException:
-            if not has_blocks(folder):
-                forget_blocks(folder)
             self.close()
             raise
 
     def _begin(self) -> None:
         """Lay the files out anew: what is there may be of another model, or half made."""
         remove(self._shards.folder)
-        self._shards.begin()
-        self._note(0, 0)
+        try:
+            self._shards.begin()
+            self._note(0, 0)
+        except BaseException:
+            forget_blocks(self._folder)
+            raise
 
     def _note(self, finished: int, states: int) -> None:
         record = {"identity": self._identity, "finished": finished, "states": states}

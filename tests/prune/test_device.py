@@ -20,11 +20,20 @@ import torch
 from stand_in_device import register, stand_in
 from torch import Tensor, nn
 
-from gpprune.discover import MetricGoal, Texts
+from gpprune.discover import MetricGoal, Texts, prune_to
 from gpprune.discover.workbench import Workbench
 from gpprune.evals import RECIPE, evaluate
 from gpprune.primitives import STATISTICS, metric
-from gpprune.prune import UPDATES, Recipe, calibrate, linear_layers, load_model, prune_model
+from gpprune.prune import (
+    UPDATES,
+    Recipe,
+    calibrate,
+    linear_layers,
+    load_model,
+    prune_model,
+    reconstruct,
+    use_device,
+)
 from gpprune.prune.measure.synthetic import synthetic_samples
 
 STANDING_IN = "GPPRUNE_TESTS_STAND_IN"
@@ -148,6 +157,41 @@ def test_it_is_trained_there(dense: nn.Module, tokens: Tensor, device: str) -> N
         figures += [shot.after, shot.recovered]
     assert figures[2:] == pytest.approx(figures[:2], rel=1e-3)
     assert abs(figures[1] - figures[0]) > 1e-4 * figures[0]
+
+
+@on_a_device
+def test_a_model_is_streamed_there(
+    tiny_model_dir: Path,
+    text_file: Path,
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # a stand-in is one of this thread
+    texts = Texts(calibration_text=str(text_file), calibration_samples=4, window_length=48)
+    recipe, found = Recipe(metric="wanda", sparsity=0.5), []
+    try:
+        for where, stream in (("cpu", False), (device, True)):
+            use_device(where)
+            out = tmp_path / where.replace(":", "-")
+            prune_to(out, recipe, model=str(tiny_model_dir), texts=texts, stream=stream)
+            found.append(linear_layers(load_model(str(out), device="cpu").model))
+    finally:
+        use_device("auto")
+    for name, layer in found[0].items():
+        other = found[1][name].weight
+        assert int((other == 0).sum()) == int((layer.weight == 0).sum())
+        assert (other == layer.weight).float().mean() > 0.99  # but where scores nearly tie
+
+
+@on_a_device
+def test_blocks_are_reconstructed_there(dense: nn.Module, tokens: Tensor, device: str) -> None:
+    losses = []
+    for where in ("cpu", device):
+        model = taken(dense, where)
+        prune_model(model, Recipe(metric="wanda", sparsity=0.5), tokens[:4])
+        losses.append(reconstruct(model, taken(dense, where), tokens[:4], 2))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.gpu

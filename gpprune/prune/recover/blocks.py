@@ -39,9 +39,9 @@ def reconstruct(
     """Train a pruned model's linear layers in place, block by block; what is 0 stays 0.
 
     The loss of a block is the square of what its output differs from the dense model's hidden
-    states, as a share of their square, token by token: a few tokens of SmolLM2 are a thousand times
-    as large as the others. Adam takes a step each sequence. Beside both models are the hidden
-    states of the text in each, and gradients and moments of one block.
+    states, as a share of their square, token by token: the square of one token a sequence is up to
+    28,000 times the median in SmolLM2. Adam takes a step each sequence. Beside both models are the
+    hidden states of the text in each, and gradients and moments of one block.
 
     Args:
         model: pruned.

@@ -42,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=positive, default=512, help="tokens a sequence")
     parser.add_argument("--limit", type=positive, default=10, help="GiB of address space")
     parser.add_argument("--patterns", nargs="+", default=["row", "2:4"])
+    parser.add_argument("--tokenizer", default="smollm2", help="of the model of this name")
     parser.add_argument("--folder", type=Path, help="where the directory is made")
     given = parser.parse_args(arguments)
     with TemporaryDirectory(dir=given.folder) as folder:
         source, pruned = Path(folder, "dense"), Path(folder, "pruned")
-        size = make(source, given.hidden, given.inner, given.blocks, given.heads)
+        size = make(source, given.hidden, given.inner, given.blocks, given.heads, given.tokenizer)
         print(f"{size / 1e9:.2f} thousand million weights, bfloat16", flush=True)
         for pattern in given.patterns:
             command = _command(source, pruned, pattern, given.samples, given.length)
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"in memory: {_run([*command, '--no-stream'], given.limit)}")
 
 
-def make(folder: Path, hidden: int, inner: int, blocks: int, heads: int) -> int:
-    """Write a LLaMA of random weights with SmolLM2's tokenizer, tensor by tensor.
+def make(folder: Path, hidden: int, inner: int, blocks: int, heads: int, tokenizer_of: str) -> int:
+    """Write a LLaMA of random weights, tensor by tensor.
 
     Args:
         folder: to be made.
@@ -65,11 +66,12 @@ def make(folder: Path, hidden: int, inner: int, blocks: int, heads: int) -> int:
         inner: width inside the MLPs.
         blocks: decoder blocks.
         heads: of attention, also of keys and values.
+        tokenizer_of: the model that has its tokenizer.
 
     Returns:
         How many weights it has.
     """
-    tokenizer = transformers.AutoTokenizer.from_pretrained(locate("smollm2"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(locate(tokenizer_of))
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

@@ -32,6 +32,7 @@ BENCHMARKS = (
     "search",
     "seeds",
     "stages",
+    "streaming",
     "structures",
     "updates",
 )
@@ -120,6 +121,14 @@ def test_memory_is_held_against_that_of_fewer_blocks(ran: Ran):
     for update in ("none", "admm"):
         found = ran("memory", *small, "--update", update)
         assert re.search(r"1 blocks: +[-.0-9]+ MiB.*\n +2 blocks: .*\n2 times .* the memory", found)
+
+
+def test_a_streamed_model_is_pruned_under_a_limit(ran: Ran, tiny_model_dir: Path):
+    small = ("--hidden", 64, "--inner", 96, "--blocks", 2, "--heads", 2, "--limit", 40)
+    given = ("--samples", 1, "--length", 32, "--patterns", "2:4", "--tokenizer", tiny_model_dir)
+    said = ran("streaming", *small, *given)
+    assert re.search(r"^2:4: 34,816 of 69,632 weights are 0, at most .* s a block$", said, re.M)
+    assert re.search(r"^in memory: 34,816 of 69,632 weights are 0, at most", said, re.MULTILINE)
 
 
 def test_bandwidth_is_held_against_a_copy(ran: Ran):

@@ -324,7 +324,7 @@ def test_an_idle_layer_is_refused(model: nn.Module, sequences: Tensor) -> None:
 def test_the_share_of_zeros_is_that_of_all_matrices_of_the_blocks() -> None:
     """Llama 4's experts are left alone: a fifth of the whole is most of the rest."""
     llama, tokens = tiny("llama4"), torch.arange(40).view(2, 20)
-    with pytest.raises(UsageError, match=r"experts.*give at most 0\.318"):
+    with pytest.raises(UsageError, match=r"experts.*give less than 0\.31"):
         prune_model(llama, Recipe(metric="magnitude", sparsity=0.5), tokens)
     report = prune_model(llama, Recipe(metric="magnitude", sparsity=0.2), tokens)
     data = report.as_dict()

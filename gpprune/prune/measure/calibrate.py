@@ -56,9 +56,9 @@ def calibrate(
     """Measure statistics of every linear layer of the dense model.
 
     Without a backward pass and wide statistics (those of no type, which only weight updates read)
-    this is one pass over the model. With them, and of a streamed model, block
-    after block is measured and finished, so that the memory is one block's, and wide statistics
-    wait in a temporary directory.
+    this is one pass over the model. With them, and of a streamed model, block after block is
+    measured and finished, so that the memory is one block's, and wide statistics wait in a
+    temporary directory.
 
     Args:
         model: a causal language model; its weights, modes and flags are left as they were.

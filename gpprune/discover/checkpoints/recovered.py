@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import GppruneError, UsageError
@@ -141,30 +142,9 @@ def recover_to(
     exact |= {"configuration": configuration_digest(loaded)}
     exact |= {} if whole is None else {"dense_sha256": model_digest(whole)}
     before = prune_report(loaded.model, 0.0).zeros
-    if aim == "blocks" and whole is not None:
-        losses = reconstruct(
-            loaded.model,
-            whole.model,
-            tokens,
-            epochs,
-            rate=rate,
-            saved=SavedBlocks(keep, {**about, **exact}),
-            progress=progress,
-        )
-    else:
-        goal: Aim = NextTokens(tokens)
-        if aim == "kl" and whole is not None:
-            goal = Predictions(whole.model, tokens, progress)
-        losses = distil(
-            loaded.model,
-            goal,
-            range(len(tokens)),
-            epochs,
-            rate=rate,
-            adapters=adapters,
-            saved=Saved(keep, {**about, **exact}),
-            progress=progress,
-        )
+    losses = _train(
+        loaded, whole, tokens, epochs, rate, adapters, aim, keep, {**about, **exact}, progress
+    )
     seconds = time.perf_counter() - start
     with loaded.stored.applied(loaded.model):
         report = prune_report(loaded.model, seconds)
@@ -187,6 +167,43 @@ def _check_aim(aim: str, adapters: Adapters | None, dense: str | None, written: 
             f"the dense model {dense!r} is of no use: the loss {aim!r} asks for none, and nothing "
             "is to be written; leave it out"
         )
+
+
+def _train(
+    loaded: Loaded,
+    whole: Loaded | None,
+    tokens: Tensor,
+    epochs: int,
+    rate: float,
+    adapters: Adapters | None,
+    aim: str,
+    keep: Path,
+    identity: dict[str, Any],
+    progress: Progress,
+) -> list[float]:
+    """Train a pruned model in place, going on from what is kept of the same training.
+
+    Returns:
+        The mean loss of each epoch.
+    """
+    if aim == "blocks" and whole is not None:
+        kept = SavedBlocks(keep, identity)
+        return reconstruct(
+            loaded.model, whole.model, tokens, epochs, rate=rate, saved=kept, progress=progress
+        )
+    goal: Aim = NextTokens(tokens)
+    if aim == "kl" and whole is not None:
+        goal = Predictions(whole.model, tokens, progress)
+    return distil(
+        loaded.model,
+        goal,
+        range(len(tokens)),
+        epochs,
+        rate=rate,
+        adapters=adapters,
+        saved=Saved(keep, identity),
+        progress=progress,
+    )
 
 
 def training_beside(out: Path) -> Path:

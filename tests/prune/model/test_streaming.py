@@ -529,7 +529,7 @@ def test_under_a_limit_that_memory_does_not_hold() -> None:
     command += ["--blocks=48", "--heads=12", "--samples=2", "--length=128", "--limit=6"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     lines = printed.splitlines()
-    assert [line.partition(":")[0] for line in lines[1:]] == ["row", "2:4", "in memory"]
+    assert [line.split(": ")[0] for line in lines[1:]] == ["row", "2:4", "in memory"]
     for line in lines[1:3]:
         zeros, size = (int(part.replace(",", "")) for part in line.split()[1:4:2])
         assert 2 * zeros == size

@@ -118,7 +118,10 @@ def check_number(name: str, values: Tensor) -> None:
 
 
 def opened(path: str | Path) -> AbstractContextManager[Any]:
-    """Open safetensors to read some of them: memory is taken, and addresses too, of those alone."""
+    """Open safetensors to read some of them: memory is taken of those alone.
+
+    As it is opened, there must be addresses for all of the file.
+    """
     return safe_open(path, "pt", backend="pread")  # type: ignore[no-any-return, unused-ignore]
 
 

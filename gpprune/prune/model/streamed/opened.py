@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gpprune.errors import GppruneError
 from gpprune.progress import Progress, silent
@@ -150,7 +152,7 @@ def _skeleton(origin: Origin, config: Any, files: list[str]) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    with origin.reading("config.json"), init_empty_weights(include_buffers=False):
+    with origin.reading("config.json"), init_empty_weights(include_buffers=False), _NoWeights():
         twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     held = {}
     with origin.reading("config.json or weights"):
@@ -172,6 +174,21 @@ def _skeleton(origin: Origin, config: Any, files: list[str]) -> Any:
     for name, buffer in twin.named_buffers():
         _put(model, name, buffer)
     return model
+
+
+class _NoWeights(TorchFunctionMode):
+    """Make what has no values yet, as parameters have, on the meta device from the start.
+
+    accelerate moves each there from the CPU, where the C library's heap then keeps their addresses.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def _generation(origin: Origin) -> Any:

@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,6 +62,24 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def forget(folder: Path, ours: Callable[[Path], bool], first: str | None = None) -> None:
+    """Remove what is kept in a directory, and the directory if nothing else is there.
+
+    Args:
+        folder: where it is kept, if it is there.
+        ours: whether a path in it is.
+        first: the name of the file that says that the others are whole.
+    """
+    if not folder.is_dir():
+        return
+    if first is not None:
+        (folder / first).unlink(missing_ok=True)
+    for path in filter(ours, folder.iterdir()):
+        remove(path)
+    with suppress(OSError):  # something else lies there
+        folder.rmdir()
 
 
 def whole_file(path: Path, content: str | bytes) -> None:

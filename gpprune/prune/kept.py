@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import file_to_write, remove, whole_file, whole_name
+from gpprune.files import file_to_write, forget, remove, whole_file, whole_name
 from gpprune.prune.coupled.permutation import Permutation
 from gpprune.prune.model.digest import parameters_digest, tokens_digest
 from gpprune.prune.model.structure import LinearLayer, linear_layers
@@ -50,13 +50,7 @@ def has_shots(folder: Path) -> bool:
 
 def forget_shots(folder: Path) -> None:
     """Remove the shots that are kept in a directory, and the directory if nothing else is there."""
-    if not folder.is_dir():
-        return
-    (folder / RECORD).unlink(missing_ok=True)  # first: it names one of the others
-    for path in filter(_is_ours, folder.iterdir()):
-        remove(path)
-    with suppress(OSError):
-        folder.rmdir()
+    forget(folder, _is_ours, first=RECORD)
 
 
 def _is_ours(path: Path) -> bool:

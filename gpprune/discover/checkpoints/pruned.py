@@ -84,7 +84,7 @@ def prune_to(
     if stream and isinstance(model, Loaded):
         raise UsageError("a model that is loaded is in memory: name it, to have it streamed")
     if isinstance(model, str):
-        short = _short(stream, path, model, recipe, progress)
+        short = _short(stream, path, model, progress)
         if stream or short is not None:
             given = None if dtype == "auto" else dtype
             with _saying(short):
@@ -115,9 +115,7 @@ def prune_to(
     return report
 
 
-def _short(
-    stream: bool | None, path: Path, model: str, recipe: Recipe, progress: Progress
-) -> str | None:
+def _short(stream: bool | None, path: Path, model: str, progress: Progress) -> str | None:
     """Why a model is streamed though nobody asked for it; None: it is not, or somebody did."""
     if stream is not None:
         return None

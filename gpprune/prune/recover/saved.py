@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import file_to_write, remove, whole_name
+from gpprune.files import file_to_write, forget, whole_name
 from gpprune.prune.model.structure import LinearLayer
 from gpprune.prune.recover.trained import Trained
 
@@ -185,11 +185,7 @@ def has_saved(folder: Path) -> bool:
 
 def forget_saved(folder: Path) -> None:
     """Remove the training that is kept in a directory, and the directory."""
-    if folder.is_dir():
-        for path in filter(_is_ours, folder.iterdir()):
-            remove(path)
-        with suppress(OSError):  # something else came to lie there
-            folder.rmdir()
+    forget(folder, _is_ours)
 
 
 def _is_ours(path: Path) -> bool:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.files import remove, whole_file, whole_folder, whole_name
+from gpprune.files import forget, remove, whole_file, whole_folder, whole_name
 from gpprune.prune.model.streamed.pages import Source
 from gpprune.prune.model.streamed.parts import Parts
 from gpprune.prune.model.streamed.shards import Shards
@@ -54,13 +54,7 @@ def has_blocks(folder: Path) -> bool:
 
 def forget_blocks(folder: Path) -> None:
     """Remove what is kept in a directory, and the directory if nothing else is there."""
-    if not folder.is_dir():
-        return
-    (folder / _RECORD).unlink(missing_ok=True)  # first: it says that the others are whole
-    for path in filter(_is_ours, folder.iterdir()):
-        remove(path)
-    with suppress(OSError):
-        folder.rmdir()
+    forget(folder, _is_ours, first=_RECORD)
 
 
 def _is_ours(path: Path) -> bool:

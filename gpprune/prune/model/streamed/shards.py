@@ -60,18 +60,19 @@ class Shards:
         self.model = model
         self.folder = folder
         self._stored = stored
-        own = model.state_dict()
         ignored = set(model._keys_to_ignore_on_save or ())
-        state = {
-            name: torch.empty_like(value, dtype=self._dtype(name, value), device="meta")
-            for name, value in own.items()
-            if name not in ignored
-        }
+        own = {n: v for n, v in model.state_dict(keep_vars=True).items() if n not in ignored}
         # it goes by storages, which there are none of on the meta device: small ones stand for them
-        small = {id(value): torch.empty(1) for value in model.state_dict(keep_vars=True).values()}
-        alike = {n: small[id(v)] for n, v in model.state_dict(keep_vars=True).items() if n in state}
+        small = {id(value): torch.empty(1) for value in own.values()}
+        alike = {name: small[id(value)] for name, value in own.items()}
         self._names = set(remove_tied_weights_from_state_dict(alike, model))
-        converted = self._converted({name: state[name] for name in own if name in self._names})
+        converted = self._converted(
+            {
+                name: torch.empty_like(value, dtype=self._dtype(name, value), device="meta")
+                for name, value in own.items()
+                if name in self._names
+            }
+        )
         split = split_torch_state_dict_into_shards(
             converted,
             filename_pattern="model{suffix}.safetensors",

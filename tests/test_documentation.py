@@ -26,6 +26,8 @@ from typing import Any
 
 import pytest
 import typer
+from tiny_families import tiny
+from transformers import PreTrainedTokenizerFast
 
 from gpprune import cli, evals, gp, primitives, prune
 from gpprune.cli.main import app
@@ -44,6 +46,7 @@ TABLES: list[Table[Any]] = [
     if isinstance(value, Table)
 ]
 MODELS = ("smollm2", "DIR_OR_HUB_ID")  # what pages call a model; the tiny one stands in
+MIXTURE = "MIXTURE_DIR_OR_HUB_ID"
 
 
 @dataclass(frozen=True)
@@ -92,24 +95,40 @@ def run_well(arguments: list[str]) -> int:
 
 @pytest.fixture
 def stand_ins(
-    tiny_model_dir: Path, tiny_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path,
+    tiny_text: str,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
-    """A tiny model and text by the names that pages use, and entries of the pages taken back."""
+    """Tiny models and text by the names that pages use, and entries of the pages taken back."""
     monkeypatch.chdir(tmp_path)
+
+    def mixture(spec: str, progress: object) -> str:
+        folder = tmp_path_factory.mktemp("mixture")
+        model: Any = tiny("mixtral")
+        model.resize_token_embeddings(len(tiny_tokenizer))
+        model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return str(folder)
+
     monkeypatch.setattr(cli, "run", run_well)
     before = [list(table) for table in TABLES]
     model = prune.ModelSource(
         "stand-in", lambda spec, progress: str(tiny_model_dir), lambda spec: spec in MODELS
     )
+    mixed = prune.ModelSource("mixture", mixture, lambda spec: spec == MIXTURE)
     text = evals.TextSource(
         "stand-in", "tiny", lambda spec, split: tiny_text, lambda spec: spec == evals.PACKAGED
     )
     with ExitStack() as stack:
         stack.enter_context(prune.MODEL_SOURCES.including(model))
+        stack.enter_context(prune.MODEL_SOURCES.including(mixed))
         stack.enter_context(evals.TEXT_SOURCES.including(text))
         yield
         for table, names in zip(TABLES, before, strict=True):
-            for name in set(table) - set(names) - {"stand-in"}:
+            for name in set(table) - set(names) - {"stand-in", "mixture"}:
                 table.remove(name)
 
 

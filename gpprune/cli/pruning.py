@@ -206,10 +206,7 @@ def _print_shots(outcome: PruneReport) -> None:
 
 
 def _print_layers(outcome: PruneReport, title: str) -> None:
-    rows = [
-        [row.name, f"{row.zeros:,}", f"{row.size:,}", f"{row.sparsity:.4f}"] for row in outcome.rows
-    ]
-    columns = ["layer", "zeros", "weights", "sparsity"]
+    columns, rows = outcome.table
     print_table(columns, rows, title=title, numbers=columns[1:])
 
 

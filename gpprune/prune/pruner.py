@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gpprune.progress import Progress, silent
+from gpprune.prune.coupled.experts import prune_experts, takes_experts
 from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import check_tokens
 from gpprune.prune.measure.synthetic import Writer
@@ -86,6 +87,10 @@ def prune_model(
     pages = pages_of(model)
     if pages is not None:
         check_streamable(recipe, order)
+    if takes_experts(recipe):
+        removed, reached = prune_experts(model, recipe, calibration, dense=held, progress=progress)
+        seconds = time.perf_counter() - start
+        return prune_report(model, seconds, experts=reached, removed=removed)
     with quiet_model(model):
         done = prune_in_shots(model, recipe, calibration, order, progress, keep, held, writer)
     if pages is not None:

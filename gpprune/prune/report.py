@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gpprune.prune.coupled.experts import RemovedExperts
 from gpprune.prune.coupled.permutation import Permutation
 from gpprune.prune.model.coverage import Coverage, coverage
 from gpprune.prune.model.experts.traffic import Reached
@@ -134,6 +135,7 @@ class PruneReport(BlockCounts):
         experts: how many calibration tokens came to each; None: the model has none.
         streamed: how long each block took of those that this process has streamed; None: the model
             was in memory.
+        removed: the experts that were taken out; None: the pattern takes none.
     """
 
     layers: tuple[LayerReport, ...]
@@ -144,11 +146,14 @@ class PruneReport(BlockCounts):
     permutation: Permutation | None = None
     experts: Reached | None = None
     streamed: tuple[float, ...] | None = None
+    removed: RemovedExperts | None = None
 
     @property
     def sentences(self) -> list[str]:
         """What was left undone, and what was done by a rule, for a reader."""
-        said = [self.coverage.sentence] if self.coverage.left else []
+        said = [] if self.removed is None else [self.removed.sentence]
+        if self.coverage.left and self.removed is None:
+            said.append(self.coverage.sentence)
         if self.permutation is not None and self.permutation.in_place:
             said.append(self.permutation.sentence)
         if self.streamed:
@@ -172,12 +177,24 @@ class PruneReport(BlockCounts):
             rows.append(LayerReport(what, self.block_zeros, self.coverage.size, ""))
         return rows
 
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of text: the zeros of layers, or the experts that went."""
+        if self.removed is not None:
+            return self.removed.table
+        rows = [
+            [row.name, f"{row.zeros:,}", f"{row.size:,}", f"{row.sparsity:.4f}"]
+            for row in self.rows
+        ]
+        return ["layer", "zeros", "weights", "sparsity"], rows
+
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
         shots = {"shots": [asdict(shot) for shot in self.shots]} if self.shots else {}
         permuted = {} if self.permutation is None else {"permutation": self.permutation.summary()}
         reached = {} if self.experts is None else {"experts": self.experts.as_dict()}
         streamed = {} if self.streamed is None else {"streamed": list(self.streamed)}
+        removed = {} if self.removed is None else {"removed": self.removed.as_dict()}
         return {
             **self.counts(),
             "seconds": self.seconds,
@@ -185,6 +202,7 @@ class PruneReport(BlockCounts):
             **permuted,
             **reached,
             **streamed,
+            **removed,
         }
 
 
@@ -195,6 +213,7 @@ def prune_report(
     permutation: Permutation | None = None,
     experts: Reached | None = None,
     streamed: tuple[float, ...] | None = None,
+    removed: RemovedExperts | None = None,
 ) -> PruneReport:
     """Count the zeros of a pruned model.
 
@@ -205,11 +224,14 @@ def prune_report(
         permutation: how its channels were permuted first, if they were.
         experts: how many calibration tokens came to each, if it has any.
         streamed: how long each block took, of a streamed model.
+        removed: the experts that were taken out of it, if any were.
     """
     layers = tuple(_counted(layer) for layer in linear_layers(model).values())
     found = coverage(model)
     zeros = found.zeros(model)
-    return PruneReport(layers, seconds, found, zeros, shots, permutation, experts, streamed)
+    return PruneReport(
+        layers, seconds, found, zeros, shots, permutation, experts, streamed, removed
+    )
 
 
 def recounted(report: PruneReport, model: nn.Module) -> PruneReport:

@@ -13,7 +13,12 @@ from gpprune.evals import MetricMasking, metric_masking
 from gpprune.primitives import METRIC, Formula
 from gpprune.progress import Progress, silent
 from gpprune.prune import Recipe, parse_pattern
-from gpprune.prune.select.patterns import FREE
+from gpprune.prune.select.patterns import EXPERTS, FREE
+
+_NOT_SEARCHED = {
+    FREE: "is for comparing costs that have a counterpart for rows",
+    EXPERTS: "takes experts out of a model, which a search does not",
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,13 @@ class MetricGoal(Goal):
     varied = "pattern"
 
     def check(self) -> None:
-        """As any goal's; free rows and columns are for comparison, and not searched."""
-        if FREE in parse_pattern(self.pattern).units:
-            raise UsageError(
-                f"the pattern {FREE!r} is for comparing costs that have a counterpart for rows: "
-                "search under mlp, heads or mlp,heads"
-            )
+        """As any goal's; free rows and columns, and whole experts, are not searched."""
+        units = parse_pattern(self.pattern).units
+        for pattern, why in _NOT_SEARCHED.items():
+            if pattern in units:
+                raise UsageError(
+                    f"the pattern {pattern!r} {why}: search under mlp, heads or mlp,heads"
+                )
         super().check()
 
     def seeds(self) -> Mapping[str, Formula]:

@@ -68,7 +68,7 @@ class Record:
         return {**names, "recipe": self.recipe.model_dump()}
 
 
-_NOTES = ("shots", "permutation", "experts")  # of a report
+_NOTES = ("shots", "permutation", "experts", "removed")  # of a report
 
 
 class _StoredLayer(BaseModel):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.prune.allocate.budget import HIGHEST, total_zeros
 from gpprune.prune.coupled.free import sides_to_go
 from gpprune.prune.coupled.gone import Statistics, check_reached, costs_along
@@ -18,7 +18,7 @@ from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.structure import LinearLayer, linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
-from gpprune.prune.select.patterns import FREE
+from gpprune.prune.select.patterns import EXPERTS, FREE
 from gpprune.prune.select.scores import layer_scores
 from gpprune.prune.update.gone import Gone
 from gpprune.prune.zeros import recipe_kernel
@@ -70,10 +70,16 @@ def units_to_go(
         By the name of each linear layer, what of it goes.
 
     Raises:
+        UsageError: the pattern is of whole experts, see `prune_experts`.
         Unfit: the metric gives NaN.
         GppruneError: the model has no such units, or they are not enough.
     """
     layers, wanted = linear_layers(model), recipe.shape.units
+    if EXPERTS in wanted:
+        raise UsageError(
+            f"the pattern {EXPERTS!r} takes experts out of the model, and leaves no zeros to "
+            "judge: prune by it, with gpprune prune"
+        )
     if FREE in wanted:
         return sides_to_go(model, recipe, statistics, part=part, held=held)
     axes = [axis for axis in (coupled or couplings(model)).offered if axis.kind in wanted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -192,11 +193,10 @@ def fit_configuration(model: nn.Module, changes: Iterable[FewerUnits]) -> bool:
     config: Any = getattr(model, "config", None)
     if config is None:
         return False
-    parts = [part for part in (config, getattr(config, "text_config", None)) if part is not None]
-    before = [copy.copy(vars(part)) for part in parts]
+    before = _configurations(model)
     least = _misfits(model, config)
     for change in changes:
-        for part in parts:
+        for part, _ in before:
             if change.head_dim is not None and getattr(part, "head_dim", None) is None:
                 part.head_dim = change.head_dim
             for field, old in counting(part, change.before, change.members):
@@ -207,10 +207,32 @@ def fit_configuration(model: nn.Module, changes: Iterable[FewerUnits]) -> bool:
                 else:
                     setattr(part, field, old)
     if least:
-        for part, values in zip(parts, before, strict=True):
-            vars(part).clear()
-            vars(part).update(values)
+        _restore(before)
     return not least
+
+
+@contextmanager
+def trying(model: nn.Module) -> Iterator[None]:
+    """Put a model's configuration back as it was where this context ends with an error."""
+    before = _configurations(model)
+    try:
+        yield
+    except BaseException:
+        _restore(before)
+        raise
+
+
+def _configurations(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
+    """The configurations that may say a model's shapes, and what they say."""
+    config = getattr(model, "config", None)
+    parts = (config, getattr(config, "text_config", None))
+    return [(part, copy.copy(vars(part))) for part in parts if part is not None]
+
+
+def _restore(configurations: list[tuple[Any, dict[str, Any]]]) -> None:
+    for part, values in configurations:
+        vars(part).clear()
+        vars(part).update(values)
 
 
 def _misfits(model: nn.Module, config: Any) -> float:

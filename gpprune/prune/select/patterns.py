@@ -70,6 +70,7 @@ def _group_pattern(match: re.Match[str]) -> Pattern:
 
 
 FREE = "free"
+EXPERTS = "experts"
 _UNITS = {"mlp": "hidden", "heads": "heads"}
 
 
@@ -81,6 +82,10 @@ def _unit_pattern(match: re.Match[str]) -> Pattern:
 
 def _free_pattern(match: re.Match[str]) -> Pattern:
     return Pattern("free", None, _in_several_layers, across=True, units=(FREE,))
+
+
+def _expert_pattern(match: re.Match[str]) -> Pattern:
+    return Pattern("experts", None, _in_several_layers, across=True, units=(EXPERTS,))
 
 
 def _in_several_layers(scores: Tensor) -> Tensor:
@@ -165,6 +170,13 @@ PATTERNS: Table[PatternForm] = Table(
             "rows and columns of all matrices compete, each free of the others",  # LLM Surgeon's
             r"free",
             _free_pattern,
+        ),
+        PatternForm(
+            "experts",
+            "experts",
+            "the experts of a mixture compete, and as many of each block are taken out",
+            r"experts",
+            _expert_pattern,
         ),
     ),
 )

@@ -12,6 +12,7 @@ AXES = {
     "values": "dimensions of the values of heads that share them",
     "heads": "heads, with the queries that share their keys and values",
     "residual": "channels of the residual stream",
+    "experts": "experts of a mixture, with what its router knows of each",
 }
 """The kinds of axis, and what their units are."""
 
@@ -21,7 +22,7 @@ class Place:
     """Where the units of an axis lie in one parameter.
 
     Attributes:
-        parameter: its name in the model.
+        parameter: its name in the model; a router may hold a buffer, which is one too.
         dim: along which of its dimensions.
         index: the positions of each unit, int64 ``[units, members]``.
     """
@@ -37,7 +38,7 @@ class Coupling:
 
     Attributes:
         kind: one of `AXES`.
-        name: the layer that reads it; of the residual stream empty.
+        name: the layer that reads it; of experts their list, of the residual stream empty.
         places: all places where a unit lies; the inputs of that layer come first.
     """
 
@@ -79,6 +80,13 @@ class Couplings:
     refused: tuple[Refusal, ...]
 
 
+def values_at(model: nn.Module, place: Place) -> Tensor:
+    """The parameter or buffer that units lie in, detached."""
+    owner, _, name = place.parameter.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(owner), name)
+    return found.detach()
+
+
 @torch.no_grad()
 def permute(model: nn.Module, coupling: Coupling, order: Tensor) -> None:
     """Let the units of an axis change places in all weights, in place.
@@ -89,7 +97,7 @@ def permute(model: nn.Module, coupling: Coupling, order: Tensor) -> None:
         order: int64 ``[units]``: which unit comes to each place.
     """
     for place in coupling.places:
-        values = model.get_parameter(place.parameter).detach()
+        values = values_at(model, place)
         index = place.index.to(values.device)
         moved = values.index_select(place.dim, index[order.to(values.device)].flatten())
         values.index_copy_(place.dim, index.flatten(), moved)
@@ -98,11 +106,12 @@ def permute(model: nn.Module, coupling: Coupling, order: Tensor) -> None:
 def free_units(model: nn.Module, coupling: Coupling) -> Tensor:
     """Which units of an axis nothing reads, bool ``[units]``: without them the model is the same.
 
-    Of the residual stream none is called so: its norms read each.
+    Of the residual stream none is called so: its norms read each. Nor is an expert: without it its
+    tokens go to others.
     """
     place = coupling.places[0]
-    if coupling.kind == "residual":
+    if coupling.kind in ("residual", "experts"):
         return torch.zeros(coupling.units, dtype=torch.bool)
-    values = model.get_parameter(place.parameter).detach().movedim(place.dim, 0)
+    values = values_at(model, place).movedim(place.dim, 0)
     read = values.flatten(1).ne(0).any(1).cpu()
     return ~read[place.index].any(1)

@@ -11,12 +11,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from gpprune.prune.model.coupling.axes import Coupling, Couplings, Refusal, permute
+from gpprune.prune.model.coupling.axes import (
+    Coupling,
+    Couplings,
+    Refusal,
+    permute,
+    values_at,
+)
 from gpprune.prune.model.coupling.hypotheses import hypotheses
+from gpprune.prune.model.coupling.mixtures import expert_axes
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.structure import linear_layers
 
@@ -43,7 +51,8 @@ def couplings(model: nn.Module) -> Couplings:
     embedding, tokens = _embedding(model), probe_tokens(model)
     if embedding is None or tokens is None:
         return Couplings((), (Refusal("residual", "", "the model names no embedding of tokens"),))
-    found = [_sound(model, axis) for axis in hypotheses(model, layers, embedding, tokens)]
+    wired = chain(hypotheses(model, layers, embedding, tokens), expert_axes(model))
+    found = [_sound(model, axis) for axis in wired]
     offered, refused = [], [axis for axis in found if isinstance(axis, Refusal)]
     proof = _Proof(model, tokens)
     for kind in dict.fromkeys(axis.kind for axis in found):
@@ -63,7 +72,7 @@ def _sound(model: nn.Module, axis: Coupling | Refusal) -> Coupling | Refusal:
     """Refuse an axis whose units overlap or lie outside: no permutation of it could be undone."""
     for place in axis.places if isinstance(axis, Coupling) else ():
         index = place.index.flatten()
-        size = model.get_parameter(place.parameter).shape[place.dim]
+        size = values_at(model, place).shape[place.dim]
         if len(torch.unique(index)) < len(index) or index.min() < 0 or index.max() >= size:
             return Refusal(axis.kind, axis.name, "its units do not lie side by side in all weights")
     return axis
@@ -123,6 +132,8 @@ def _permuted(model: nn.Module, axes: Sequence[Coupling]) -> Iterator[None]:
     try:
         for axis in axes:
             order = torch.randperm(axis.units, generator=generator)
+            if axis.kind == "experts":  # of few, chance may keep together what a router groups
+                order = torch.arange(axis.units).roll(1)
             if torch.equal(order, torch.arange(axis.units)):  # as it may be of few units
                 order = order.roll(1)
             permute(model, axis, order)

@@ -22,6 +22,7 @@ FEW = 32  # tokens: of fewer what an expert reads is mostly chance
 IDLE = {
     "share": "they are pruned by what those beside them read on average that got more",
     "dense": "they are left dense",
+    "first": "they are the first to be taken out",
 }
 """What may become of an expert that fewer than `FEW` tokens reached, in words."""
 

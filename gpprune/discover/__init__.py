@@ -15,6 +15,7 @@ from .checkpoints.judged import inspect_checkpoint as inspect_checkpoint
 from .checkpoints.pruned import prune_to as prune_to
 from .checkpoints.recovered import recover_to as recover_to
 from .checkpoints.shrunk import shrink_to as shrink_to
+from .checkpoints.tasked import judge_on_tasks as judge_on_tasks
 from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .compare import compare_recipes as compare_recipes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -177,16 +177,42 @@ class PruneReport(BlockCounts):
             rows.append(LayerReport(what, self.block_zeros, self.coverage.size, ""))
         return rows
 
-    @property
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows of text: the zeros of layers, or the experts that went."""
+    def tables(self, title: str) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+        """Tables for a reader: a title, columns, and rows of text.
+
+        Args:
+            title: of the last, which says what went.
+        """
+        if self.permutation is not None:
+            yield "permuted: shares of the scores kept", *self.permutation.table
+        if self.shots:
+            yield "shots, nats a token of calibration text", *self._shots()
         if self.removed is not None:
-            return self.removed.table
+            yield title, *self.removed.table
+            return
         rows = [
             [row.name, f"{row.zeros:,}", f"{row.size:,}", f"{row.sparsity:.4f}"]
             for row in self.rows
         ]
-        return ["layer", "zeros", "weights", "sparsity"], rows
+        yield title, ["layer", "zeros", "weights", "sparsity"], rows
+
+    def _shots(self) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [
+                str(number),
+                f"{shot.sparsity:.4f}",
+                f"{shot.before:.4f}",
+                f"{shot.after:.4f}",
+                f"{shot.after - shot.before:+.4f}",
+                "" if shot.predicted is None else f"{shot.predicted:+.4f}",
+                *([] if shot.recovered is None else [f"{shot.recovered:.4f}"]),
+                f"{shot.seconds:.0f}",
+            ]
+            for number, shot in enumerate(self.shots, start=1)
+        ]
+        trained = [] if self.shots[0].recovered is None else ["recovered"]
+        told = ["shot", "sparsity", "loss before", "after", "change", "predicted"]
+        return [*told, *trained, "seconds"], rows
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""

@@ -88,6 +88,15 @@ class Permutation:
             for key, own in found.items()
         }
 
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of text: what `shares` says."""
+        shares = self.shares().items()
+        rows = [
+            [kind, f"{n:,}", f"{u:,}", f"{b:.4f}", f"{a:.4f}"] for (kind, u), (n, b, a) in shares
+        ]
+        return ["channels", "axes", "units", "kept before", "after"], rows
+
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """What `as_dict` gave.

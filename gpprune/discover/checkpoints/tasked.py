@@ -1,0 +1,229 @@
+"""Models side by side on the tasks that papers judge by, each beside the dense one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gpprune.discover.checkpoints.task_table import OnTasks, TaskTable
+from gpprune.discover.contenders import check_no_path, metric_contenders
+from gpprune.discover.workbench import Texts, Workbench
+from gpprune.errors import UsageError
+from gpprune.evals import compute_dtype, copy_as
+from gpprune.evals.tasks import (
+    DOCUMENTS,
+    Answers,
+    Quiz,
+    ask,
+    named_tasks,
+    quizzes,
+)
+from gpprune.files import expanded, forget, whole_file
+from gpprune.progress import Progress, silent
+from gpprune.prune import (
+    Loaded,
+    Recipe,
+    load_model,
+    prune_model,
+    stored_digest,
+    tokens_digest,
+)
+
+_PACKAGES = ("gpprune", "lm_eval", "torch", "transformers", "datasets")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is judged beside the dense model: a checkpoint, or the model pruned by a recipe."""
+
+    name: str
+    checkpoint: str | None = None
+    recipe: Recipe | None = None
+
+
+def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) -> list[Beside]:
+    """What is judged beside the dense model.
+
+    Args:
+        given: each a checkpoint's directory, a recipe's file, a published metric or formula text.
+        sparsity: one or more shares for recipes and metrics; None: a recipe's own, 0.5 of metrics.
+
+    Raises:
+        UsageError: one is none of these.
+    """
+    found: list[Beside] = []
+    for text in given:
+        path = expanded(text)
+        if path.is_dir():
+            found.append(Beside(path.name, checkpoint=text))
+        elif path.is_file():
+            recipe = Recipe.read(path)
+            own = path.parent.name if path.name == "recipe.json" else path.stem
+            found += [
+                Beside(f"{own} {each.sparsity:g}", recipe=each) for each in _at(recipe, sparsity)
+            ]
+        else:
+            check_no_path(text)
+            for each in metric_contenders([text], sparsity):
+                name = f"{each.name} {each.recipe.sparsity:g}"
+                found.append(Beside(name, recipe=each.recipe))
+    names = [each.name for each in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two models are called {twice[0]!r}: rename one of the files")
+    return found
+
+
+def _at(recipe: Recipe, sparsity: Sequence[float] | None) -> Iterator[Recipe]:
+    if sparsity is None or recipe.shape.sparsity is not None:
+        yield recipe
+    else:
+        yield from (recipe.model_copy(update={"sparsity": share}) for share in sparsity)
+
+
+def judge_on_tasks(
+    model: str | Loaded = "smollm2",
+    *,
+    tasks: Sequence[str],
+    beside: Sequence[str] = (),
+    sparsity: Sequence[float] | None = None,
+    data: str | Path | None = None,
+    documents: int | None = DOCUMENTS,
+    texts: Texts | None = None,
+    dtype: str = "auto",
+    out: str | Path | None = None,
+    progress: Progress = silent,
+) -> TaskTable:
+    """Judge a model, and what is pruned of it, on tasks.
+
+    All are asked the same documents. Answers are kept in `OUT.answers` after every few documents,
+    so that the same call goes on from there; it goes when `OUT` is written.
+
+    Args:
+        model: dense: what `gpprune.load_model` takes, or a loaded model in float32.
+        tasks: names of `gpprune.evals.tasks.TASKS` and `GROUPS`.
+        beside: see `contenders_beside`; a recipe is followed in its own order.
+        sparsity: likewise.
+        data: a folder of rows, see `gpprune.evals.tasks.rows.local_rows`; None: of the hub.
+        documents: of each task, drawn with the seed of `texts`; None: all.
+        texts: what recipes are calibrated on.
+        dtype: what is judged in: "auto", "float32" or "bfloat16".
+        out: a file for `TaskTable.as_dict`; None: nothing is written or kept.
+        progress: called as `progress(label, done, total)`.
+
+    Raises:
+        UsageError: lm-eval is not installed; a name is none; rows, model or text are not there;
+            `out` exists.
+        GppruneError: a model cannot be had or pruned, or lm-eval fails.
+    """
+    chosen, others, texts = (
+        named_tasks(tasks),
+        contenders_beside(beside, sparsity),
+        texts or Texts(),
+    )
+    path = None if out is None else _to_write(out)
+    keep = None if path is None else answers_beside(path)
+    compute_dtype(dtype)
+    asked = quizzes(chosen, data=data, documents=documents, seed=texts.seed, progress=progress)
+    recipes = any(each.recipe is not None for each in others)
+    reads = [(texts.calibration_text, "calibration")] if recipes else []
+    bench = Workbench(model, texts, dtype=dtype, reads=reads, progress=progress)
+    judge = _Judge(bench, asked, keep, stored_digest(bench.loaded), progress)
+    models = [judge.dense(), *(judge.beside(each) for each in others)]
+    stated = {
+        "model": bench.loaded.name,
+        "model_sha256": judge.digest,
+        "dtype": str(bench.dtype).removeprefix("torch."),
+        "seed": texts.seed,
+        "begin_of_text": False,
+        "chat_template": False,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    found = TaskTable(tuple(models), tuple(asked), stated)
+    if path is not None and keep is not None:
+        whole_file(path, json.dumps(found.as_dict(), indent=2) + "\n")
+        if keep.is_dir():
+            forget(keep, lambda file: file.suffix == ".jsonl")
+    return found
+
+
+def answers_beside(out: Path) -> Path:
+    """Where answers are kept until the results are written."""
+    return out.parent / f"{out.name}.answers"
+
+
+def answers_kept(out: str | Path | None) -> str | None:
+    """What an unfinished `judge_on_tasks` has left to go on from, for a reader; None: nothing."""
+    kept = None if out is None else answers_beside(expanded(out))
+    if kept is None or not kept.is_dir():
+        return None
+    return f"answers are kept in {kept}: the same command goes on"
+
+
+def _to_write(out: str | Path) -> Path:
+    path = expanded(out)
+    if path.exists():
+        raise UsageError(f"the output {str(out)!r} exists: choose another --out, or remove it")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {str(path.parent)!r} to write {path.name!r} in")
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """What asking every model takes."""
+
+    bench: Workbench
+    quizzes: Sequence[Quiz]
+    keep: Path | None
+    digest: str
+    progress: Progress
+
+    def dense(self) -> OnTasks:
+        return self._judged("dense", {"model": self.digest}, None, lambda: self.bench.judged)
+
+    def beside(self, what: Beside) -> OnTasks:
+        if what.recipe is None:
+            assert what.checkpoint is not None
+            loaded = load_model(what.checkpoint, progress=self.progress)
+            own = {"model": stored_digest(loaded)}
+            return self._judged(what.name, own, None, lambda: self._cast(loaded.model))
+        recipe = what.recipe
+        identity: dict[str, Any] = {
+            "model": self.digest,
+            "recipe": recipe.model_dump(),
+            "calibration": tokens_digest(self.bench.calibration()),
+        }
+        return self._judged(what.name, identity, recipe, lambda: self._pruned(recipe))
+
+    def _pruned(self, recipe: Recipe) -> nn.Module:
+        fresh = copy.deepcopy(self.bench.loaded.model)
+        prune_model(fresh, recipe, self.bench.calibration(), progress=self.progress)
+        return self._cast(fresh)
+
+    def _cast(self, model: nn.Module) -> nn.Module:
+        same = next(model.parameters()).dtype == self.bench.dtype
+        return model if same else copy_as(model, self.bench.dtype)
+
+    def _judged(
+        self, name: str, identity: Mapping[str, Any], recipe: Recipe | None, made: Any
+    ) -> OnTasks:
+        start = time.perf_counter()
+        identity = {**identity, "dtype": str(self.bench.dtype), "lm_eval": version("lm_eval")}
+        answers = Answers(self.keep, identity)
+        known = all(answers.complete(quiz) for quiz in self.quizzes)
+        model = None if known else made()
+        tokenizer = self.bench.loaded.tokenizer
+
+        def told(label: str, done: int, total: int) -> None:
+            self.progress(f"{name}: {label}", done, total)
+
+        found = [ask(model, tokenizer, quiz, answers, progress=told) for quiz in self.quizzes]
+        return OnTasks(name, recipe, tuple(found), time.perf_counter() - start)

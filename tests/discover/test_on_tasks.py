@@ -1,0 +1,243 @@
+"""Models judged on tasks through lm-eval: its figures, kept answers, tables and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import task_rows
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from gpprune import cli
+from gpprune.discover import Texts, judge_on_tasks
+from gpprune.discover.checkpoints.tasked import TaskTable, answers_beside, contenders_beside
+from gpprune.errors import GppruneError, UsageError
+from gpprune.prune import Recipe, load_model
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'gpprune[tasks]'")
+
+SEVEN = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+TEXTS = Texts(calibration_samples=2, window_length=32)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return task_rows.write_rows(tmp_path_factory.mktemp("tasks") / "rows")
+
+
+@pytest.fixture(scope="module")
+def model_dir(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A random model that takes long enough texts."""
+    folder = tmp_path_factory.mktemp("model")
+    config = transformers.LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def judged(model: str, rows: Path, *tasks: str, **how: Any) -> TaskTable:
+    how = {"texts": TEXTS, "dtype": "float32", "documents": None} | how
+    return judge_on_tasks(model, tasks=tasks, data=rows, **how)
+
+
+@torch.no_grad()
+def likelihood(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
+    """Of an answer after a prompt, token by token in float64, as lm-eval's documentation has it."""
+    whole = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    logits = model.double()(torch.tensor([whole])).logits[0]
+    logs = torch.log_softmax(logits, -1)
+    return sum(float(logs[at - 1, whole[at]]) for at in range(start, len(whole)))
+
+
+def test_accuracies_are_of_the_likeliest_answer(model_dir: str, rows: Path) -> None:
+    """Against prompts written out here: PIQA's two solutions and ARC's choices."""
+    loaded = load_model(model_dir)
+    found = judged(model_dir, rows, "piqa", "arc_easy").models[0]
+    piqa = [
+        (f"Question: {row['goal']}\nAnswer:", [f" {row['sol1']}", f" {row['sol2']}"], row["label"])
+        for row in task_rows.ROWS["piqa"]
+    ]
+    arc = [
+        (
+            f"Question: {row['question']}\nAnswer:",
+            [f" {text}" for text in row["choices"]["text"]],
+            "ABC".index(row["answerKey"]),
+        )
+        for row in task_rows.ROWS["arc_easy"]
+    ]
+    for marks, asked in zip(found.marks, (piqa, arc), strict=True):
+        for at, (prompt, answers, right) in enumerate(asked):
+            logs = [likelihood(loaded.model, loaded.tokenizer, prompt, a) for a in answers]
+            shares = [log / (len(a) - 1) for log, a in zip(logs, answers, strict=True)]
+            assert marks.scores["acc"][at] == (max(logs) == logs[right])
+            assert marks.scores["acc_norm"][at] == (max(shares) == shares[right])
+    assert [marks.chance for marks in found.marks] == [0.5, pytest.approx(1 / 3)]
+
+
+@pytest.mark.parametrize("task", ["mmlu", "gsm8k", *SEVEN])
+def test_every_task_is_asked(task: str, model_dir: str, rows: Path) -> None:
+    found = judged(model_dir, rows, task)
+    (marks,) = found.models[0].marks
+    count = 6 if task == "mmlu" else len(task_rows.ROWS[task])
+    assert len(marks.questions) == len(marks.scores["acc"]) == count
+    assert set(marks.scores["acc"]) <= {0.0, 1.0}
+    assert found.quizzes[0].shots == (2 if task == "mmlu" else 0)
+    if task == "gsm8k":
+        assert marks.chance == 0
+        assert any("no rows of 'train'" in sentence for sentence in found.sentences)
+
+
+def test_models_are_compared_document_by_document(
+    model_dir: str, rows: Path, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.json"
+    Recipe(metric="magnitude", sparsity=0.3).write(recipe)
+    texts = Texts(calibration_text=str(text_file), calibration_samples=2, window_length=32)
+    found = judged(
+        model_dir,
+        rows,
+        "seven",
+        beside=["wanda", str(recipe), model_dir],
+        sparsity=[0.5, 0.9],
+        texts=texts,
+    )
+    names = [model.name for model in found.models]
+    same = Path(model_dir).name
+    assert names == ["dense", "wanda 0.5", "wanda 0.9", "mine 0.5", "mine 0.9", same]
+    assert [model.recipe.sparsity for model in found.models if model.recipe] == [0.5, 0.9] * 2
+    assert found.models[-1].marks == found.models[0].marks
+    columns, table = found.differences()
+    assert columns[1:] == names[1:]
+    assert all(row[-1] == "+0.0 ± 0.0" for row in table)
+    assert table[-1][0] == "mean of seven"
+    stated = found.as_dict()
+    assert json.loads(json.dumps(stated)) == stated
+    for model in stated["models"]:
+        mean = sum(own["acc"]["mean"] for own in model["tasks"].values()) / 7
+        assert model["means"]["seven"]["mean"] == pytest.approx(mean)
+        dense = stated["models"][0]
+        gained = model["means"]["seven"]["difference"]["mean"]
+        assert gained == pytest.approx(mean - dense["means"]["seven"]["mean"])
+    assert any(model["tasks"] != stated["models"][0]["tasks"] for model in stated["models"][1:-1])
+
+
+def test_a_few_documents_are_a_seeded_draw(model_dir: str, rows: Path) -> None:
+    def drawn(**how: Any) -> tuple[str, ...]:
+        return judged(model_dir, rows, "piqa", **how).models[0].marks[0].questions
+
+    whole, few = drawn(), drawn(documents=2)
+    assert len(few) == 2
+    assert set(few) < set(whole)
+    assert drawn(documents=2) == few
+    others = {drawn(documents=2, texts=Texts(seed=seed, window_length=32)) for seed in range(6)}
+    assert len(others) > 1
+
+
+def test_an_interrupted_run_goes_on(
+    model_dir: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = judged(model_dir, rows, "boolq", "piqa", "rte")
+    out, asked = tmp_path / "out.json", []
+    forward = transformers.LlamaForCausalLM.forward
+
+    def counted(self: nn.Module, *args: Any, **how: Any) -> Any:
+        asked.append(1)
+        return forward(self, *args, **how)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", counted)
+
+    def stopping(label: str, done: int, total: int) -> None:
+        if label == "dense: piqa" and done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judged(model_dir, rows, "boolq", "piqa", "rte", out=out, progress=stopping)
+    kept = answers_beside(out)
+    assert len(list(kept.iterdir())) == 2
+    with next(kept.iterdir()).open("a") as file:
+        file.write('{"question": "cut o')  # as a kill may leave it
+    first, asked[:] = len(asked), []
+    found = judged(model_dir, rows, "boolq", "piqa", "rte", out=out)
+    assert found.models[0].marks == wanted.models[0].marks
+    assert 0 < len(asked) < first  # rte alone
+    assert json.loads(out.read_text())["models"][0]["name"] == "dense"
+    assert not kept.exists()
+    with pytest.raises(UsageError, match="exists: choose another --out"):
+        judged(model_dir, rows, "rte", out=out)
+
+
+def test_kept_answers_are_of_the_same_model_alone(
+    model_dir: str, rows: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def stopping(label: str, done: int, total: int) -> None:
+        if label == "dense: rte":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        judged(model_dir, rows, "piqa", "rte", out=out, progress=stopping)
+    other: Any = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.neg_()
+    other.save_pretrained(tmp_path / "other")
+    tiny_tokenizer.save_pretrained(tmp_path / "other")
+    wanted = judged(str(tmp_path / "other"), rows, "piqa", "rte")
+    found = judged(str(tmp_path / "other"), rows, "piqa", "rte", out=out)
+    assert found.models[0].marks == wanted.models[0].marks
+
+
+def test_what_cannot_be_asked_is_said(rows: Path, model_dir: str, tmp_path: Path) -> None:
+    short: Any = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
+    config = short.config
+    config.max_position_embeddings = 8
+    short.save_pretrained(tmp_path / "short")
+    load_model(model_dir).tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(GppruneError, match="lm-eval fails on the model on 'gsm8k'"):
+        judged(str(tmp_path / "short"), rows, "gsm8k", texts=Texts(window_length=4))
+
+
+def test_contenders_are_told_apart(tmp_path: Path) -> None:
+    Recipe(metric="magnitude", pattern="2:4").write(tmp_path / "recipe.json")
+    found = contenders_beside([str(tmp_path / "recipe.json"), "ria"], [0.6])
+    assert [each.name for each in found] == [f"{tmp_path.name} 0.5", "ria 0.6"]
+    with pytest.raises(UsageError, match=r"two models are called 'ria 0\.6'"):
+        contenders_beside(["ria", "ria"], [0.6])
+    with pytest.raises(UsageError, match="no run directory 'no/such'"):
+        contenders_beside(["no/such"], None)
+
+
+def test_the_command_prints_tables(
+    model_dir: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    words = ["eval", "--model", model_dir, "--tasks", "piqa,rte", "--task-data", str(rows)]
+    words += ["--beside", "magnitude", "--window-length", "32", "--out", str(out)]
+    assert cli.run(words) == 0
+    printed = capsys.readouterr()
+    assert "magnitude" in printed.out
+    assert "in brackets" in printed.out
+    assert "piqa: 5, all documents" in printed.err
+    found = json.loads(out.read_text())
+    assert [model["name"] for model in found["models"]] == ["dense", "magnitude 0.5"]
+    assert found["stated"]["versions"]["lm_eval"]
+    assert not any(math.isnan(own["acc"]["error"]) for own in found["models"][0]["tasks"].values())

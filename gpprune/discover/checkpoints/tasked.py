@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,9 +31,11 @@ from gpprune.progress import Progress, silent
 from gpprune.prune import (
     Loaded,
     Recipe,
+    configuration_digest,
     load_model,
     prune_model,
     stored_digest,
+    tokenizer_digest,
     tokens_digest,
 )
 
@@ -187,21 +189,23 @@ class _Judge:
     progress: Progress
 
     def dense(self) -> OnTasks:
-        return self._judged("dense", {"model": self.digest}, None, lambda: self.bench.judged)
+        identity = {"model": self.digest}
+        return self._judged("dense", identity, None, self.bench.loaded, lambda: self.bench.judged)
 
     def beside(self, what: Beside) -> OnTasks:
         if what.recipe is None:
             assert what.checkpoint is not None
             loaded = load_model(what.checkpoint, progress=self.progress)
             own = {"model": stored_digest(loaded)}
-            return self._judged(what.name, own, None, lambda: self._cast(loaded.model))
+            return self._judged(what.name, own, None, loaded, lambda: self._cast(loaded.model))
         recipe = what.recipe
         identity: dict[str, Any] = {
             "model": self.digest,
             "recipe": recipe.model_dump(),
             "calibration": tokens_digest(self.bench.calibration()),
         }
-        return self._judged(what.name, identity, recipe, lambda: self._pruned(recipe))
+        whole = self.bench.loaded
+        return self._judged(what.name, identity, recipe, whole, lambda: self._pruned(recipe))
 
     def _pruned(self, recipe: Recipe) -> nn.Module:
         fresh = copy.deepcopy(self.bench.loaded.model)
@@ -213,17 +217,38 @@ class _Judge:
         return model if same else copy_as(model, self.bench.dtype)
 
     def _judged(
-        self, name: str, identity: Mapping[str, Any], recipe: Recipe | None, made: Any
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        recipe: Recipe | None,
+        loaded: Loaded,
+        made: Callable[[], nn.Module],
     ) -> OnTasks:
+        """A model with its marks.
+
+        Args:
+            name: what it is called.
+            identity: what tells its weights from others'.
+            recipe: how it is pruned for this, if it is.
+            loaded: what has its tokenizer.
+            made: makes it, in the dtype that it is judged in; not called where all is answered.
+        """
         start = time.perf_counter()
-        identity = {**identity, "dtype": str(self.bench.dtype), "lm_eval": version("lm_eval")}
+        identity = {
+            **identity,
+            "tokenizer": tokenizer_digest(loaded.tokenizer),
+            "configuration": configuration_digest(loaded),
+            "dtype": str(self.bench.dtype),
+            "lm_eval": version("lm_eval"),
+        }
         answers = Answers(self.keep, identity)
         known = all(answers.complete(quiz) for quiz in self.quizzes)
         model = None if known else made()
-        tokenizer = self.bench.loaded.tokenizer
 
         def told(label: str, done: int, total: int) -> None:
             self.progress(f"{name}: {label}", done, total)
 
-        found = [ask(model, tokenizer, quiz, answers, progress=told) for quiz in self.quizzes]
+        found = [
+            ask(model, loaded.tokenizer, quiz, answers, progress=told) for quiz in self.quizzes
+        ]
         return OnTasks(name, recipe, tuple(found), time.perf_counter() - start)

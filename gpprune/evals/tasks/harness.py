@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gpprune.evals.tasks.answers import Answers
-from gpprune.evals.tasks.quiz import Question, Quiz, quiet
+from gpprune.evals.tasks.quiz import Question, Quiz, in_a_sentence, quiet
 from gpprune.evals.tasks.table import ACCURACY, NORMALISED
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.run import quiet_model
@@ -73,7 +73,7 @@ def ask(
             )
         for start in range(0, len(open_), _CHUNK):
             chunk = open_[start : start + _CHUNK]
-            with quiet(f"the model on {label!r}"), quiet_model(model):
+            with in_a_sentence(f"the model on {label!r}"), quiet_model(model):
                 found = _asked(asking, chunk)
             answers.keep(quiz, found)
             known |= found

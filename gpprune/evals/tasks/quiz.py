@@ -197,9 +197,15 @@ def quiet(what: str, remedy: str = "") -> Iterator[None]:
     Raises:
         GppruneError: naming what is going on.
     """
+    with redirect_stderr(StringIO()), in_a_sentence(what, remedy):
+        yield
+
+
+@contextmanager
+def in_a_sentence(what: str, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong into a sentence; see `quiet`, which also hides a progress of ours."""
     try:
-        with redirect_stderr(StringIO()):
-            yield
+        yield
     except (KeyboardInterrupt, MemoryError, GppruneError):
         raise
     except Exception as error:  # lm-eval, datasets and the hub raise whatever they like

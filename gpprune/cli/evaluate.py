@@ -68,8 +68,9 @@ def evaluate(
 
 
 def _on_tasks(model: str, tasks: str, texts: Texts, json: bool, **how: Any) -> None:
+    named = tasks.replace(" ", "").split(",")
     with progress() as report, going_on(lambda: answers_kept(how["out"])):
-        found = judge_on_tasks(model, tasks=tasks.split(","), texts=texts, progress=report, **how)
+        found = judge_on_tasks(model, tasks=named, texts=texts, progress=report, **how)
     for sentence in found.sentences:
         tell(sentence)
     if json:

@@ -18,6 +18,7 @@ from gpprune import cli
 from gpprune.discover import Texts, judge_on_tasks
 from gpprune.discover.checkpoints.tasked import TaskTable, answers_beside, contenders_beside
 from gpprune.errors import GppruneError, UsageError
+from gpprune.evals.tasks import named_tasks, quizzes
 from gpprune.prune import Recipe, load_model
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'gpprune[tasks]'")
@@ -216,14 +217,67 @@ def test_what_cannot_be_asked_is_said(rows: Path, model_dir: str, tmp_path: Path
         judged(str(tmp_path / "short"), rows, "gsm8k", texts=Texts(window_length=4))
 
 
+def test_from_the_hub_all_subjects_are_asked(
+    model_dir: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub stands here as rows of two subjects for all of them."""
+    import datasets
+    from lm_eval.api import task as lm_eval_task
+
+    def fetched(path: str, name: str, **_: object) -> datasets.DatasetDict:
+        assert path == "cais/mmlu"
+        own = task_rows.MMLU["anatomy" if name < "b" else "astronomy"]
+        parts = {"test": own[:1], "dev": own, "validation": own}
+        return datasets.DatasetDict({n: datasets.Dataset.from_list(r) for n, r in parts.items()})
+
+    monkeypatch.setattr(lm_eval_task.datasets, "load_dataset", fetched)
+    (quiz,) = quizzes(named_tasks(["mmlu"]), documents=None)
+    assert (quiz.whole, len(quiz.questions), quiz.shots) == (57, 57, 5)
+
+
+@pytest.mark.parametrize("label", ["1", -1, 2, None, 0.5])
+def test_rows_that_name_no_answer_are_refused(
+    label: object, model_dir: str, tmp_path: Path
+) -> None:
+    row = {**task_rows.ROWS["piqa"][0], "label": label}
+    (tmp_path / "piqa.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(GppruneError, match=r"piqa"):
+        judged(model_dir, tmp_path, "piqa")
+
+
+def test_a_model_without_finite_likelihoods_is_refused(
+    model_dir: str, rows: Path, tmp_path: Path
+) -> None:
+    broken: Any = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(1e38)
+    broken.save_pretrained(tmp_path / "broken")
+    load_model(model_dir).tokenizer.save_pretrained(tmp_path / "broken")
+    with pytest.raises(GppruneError, match=r"no finite likelihood"):
+        judged(str(tmp_path / "broken"), rows, "piqa")
+
+
+def test_one_document_has_no_error_and_plain_json(
+    model_dir: str, rows: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    judged(model_dir, rows, "piqa", documents=1, out=out)
+    assert "NaN" not in out.read_text()
+    assert json.loads(out.read_text())["models"][0]["tasks"]["piqa"]["acc"]["error"] is None
+
+
 def test_contenders_are_told_apart(tmp_path: Path) -> None:
     Recipe(metric="magnitude", pattern="2:4").write(tmp_path / "recipe.json")
     found = contenders_beside([str(tmp_path / "recipe.json"), "ria"], [0.6])
     assert [each.name for each in found] == [f"{tmp_path.name} 0.5", "ria 0.6"]
     with pytest.raises(UsageError, match=r"two models are called 'ria 0\.6'"):
         contenders_beside(["ria", "ria"], [0.6])
-    with pytest.raises(UsageError, match="no run directory 'no/such'"):
-        contenders_beside(["no/such"], None)
+    for missing in ("no/such", "such.json"):
+        with pytest.raises(UsageError, match=f"no checkpoint or recipe '{missing}'"):
+            contenders_beside([missing], None)
+    (tmp_path / "dense").mkdir()
+    with pytest.raises(UsageError, match="two models are called 'dense'"):
+        contenders_beside([str(tmp_path / "dense")], None)
 
 
 def test_the_command_prints_tables(

@@ -66,6 +66,14 @@ def test_rows_to_judge_come_before_others_and_examples_beside_them(tmp_path: Pat
     }
 
 
+def test_a_line_ends_where_json_ends_it(tmp_path: Path) -> None:
+    rows = [{**row, "goal": "a\u2028b\u0085c"} for row in task_rows.ROWS["piqa"]]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "piqa.jsonl").write_text(text, encoding="utf-8")
+    (found,) = local_rows(TASKS["piqa"], tmp_path).values()
+    assert found["validation"] == rows
+
+
 def test_parquet_is_read_too(tmp_path: Path) -> None:
     from datasets import Dataset
 

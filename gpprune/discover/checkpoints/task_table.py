@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,13 +160,16 @@ class TaskTable:
         for at, figure, _ in self.figures:
             marks = model.marks[at]
             tasks.setdefault(marks.task, {})[figure] = {
-                **vars(accuracy(marks, figure)),
+                **_plain(accuracy(marks, figure)),
                 "above_chance": above_chance(marks, figure),
-                "difference": vars(difference(marks, dense[at], figure)),
+                "difference": _plain(difference(marks, dense[at], figure)),
                 "scores": list(marks.scores[figure]),
             }
         means = {
-            group: {**vars(self.mean(model, group)), "difference": vars(self.behind(model, group))}
+            group: {
+                **_plain(self.mean(model, group)),
+                "difference": _plain(self.behind(model, group)),
+            }
             for group in self.means
         }
         recipe = None if model.recipe is None else model.recipe.model_dump()
@@ -176,6 +180,11 @@ class TaskTable:
             "means": means,
             "seconds": model.seconds,
         }
+
+
+def _plain(found: Mean) -> dict[str, float | None]:
+    """For JSON, which has no NaN: of one document there is no error."""
+    return {"mean": found.mean, "error": found.error if math.isfinite(found.error) else None}
 
 
 def _percent(share: float) -> str:

@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from gpprune.discover.checkpoints.task_table import OnTasks, TaskTable
-from gpprune.discover.contenders import check_no_path, metric_contenders
+from gpprune.discover.contenders import metric_contenders
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import UsageError
 from gpprune.evals import compute_dtype, copy_as
@@ -29,6 +29,7 @@ from gpprune.evals.tasks import (
 from gpprune.files import expanded, forget, whole_file
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
+    RECORD_FILE,
     Loaded,
     Recipe,
     configuration_digest,
@@ -65,21 +66,23 @@ def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) ->
     for text in given:
         path = expanded(text)
         if path.is_dir():
-            found.append(Beside(path.name, checkpoint=text))
+            found.append(Beside(path.resolve().name, checkpoint=text))
         elif path.is_file():
             recipe = Recipe.read(path)
-            own = path.parent.name if path.name == "recipe.json" else path.stem
+            inside = path.name in ("recipe.json", RECORD_FILE)
+            own = path.resolve().parent.name if inside else path.stem
             found += [
                 Beside(f"{own} {each.sparsity:g}", recipe=each) for each in _at(recipe, sparsity)
             ]
         else:
-            check_no_path(text)
+            if path.suffix == ".json" or ("/" in text and "(" not in text):
+                raise UsageError(f"there is no checkpoint or recipe {text!r}: name another")
             for each in metric_contenders([text], sparsity):
                 name = f"{each.name} {each.recipe.sparsity:g}"
                 found.append(Beside(name, recipe=each.recipe))
-    names = [each.name for each in found]
+    names = ["dense", *(each.name for each in found)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"two models are called {twice[0]!r}: rename one of the files")
+        raise UsageError(f"two models are called {twice[0]!r}: name each once, or rename a file")
     return found
 
 
@@ -136,6 +139,8 @@ def judge_on_tasks(
     asked = quizzes(chosen, data=data, documents=documents, seed=texts.seed, progress=progress)
     recipes = any(each.recipe is not None for each in others)
     reads = [(texts.calibration_text, "calibration")] if recipes else []
+    if not recipes:  # no text is read: a model may take shorter ones than its windows
+        texts = replace(texts, window_length=2)
     bench = Workbench(model, texts, dtype=dtype, reads=reads, progress=progress)
     judge = _Judge(bench, asked, keep, stored_digest(bench.loaded), progress)
     models = [judge.dense(), *(judge.beside(each) for each in others)]

@@ -6,6 +6,7 @@ by document, so that an interrupted run goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gpprune.errors import GppruneError
 from gpprune.evals.tasks.answers import Answers
 from gpprune.evals.tasks.quiz import Question, Quiz, in_a_sentence, quiet
 from gpprune.evals.tasks.table import ACCURACY, NORMALISED
@@ -75,6 +77,7 @@ def ask(
             chunk = open_[start : start + _CHUNK]
             with in_a_sentence(f"the model on {label!r}"), quiet_model(model):
                 found = _asked(asking, chunk)
+            _check_finite(label, found)
             answers.keep(quiz, found)
             known |= found
             progress(label, total - len(open_) + start + len(chunk), total)
@@ -92,6 +95,20 @@ def _asked(asking: Any, questions: Sequence[Question]) -> dict[str, list[Any]]:
         for request, answer in zip(own, getattr(asking, way)(own, disable_tqdm=True), strict=True):
             given[id(request)] = list(answer) if isinstance(answer, tuple) else answer
     return {q.digest: [given[id(one)] for one in q.instances] for q in questions}
+
+
+def _check_finite(label: str, answers: Mapping[str, list[Any]]) -> None:
+    """See that likelihoods are numbers: of none the first answer would be the likeliest.
+
+    Raises:
+        GppruneError: one is not.
+    """
+    for given in answers.values():
+        if any(isinstance(each, list) and not math.isfinite(each[0]) for each in given):
+            raise GppruneError(
+                f"the model gives an answer of {label!r} no finite likelihood: it is damaged, or "
+                "overflows in this dtype; judge it in float32"
+            )
 
 
 def _marked(quiz: Quiz, known: Mapping[str, list[Any]]) -> Marks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
@@ -96,6 +96,10 @@ def quizzes(
 
 
 @cache  # it reads thousands of files
+def _made(manager: Callable[[], Any]) -> Any:
+    return manager()
+
+
 def _manager() -> Any:
     try:
         with redirect_stderr(StringIO()):  # what it logs as it is imported
@@ -105,7 +109,7 @@ def _manager() -> Any:
             f"tasks are asked by lm-eval, which cannot be used here ({error}): pip install "
             "'gpprune[tasks]'"
         ) from error
-    return TaskManager()
+    return _made(TaskManager)
 
 
 def _quiz(
@@ -128,35 +132,42 @@ def _quiz(
         if chosen:
             with quiet(f"the prompts of {name!r}"):
                 own.build_all_requests(samples=chosen)
-            questions += _questions(own, chosen)
+            added = list(_questions(own, chosen))
+            for question in added:
+                _check_answer(name, question)
+            questions += added
     whole = sum(len(own.task_docs) for own in loaded.values())
     return Quiz(task, questions, whole, shots)
 
 
 def _loaded(manager: Any, task: Task, local: Mapping[str, Parts] | None) -> dict[str, Any]:
     """lm-eval's tasks by name: one, or one a subject."""
+    found: dict[str, Any]
     if local is None:
-        name = "mmlu" if task.subjects else task.stock
-        asked = [{"task": name, "num_fewshot": task.shots}]
-    else:
-        asked = [
-            {
-                "task": name,
-                "custom_dataset": _given(parts),
-                **_splits(task, parts),
-            }
-            for name, parts in local.items()
-        ]
-    found: dict[str, Any] = manager.load([{"group": "gpprune", "task": asked}])["tasks"]
+        name = task.stock.rstrip("_")  # of one with subjects the group of them
+        found = manager.load([name])["tasks"]
+        for own in found.values():
+            own.set_config("num_fewshot", task.shots)
+        return found
+    shots = min([task.shots, *(len(parts.get(task.fewshot, ())) for parts in local.values())])
+    asked = [
+        {"task": name, "custom_dataset": _given(parts), **_splits(task, shots)}
+        for name, parts in local.items()
+    ]
+    found = manager.load([{"group": "gpprune", "task": asked}])["tasks"]
     return found
 
 
-def _splits(task: Task, parts: Parts) -> dict[str, Any]:
-    """The parts that there are, in lm-eval's words."""
-    examples = parts.get(task.fewshot, ())
+def _splits(task: Task, shots: int) -> dict[str, Any]:
+    """The parts that are read, in lm-eval's words.
+
+    Args:
+        task: which.
+        shots: how many examples each of its subjects has rows for.
+    """
     return {
-        "num_fewshot": min(task.shots, len(examples)),
-        "fewshot_split": task.fewshot if examples else None,
+        "num_fewshot": shots,
+        "fewshot_split": task.fewshot if shots else None,
         "training_split": None,
         "validation_split": None,
         "test_split": None,
@@ -184,6 +195,28 @@ def _questions(own: Any, chosen: Sequence[int]) -> Iterator[Question]:
         asked = json.dumps([instance.arguments for instance in instances], sort_keys=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
         yield Question(digest, chosen[at], instances, own, instances[0].doc)
+
+
+def _check_answer(name: str, question: Question) -> None:
+    """See that a document says which answer is right: else all models would be wrong.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if question.choices < 2:
+        return
+    own, document = question.source, question.document
+    try:
+        right = own.doc_to_text(document) if own.multiple_input else own.doc_to_target(document)
+        if isinstance(right, str):
+            right = own.doc_to_choice(document).index(right)
+    except (ValueError, TypeError, KeyError):
+        right = None
+    if not isinstance(right, int) or not 0 <= right < question.choices:
+        raise UsageError(
+            f"row {question.place + 1} of {name!r} does not say which of its {question.choices} "
+            "answers is right, as where labels are hidden or of another type: correct it"
+        )
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _rows(task: Task, file: Path) -> list[Row]:
 
 def _lines(file: Path) -> list[Row]:
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         row = json.loads(line)

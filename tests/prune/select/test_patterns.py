@@ -97,7 +97,7 @@ def test_a_pattern_is_there_while_its_entry_is() -> None:
         parse_pattern("columns")
     with PATTERNS.including(COLUMNS):
         assert parse_pattern("columns").text == "columns"
-        with pytest.raises(UsageError, match=r"or mlp,heads, free, columns"):
+        with pytest.raises(UsageError, match=r"or mlp,heads, free, experts, columns"):
             parse_pattern("columnar")
     with pytest.raises(UsageError, match="'columns'"):
         parse_pattern("columns")

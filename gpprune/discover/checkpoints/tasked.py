@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ class Beside:
     """What is judged beside the dense model: a checkpoint, or the model pruned by a recipe."""
 
     name: str
-    checkpoint: str | None = None
-    recipe: Recipe | None = None
+    what: str | Recipe
 
 
 def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) -> list[Beside]:
@@ -66,20 +66,18 @@ def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) ->
     for text in given:
         path = expanded(text)
         if path.is_dir():
-            found.append(Beside(path.resolve().name, checkpoint=text))
+            found.append(Beside(path.resolve().name, text))
         elif path.is_file():
             recipe = Recipe.read(path)
             inside = path.name in ("recipe.json", RECORD_FILE)
             own = path.resolve().parent.name if inside else path.stem
-            found += [
-                Beside(f"{own} {each.sparsity:g}", recipe=each) for each in _at(recipe, sparsity)
-            ]
+            found += [Beside(f"{own} {each.sparsity:g}", each) for each in _at(recipe, sparsity)]
         else:
             if path.suffix == ".json" or ("/" in text and "(" not in text):
                 raise UsageError(f"there is no checkpoint or recipe {text!r}: name another")
             for each in metric_contenders([text], sparsity):
                 name = f"{each.name} {each.recipe.sparsity:g}"
-                found.append(Beside(name, recipe=each.recipe))
+                found.append(Beside(name, each.recipe))
     names = ["dense", *(each.name for each in found)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two models are called {twice[0]!r}: name each once, or rename a file")
@@ -137,7 +135,7 @@ def judge_on_tasks(
     keep = None if path is None else answers_beside(path)
     compute_dtype(dtype)
     asked = quizzes(chosen, data=data, documents=documents, seed=texts.seed, progress=progress)
-    recipes = any(each.recipe is not None for each in others)
+    recipes = any(isinstance(each.what, Recipe) for each in others)
     reads = [(texts.calibration_text, "calibration")] if recipes else []
     if not recipes:  # no text is read: a model may take shorter ones than its windows
         texts = replace(texts, window_length=2)
@@ -156,8 +154,7 @@ def judge_on_tasks(
     found = TaskTable(tuple(models), tuple(asked), stated)
     if path is not None and keep is not None:
         whole_file(path, json.dumps(found.as_dict(), indent=2) + "\n")
-        if keep.is_dir():
-            forget(keep, lambda file: file.suffix == ".jsonl")
+        forget(keep, lambda file: file.suffix == ".jsonl")
     return found
 
 
@@ -197,20 +194,19 @@ class _Judge:
         identity = {"model": self.digest}
         return self._judged("dense", identity, None, self.bench.loaded, lambda: self.bench.judged)
 
-    def beside(self, what: Beside) -> OnTasks:
-        if what.recipe is None:
-            assert what.checkpoint is not None
-            loaded = load_model(what.checkpoint, progress=self.progress)
+    def beside(self, other: Beside) -> OnTasks:
+        if isinstance(other.what, str):
+            loaded = load_model(other.what, progress=self.progress)
             own = {"model": stored_digest(loaded)}
-            return self._judged(what.name, own, None, loaded, lambda: self._cast(loaded.model))
-        recipe = what.recipe
+            return self._judged(other.name, own, None, loaded, lambda: self._cast(loaded.model))
+        recipe = other.what
         identity: dict[str, Any] = {
             "model": self.digest,
             "recipe": recipe.model_dump(),
             "calibration": tokens_digest(self.bench.calibration()),
         }
         whole = self.bench.loaded
-        return self._judged(what.name, identity, recipe, whole, lambda: self._pruned(recipe))
+        return self._judged(other.name, identity, recipe, whole, lambda: self._pruned(recipe))
 
     def _pruned(self, recipe: Recipe) -> nn.Module:
         fresh = copy.deepcopy(self.bench.loaded.model)
@@ -236,7 +232,7 @@ class _Judge:
             identity: what tells its weights from others'.
             recipe: how it is pruned for this, if it is.
             loaded: what has its tokenizer.
-            made: makes it, in the dtype that it is judged in; not called where all is answered.
+            made: makes it, in the dtype that it is judged in; called once, if anything is open.
         """
         start = time.perf_counter()
         identity = {
@@ -247,8 +243,7 @@ class _Judge:
             "lm_eval": version("lm_eval"),
         }
         answers = Answers(self.keep, identity)
-        known = all(answers.complete(quiz) for quiz in self.quizzes)
-        model = None if known else made()
+        model = cache(made)
 
         def told(label: str, done: int, total: int) -> None:
             self.progress(f"{name}: {label}", done, total)

@@ -25,10 +25,6 @@ class Answers:
         self._key = hashlib.sha256(stated.encode()).hexdigest()[:16]
         self._folder = folder
 
-    def complete(self, quiz: Quiz) -> bool:
-        """Whether all questions of a quiz are answered."""
-        return len(self.of(quiz)) == len({question.digest for question in quiz.questions})
-
     def of(self, quiz: Quiz) -> dict[str, list[Any]]:
         """Those that are kept of a quiz, by the digest of the question."""
         file = self._file(quiz)

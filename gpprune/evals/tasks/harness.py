@@ -7,7 +7,7 @@ by document, so that an interrupted run goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Marks:
 
 @torch.no_grad()
 def ask(
-    model: nn.Module | None,
+    made: Callable[[], nn.Module],
     tokenizer: Any,
     quiz: Quiz,
     answers: Answers,
@@ -54,8 +54,8 @@ def ask(
     """Ask a model the questions of a quiz.
 
     Args:
-        model: of the transformers library, in the dtype that it is judged in; None: all answers
-            are kept.
+        made: gives it, of the transformers library, in the dtype that it is judged in; not called
+            where all answers are kept.
         tokenizer: its.
         quiz: what is asked.
         answers: where they are kept.
@@ -68,7 +68,8 @@ def ask(
     known = answers.of(quiz)
     open_ = [question for question in quiz.questions if question.digest not in known]
     progress(label, total - len(open_), total)
-    if open_ and model is not None:
+    if open_:
+        model = made()
         with quiet(f"the model on {label!r}"), quiet_model(model):
             asking = HFLM(
                 pretrained=model, tokenizer=tokenizer, batch_size=batch, add_bos_token=False

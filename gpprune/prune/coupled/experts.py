@@ -17,7 +17,7 @@ from gpprune.prune.coupled.gone import Statistics, holds
 from gpprune.prune.measure.calibrate import calibrate
 from gpprune.prune.model.coupling.axes import Coupling, values_at
 from gpprune.prune.model.coupling.mixtures import choices, take_out_experts
-from gpprune.prune.model.coupling.proof import couplings, probe_tokens
+from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.coverage import coverage
 from gpprune.prune.model.experts.traffic import FEW, Reached, expert_of, expert_tokens
 from gpprune.prune.model.shapes import Shapes
@@ -125,8 +125,7 @@ def prune_experts(
         Unfit: the metric gives NaN.
         GppruneError: the model has no experts that can be taken out.
     """
-    axes, tokens = _mixtures(model), probe_tokens(model)
-    assert tokens is not None  # or there were no axes
+    axes, tokens = _mixtures(model), calibration[:1].to(next(model.parameters()).device)
     count = _count(model, recipe, axes, choices(model, axes, tokens))
     reached, statistics = None, dense or {}
     if reads := recipe.shares_by:

@@ -99,13 +99,13 @@ def take_out_experts(model: nn.Module, gone: Mapping[Coupling, Tensor], tokens: 
                 undo.callback(_put, model, place.parameter, values)
                 chosen = values.index_select(place.dim, stays.to(values.device))
                 _put(model, place.parameter, chosen)
-        if not fit_configuration(model, [FewerUnits(before, after, 1)]):
+        fits = fit_configuration(model, [FewerUnits(before, after, 1)])
+        plain = as_configured(model) if fits else None
+        if plain is None:
             raise GppruneError(
                 f"the model's configuration cannot say that it has {after} experts a block in "
                 f"place of {before}: experts cannot be taken out of it"
             )
-        plain = as_configured(model)
-        assert plain is not None
         for name, module in plain.named_modules():  # what counts experts, also of the model itself
             counts = [field for field, value in whole_numbers(module) if value == after]
             for field in counts:

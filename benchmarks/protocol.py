@@ -2,12 +2,13 @@
 
     python -m benchmarks.protocol RECIPE.json [RECIPE.json ...] [--order dense]
         [--sparsity 0.5 0.6] [--update none refit] [--permute none metric]
-        [--synthetic-samples 24] [--shots 8] [--recover 2]
+        [--synthetic-samples 24] [--shots 8] [--recover 2] [--keep DIR]
 
 The model is pruned decoder block by decoder block, each calibrated on the output of the pruned ones
 before it, and judged in float32, on the very tokens that the published codes were given, and on C4
 beside them. With ``--order dense`` one calibration on the dense model serves all recipes of one
 shot without synthetic samples and training. Another model needs tokens of its own tokenizer.
+``--keep`` goes on after the last finished shot of the same command.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_protocol(parser, order="sequential")
     parser.add_argument("--permute", nargs="+", help="what channels are permuted by; none: nothing")
     parser.add_argument("--synthetic-samples", type=positive, help="in place of the recipes'")
+    parser.add_argument("--keep", type=Path, help="for the weights after each shot of one recipe")
     given = parser.parse_args(arguments)
     tokens = stored_tokens(given.tokens)
     calibration = tokens["calibration"][: given.samples]
@@ -62,9 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             recover=given.recover,
         )
     ]
+    if given.keep is not None and len(recipes) > 1:
+        parser.error(f"--keep is for one recipe in one variant, not {len(recipes)}")
     rows, permuted = [], any(recipe.permute for _, recipe in recipes)
     with progress() as report:
-        judge = Judge(given.model, calibration, list(texts.values()), given.order, report)
+        judge = Judge(
+            given.model, calibration, list(texts.values()), given.order, report, given.keep
+        )
         judge.prepare(recipe for _, recipe in recipes)
         for path, recipe in recipes:
             start = time.perf_counter()
@@ -135,6 +141,7 @@ class Judge:
         texts: each `[windows, length]`, int64.
         order: of calibration.
         report: called as `report(label, done, total)`.
+        keep: a directory for the weights after each shot, see `gpprune.prune.prune_model`.
 
     Attributes:
         pruned: the model as it was pruned last, until it is pruned again; dense at first.
@@ -147,7 +154,9 @@ class Judge:
         texts: Sequence[Tensor],
         order: str,
         report: Progress,
+        keep: Path | None = None,
     ) -> None:
+        self._keep = keep
         self._calibration, self._texts = calibration, texts
         self._order, self._report = order, report
         self._dense = self.pruned = load_model(model).model
@@ -189,6 +198,7 @@ class Judge:
             recipe,
             self._calibration,
             order=self._order,
+            keep=self._keep,
             writer=self._writer,
             progress=self._report,
         )

@@ -256,6 +256,19 @@ def test_protocol_states_more_than_recipes_do(
     assert figures[0] not in figures[1:]
 
 
+def test_protocol_keeps_the_shots_of_one_recipe(
+    protocol_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = [*protocol_flags, "--shots", "2", "--keep", str(tmp_path / "kept")]
+    protocol.main(flags)
+    first = capsys.readouterr().out.splitlines()[0].split()
+    assert list((tmp_path / "kept").iterdir())
+    protocol.main(flags)
+    assert capsys.readouterr().out.splitlines()[0].split()[:-1] == first[:-1]  # but for seconds
+    with pytest.raises(SystemExit):
+        protocol.main([*flags, "--sparsity", "0.5", "0.6"])
+
+
 def test_protocol_permutes_channels(
     protocol_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -79,13 +79,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shown(figure: float | None, missing: str = "") -> str:
-    """A figure with two digits behind the point, or four in all where it is small."""
-    if figure is None:
-        return missing
-    return f"{figure:.2f}" if abs(figure) >= 10 or not math.isfinite(figure) else f"{figure:.4g}"
-
-
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],

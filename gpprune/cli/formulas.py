@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from gpprune.cli.console import clean, escape, out, print_json, print_table, say, shown
+from gpprune.cli.console import clean, escape, out, print_json, print_table, say
 from gpprune.cli.options import Json
 from gpprune.compile import render
 from gpprune.discover import Description, describe, describe_run, ingredients
+from gpprune.evals import shown
 from gpprune.primitives import LANGUAGES, METRIC
 
 LanguageOption = Annotated[str, typer.Option("--language", help=f"One of: {', '.join(LANGUAGES)}.")]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from gpprune.cli.console import print_table, say, shown, tell
+from gpprune.cli.console import print_table, say, tell
 from gpprune.discover import RECIPE_FILE, Discovery, MetricGoal
 from gpprune.discover.report import screening_line
-from gpprune.evals import RECIPE
+from gpprune.evals import RECIPE, shown
 
 
 def print_discovery(found: Discovery) -> None:

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from gpprune.cli.console import LabelledBars, err, escape, shown
+from gpprune.cli.console import LabelledBars, err, escape
 from gpprune.compile import render
-from gpprune.evals import LOSSES
+from gpprune.evals import LOSSES, shown
 from gpprune.gp import SearchEvent, SearchSettings
 from gpprune.primitives import Language
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import print_json, print_table, say, shown, tell_written
+from gpprune.cli.console import print_json, print_table, say, tell_written
 from gpprune.discover import RunSummary, summarise
 from gpprune.discover.plots import check_picture, save_figure, summary_figure
 from gpprune.discover.report import screening_line
+from gpprune.evals import shown
 
 
 def report(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import print_json, print_table, progress, shown, tell_left_alone
+from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
 from gpprune.discover import (
     Comparison,
     Contender,
@@ -16,7 +16,7 @@ from gpprune.discover import (
     compare_recipes,
     metric_contenders,
 )
-from gpprune.discover.compare import Row, line
+from gpprune.discover.compare import ShownTable
 from gpprune.discover.contenders import levels
 from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
 from gpprune.evals import NEXT_TOKEN
@@ -53,7 +53,7 @@ def score_metrics(
     on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
     found = _judged(contenders, json, order=order, **on)
     if not json:
-        _print_metrics(found)
+        _print(found.of_metrics())
 
 
 def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
@@ -66,26 +66,9 @@ def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
     return found
 
 
-def _print_metrics(found: Comparison) -> None:
-    loss = found.dense.evaluation.loss
-    means = [loss.mean] if loss.mean != loss.figure else []
-    columns = ["metric", "pattern", "sparsity", loss.figure, *means, "closed form"]
-    table = [
-        [*_cells(row), *(f"{row.evaluation.mean:.4f}" for _ in means), _closed_form(row)]
-        for row in found.rows
-    ]
-    title = f"{_judged_on(found)}, {found.order} calibration"
-    print_table(columns, table, title=title, numbers=["sparsity", loss.figure, *means])
-
-
-def _cells(row: Row) -> list[str]:
-    pattern = "" if row.recipe is None else row.recipe.pattern
-    sparsity = 0.0 if row.recipe is None else row.recipe.sparsity
-    return [row.name, pattern, f"{sparsity:g}", shown(row.evaluation.figure)]
-
-
-def _closed_form(row: Row) -> str:
-    return "" if row.formula is None else line(row.formula)
+def _print(found: ShownTable) -> None:
+    title, columns, rows, numbers = found
+    print_table(columns, rows, title=title, numbers=numbers)
 
 
 def score_allocations(
@@ -117,28 +100,4 @@ def score_allocations(
     on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
     found = _judged(contenders, json, order=order, **on)
     if not json:
-        _print_allocations(found, metric)
-
-
-def _print_allocations(found: Comparison, metric: str) -> None:
-    dense = found.dense.evaluation
-    rows: dict[str, list[Row]] = {}
-    for row in found.rows[1:]:
-        rows.setdefault(row.name, []).append(row)
-    levels = [f"{row.recipe.sparsity:g}" for row in next(iter(rows.values())) if row.recipe]
-    table = [
-        [name, own[0].recipe.unit if own[0].recipe else ""]
-        + [shown(row.evaluation.figure) for row in own]
-        for name, own in rows.items()
-    ]
-    title = (
-        f"{found.model} pruned by {metric}, {_judged_on(found, model=False)}, {found.order} "
-        f"calibration: {dense.loss.figure} (dense {shown(dense.figure)})"
-    )
-    print_table(["allocation", "unit", *levels], table, title=title, numbers=levels)
-
-
-def _judged_on(found: Comparison, *, model: bool = True) -> str:
-    texts = found.texts
-    windows = f"{texts.text} {found.split}, {texts.windows} windows of {texts.window_length}"
-    return f"{found.model}, {windows}" if model else windows
+        _print(found.of_allocations(metric))

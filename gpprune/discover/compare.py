@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from gpprune.compile import render
 from gpprune.discover.contenders import Contender, allocation_contenders, metric_contenders
+from gpprune.discover.judges import Judges, check_order_of
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import (
-    NEXT_TOKEN,
-    AllocationMasking,
-    Evaluation,
-    Masking,
-    ModelFitness,
-    metric_masking,
-)
-from gpprune.evals.masking import Masked
+from gpprune.evals import NEXT_TOKEN, Evaluation, shown
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
-from gpprune.prune import LEARNED, Coverage, Damping, Loaded, Recipe
+from gpprune.prune import Coverage, Loaded, Recipe
+
+ShownTable = tuple[str, list[str], list[list[str]], list[str]]
+"""A table for a reader: its title, its columns, rows of text, and which columns are numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,15 @@ class Row:
         if self.recipe is None:
             return None
         return self.recipe.formula if self.recipe.allocation == "uniform" else self.recipe.allocator
+
+    def cells(self, with_mean: bool) -> list[str]:
+        """What a reader is shown: name, pattern, sparsity, figure, perhaps mean, closed form."""
+        pattern = "" if self.recipe is None else self.recipe.pattern
+        sparsity = 0.0 if self.recipe is None else self.recipe.sparsity
+        judged = self.evaluation
+        means = [f"{judged.mean:.4f}"] if with_mean else []
+        form = "" if self.formula is None else line(self.formula)
+        return [self.name, pattern, f"{sparsity:g}", shown(judged.figure), *means, form]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -84,6 +87,38 @@ class Comparison:
     def dense(self) -> Row:
         """The dense model."""
         return self.rows[0]
+
+    @property
+    def judged_on(self) -> str:
+        """The text, and how much of it."""
+        texts = self.texts
+        return f"{texts.text} {self.split}, {texts.windows} windows of {texts.window_length}"
+
+    def of_metrics(self) -> ShownTable:
+        """A table for a reader: a row a recipe, with its closed form."""
+        loss = self.dense.evaluation.loss
+        means = [loss.mean] if loss.mean != loss.figure else []
+        columns = ["metric", "pattern", "sparsity", loss.figure, *means, "closed form"]
+        title = f"{self.model}, {self.judged_on}, {self.order} calibration"
+        rows = [row.cells(bool(means)) for row in self.rows]
+        return title, columns, rows, ["sparsity", loss.figure, *means]
+
+    def of_allocations(self, metric: str) -> ShownTable:
+        """A table for a reader: a row an allocation under a metric, a column a sparsity."""
+        dense, rows = self.dense.evaluation, dict[str, list[Row]]()
+        for row in self.rows[1:]:
+            rows.setdefault(row.name, []).append(row)
+        levels = [f"{row.recipe.sparsity:g}" for row in next(iter(rows.values())) if row.recipe]
+        table = [
+            [name, own[0].recipe.unit if own[0].recipe else ""]
+            + [shown(row.evaluation.figure) for row in own]
+            for name, own in rows.items()
+        ]
+        title = (
+            f"{self.model} pruned by {metric}, {self.judged_on}, {self.order} calibration: "
+            f"{dense.loss.figure} (dense {shown(dense.figure)})"
+        )
+        return title, ["allocation", "unit", *levels], table, levels
 
     def row(self, name: str, sparsity: float) -> Row:
         """A contender at one sparsity.
@@ -174,12 +209,7 @@ def compare_recipes(
     """
     contenders = list(dict.fromkeys(contenders))
     for contender in contenders:
-        contender.recipe.in_order(order)
-        if contender.recipe.order not in (None, order):
-            raise UsageError(
-                f"{contender.name!r} is to be pruned in the order {contender.recipe.order!r}, and "
-                f"the comparison is in the order {order!r}: compare in that of the recipes"
-            )
+        check_order_of(contender.recipe, order, repr(contender.name))
     _check_names(contenders)
     texts = texts or Texts()
     bench = Workbench(
@@ -195,16 +225,14 @@ def compare_recipes(
     for contender in contenders:
         contender.recipe.shape.check_model(shapes)
     tokens = bench.windows(split)
-    rows = [_timed("dense", None, lambda: bench.dense(tokens, progress))]
-    judges = _Judges(bench, tokens, progress)
+    rows = [_timed("dense", None, lambda: [bench.dense(tokens, progress)])]
+    judges = Judges(bench, [tokens], order, progress)
     for contender in contenders:
         recipe = contender.recipe
         label = f"scoring at {recipe.sparsity:g}"
         alike = [c for c in contenders if c.recipe.sparsity == recipe.sparsity]
         progress(label, alike.index(contender), len(alike))
-        shared = order == "dense" and recipe.measures_once
-        judge = judges.dense if shared else partial(judges.pruned, order=order)
-        rows.append(_timed(contender.name, recipe, partial(judge, recipe)))
+        rows.append(_timed(contender.name, recipe, partial(judges, recipe)))
         if contender is alike[-1]:
             progress(label, len(alike), len(alike))
     name = model.name if isinstance(model, Loaded) else model
@@ -221,80 +249,7 @@ def _check_names(contenders: Sequence[Contender]) -> None:
             )
 
 
-def _timed(name: str, recipe: Recipe | None, judge: Callable[[], Evaluation]) -> Row:
+def _timed(name: str, recipe: Recipe | None, judge: Callable[[], Sequence[Evaluation]]) -> Row:
     start = time.perf_counter()
-    evaluation = judge()
+    (evaluation,) = judge()
     return Row(name, recipe, evaluation, time.perf_counter() - start)
-
-
-@dataclass
-class _Judges:
-    """What recipes share: one pruned copy of the model, and one ranking of a metric's scores."""
-
-    bench: Workbench
-    tokens: Tensor
-    progress: Progress
-    fitness: dict[tuple[str, Damping], ModelFitness] = field(default_factory=dict)  # by update
-    ranked: dict[tuple[str, str], AllocationMasking] = field(default_factory=dict)
-
-    def pruned(self, recipe: Recipe, order: str) -> Evaluation:
-        (evaluation,) = self.bench.pruned(recipe, [self.tokens], order, self.progress)
-        return evaluation
-
-    def dense(self, recipe: Recipe) -> Evaluation:
-        masking, masks = self._masks(recipe)
-        metric = recipe.formula.canonical(recipe.shape.group)
-        fitness = self._fitness(recipe, masking)
-        (evaluation,) = fitness.evaluate_masks(masks, self.tokens, metric=metric)
-        return evaluation
-
-    def _masks(self, recipe: Recipe) -> tuple[Masking, Iterator[Masked]]:
-        if recipe.allocation == "uniform" or recipe.shape.across:
-            uniform = self._uniform(recipe)
-            return uniform, uniform.masks(recipe.formula.canonical(recipe.shape.group))
-        ranked = self._ranked(recipe)
-        return ranked, ranked.masks_of(self._zeros(ranked, recipe))
-
-    def _fitness(self, recipe: Recipe, masking: Masking) -> ModelFitness:
-        place = (recipe.update, recipe.damping)
-        if place not in self.fitness:
-            self.fitness[place] = ModelFitness(
-                masking,
-                self.tokens,
-                loss=self.bench.loss,
-                update=recipe.update,
-                damping=recipe.damping,
-                dtype=self.bench.dtype,
-            )
-        return self.fitness[place].under(masking)
-
-    def _uniform(self, recipe: Recipe) -> Masking:
-        model, statistics = self.bench.loaded.model, self.bench.statistics(self.progress)
-        return metric_masking(model, statistics, sparsity=recipe.sparsity, pattern=recipe.pattern)
-
-    def _ranked(self, recipe: Recipe) -> AllocationMasking:
-        place = (recipe.metric, recipe.pattern)
-        if place not in self.ranked:
-            self.ranked[place] = AllocationMasking(
-                self.bench.loaded.model,
-                self.bench.statistics(self.progress),
-                metric=recipe.formula,
-                sparsity=recipe.sparsity,
-                pattern=recipe.pattern,
-                unit=recipe.unit,
-                progress=self.progress,
-            )
-        return self.ranked[place].under(sparsity=recipe.sparsity, unit=recipe.unit)
-
-    def _zeros(self, masking: AllocationMasking, recipe: Recipe) -> Tensor:
-        if recipe.allocator is not None:
-            return masking.zeros(recipe.allocator)
-        learned = LEARNED.find(recipe.allocation).learn(
-            self.bench.loaded.model,
-            recipe.formula,
-            self.bench.calibration(),
-            self.bench.statistics(self.progress),
-            recipe.sparsity,
-            self.progress,
-        )
-        return masking.exact(learned)

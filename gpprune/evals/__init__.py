@@ -4,6 +4,7 @@ from .allocated import AllocationMasking as AllocationMasking
 from .allocated import JointMasking as JointMasking
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .evaluation import shown as shown
 from .evaluation import window_losses as window_losses
 from .fitness import ModelFitness as ModelFitness
 from .in_order import RECIPE as RECIPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,13 @@ from torch import Tensor, nn
 from gpprune.errors import UsageError
 from gpprune.evals.losses import NEXT_TOKEN, CaseLoss, Loss
 from gpprune.progress import Progress, silent
+
+
+def shown(figure: float | None, missing: str = "") -> str:
+    """A figure for a reader: two digits behind the point, or four in all where it is small."""
+    if figure is None:
+        return missing
+    return f"{figure:.2f}" if abs(figure) >= 10 or not math.isfinite(figure) else f"{figure:.4g}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gpprune"
 
 # primitives <- compile <- prune <- evals <- cli, and primitives <- compile <- gp <- cli.
 # What every room may use: errors, progress, tables of entries, files that appear whole.
-BASE = ("errors", "files", "memory", "progress", "scratch", "tables")
+BASE = ("errors", "files", "journal", "memory", "progress", "scratch", "tables")
 
 # The floors, lowest first: whoever stands later may import those named, whole rooms here.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -116,8 +116,9 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "judges": ("workbench",),
         "compare": ("workbench", "contenders", "judges"),
         "sharing": ("workbench", "contenders"),
+        "transfer": ("workbench", "rivals", "stored", "contenders", "judges"),
         "checkpoints": ("workbench", "contenders", "compare"),
-        "plots": ("runs", "sharing"),
+        "plots": ("runs", "sharing", "transfer"),
     },
 }
 # Libraries that a room does without: the language and the search know no language models.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gpprune.errors import GppruneError
+from gpprune.evals import ShownTable
+from gpprune.journal import as_json
 from gpprune.progress import Progress
 from gpprune.prune import Coverage
 
@@ -68,15 +68,7 @@ def tell_written(pictures: Sequence[Path]) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else, on standard output; NaN and infinity are null."""
-    sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    sys.stdout.write(as_json(document))
 
 
 def print_table(
@@ -113,6 +105,12 @@ def print_table(
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
+
+
+def print_shown(found: ShownTable) -> None:
+    """Print a table as `gpprune.discover` makes it."""
+    title, columns, rows, numbers = found
+    print_table(columns, rows, title=title, numbers=numbers)
 
 
 class LabelledBars:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import print_json, print_table, say, tell_written
-from gpprune.discover import RunSummary, summarise
+from gpprune.cli.console import print_json, print_shown, say, tell_written
+from gpprune.discover import summarise
 from gpprune.discover.plots import check_picture, save_figure, summary_figure
 from gpprune.discover.report import screening_line
-from gpprune.evals import shown
+from gpprune.discover.runs import summary_table
 
 
 def report(
@@ -35,27 +35,10 @@ def report(
     if json:
         print_json([summary.as_dict() for summary in found])
         return
-    columns = ["run", "goal", "sparsity", "strategy", "seed", "candidates", "validation", "test"]
-    figures = dict.fromkeys(summary.loss.figure for summary in found)
-    title = f"the best evolved formula of each search: {' or '.join(figures)}"
-    numbers = ["sparsity", *columns[4:]]
-    print_table(columns, [_cells(summary) for summary in found], title=title, numbers=numbers)
+    print_shown(summary_table(found))
     for summary in found:  # a column beside the numbers would be too narrow for a formula
         if summary.closed_form is not None:
             say(f"{summary.name}  {summary.closed_form}")
         if summary.screening is not None:
             say(f"{summary.name}  {screening_line(summary.screening)}")
     tell_written(pictures)
-
-
-def _cells(summary: RunSummary) -> list[str]:
-    return [
-        summary.name,
-        summary.goal,
-        "" if summary.sparsity is None else f"{summary.sparsity:g}",
-        summary.strategy,
-        str(summary.seed),
-        str(summary.candidates),
-        shown(summary.validation),
-        shown(summary.test),
-    ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpprune.cli import options
-from gpprune.cli.console import print_json, print_table, progress, tell_left_alone
+from gpprune.cli.console import print_json, print_shown, progress, tell_left_alone
 from gpprune.discover import (
     Comparison,
     Contender,
@@ -16,7 +16,6 @@ from gpprune.discover import (
     compare_recipes,
     metric_contenders,
 )
-from gpprune.discover.compare import ShownTable
 from gpprune.discover.contenders import levels
 from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
 from gpprune.evals import NEXT_TOKEN
@@ -53,7 +52,7 @@ def score_metrics(
     on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
     found = _judged(contenders, json, order=order, **on)
     if not json:
-        _print(found.of_metrics())
+        print_shown(found.of_metrics())
 
 
 def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
@@ -64,11 +63,6 @@ def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
     if json:
         print_json([row.as_dict() for row in found.rows])
     return found
-
-
-def _print(found: ShownTable) -> None:
-    title, columns, rows, numbers = found
-    print_table(columns, rows, title=title, numbers=numbers)
 
 
 def score_allocations(
@@ -100,4 +94,4 @@ def score_allocations(
     on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
     found = _judged(contenders, json, order=order, **on)
     if not json:
-        _print(found.of_allocations(metric))
+        print_shown(found.of_allocations(metric))

@@ -14,13 +14,10 @@ from gpprune.discover.contenders import Contender, allocation_contenders, metric
 from gpprune.discover.judges import Judges, check_order_of
 from gpprune.discover.workbench import Texts, Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import NEXT_TOKEN, Evaluation, shown
+from gpprune.evals import NEXT_TOKEN, Evaluation, ShownTable, shown
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
 from gpprune.prune import Coverage, Loaded, Recipe
-
-ShownTable = tuple[str, list[str], list[list[str]], list[str]]
-"""A table for a reader: its title, its columns, rows of text, and which columns are numbers."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from gpprune.compile import render
 from gpprune.discover.report import reported
 from gpprune.errors import GppruneError
-from gpprune.evals import LOSSES, NEXT_TOKEN, Loss
+from gpprune.evals import LOSSES, NEXT_TOKEN, Loss, ShownTable, shown
 from gpprune.files import expanded
 from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
@@ -88,6 +88,27 @@ def summarise(runs: Iterable[str | Path]) -> list[RunSummary]:
         with RunDirectory.open(path) as run:
             found.append(_summary(name, run))
     return found
+
+
+def summary_table(found: Sequence[RunSummary]) -> ShownTable:
+    """A table for a reader: a row a search."""
+    columns = ["run", "goal", "sparsity", "strategy", "seed", "candidates", "validation", "test"]
+    figures = dict.fromkeys(summary.loss.figure for summary in found)
+    title = f"the best evolved formula of each search: {' or '.join(figures)}"
+    rows = [
+        [
+            summary.name,
+            summary.goal,
+            "" if summary.sparsity is None else f"{summary.sparsity:g}",
+            summary.strategy,
+            str(summary.seed),
+            str(summary.candidates),
+            shown(summary.validation),
+            shown(summary.test),
+        ]
+        for summary in found
+    ]
+    return title, columns, rows, ["sparsity", *columns[4:]]
 
 
 def _summary(name: str, run: RunDirectory) -> RunSummary:

@@ -15,7 +15,7 @@ from gpprune.discover.report import write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES, RECIPE, Loss, ModelFitness
+from gpprune.evals import LOSSES, RECIPE, Loss, ModelFitness, ShownTable, shown
 from gpprune.gp import (
     PRESETS,
     RunDirectory,
@@ -75,6 +75,34 @@ class Discovery:
     def screening(self) -> Screening | None:
         """What the fitness's estimates were worth; None where it had none."""
         return Screening.of(self.result.outcomes)
+
+    @property
+    def table(self) -> ShownTable:
+        """What was found, for a reader: a row a formula, or two where there is an update."""
+        goal, result = self.goal, self.result
+        updated = ["update"] if goal.update != "none" else []
+        whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
+        rows = [
+            [
+                finding.name,
+                finding.origin.removeprefix("published, "),
+                finding.setting,
+                *([update] if updated else []),
+                shown(judged.validation.figure),
+                shown(judged.test.figure),
+                finding.closed_form,
+            ]
+            for finding in self.findings
+            for update, judged in [("masks alone", finding.masks_alone), (whole, finding.judged)]
+            if judged is not None
+        ]
+        title = (
+            f"{goal.model} at sparsity {goal.sparsity:g}: {self.loss.figure} "
+            f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
+        )
+        numbers = ["validation", "test"]
+        columns = [goal.kind, "from", goal.varied, *updated, *numbers, "closed form"]
+        return title, columns, rows, numbers
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON: what `report.json` holds."""

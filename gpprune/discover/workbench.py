@@ -181,13 +181,13 @@ class Workbench:
                 "without its special tokens"
             )
 
-    def windows(self, split: str, *, spread: bool = False) -> Tensor:
+    def windows(self, split: str, *, spread: bool = False, text: str | None = None) -> Tensor:
         """The windows that are judged on, `[windows, window_length]`.
 
         The first ones; with `spread`, at even distances over the text, less what `test_windows`
-        takes of a text without parts.
+        takes of a text without parts. Of the bench's own text, unless another is given.
         """
-        tokens = self.tokens(self.texts.text, split)
+        tokens = self.tokens(text or self.texts.text, split)
         count, length = self.texts.windows, self.texts.window_length
         if spread and self._without_parts:
             tokens = tokens[: len(tokens) - count * length]

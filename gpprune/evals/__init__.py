@@ -3,6 +3,7 @@
 from .allocated import AllocationMasking as AllocationMasking
 from .allocated import JointMasking as JointMasking
 from .evaluation import Evaluation as Evaluation
+from .evaluation import ShownTable as ShownTable
 from .evaluation import evaluate as evaluate
 from .evaluation import shown as shown
 from .evaluation import window_losses as window_losses

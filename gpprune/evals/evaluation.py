@@ -13,6 +13,9 @@ from gpprune.errors import UsageError
 from gpprune.evals.losses import NEXT_TOKEN, CaseLoss, Loss
 from gpprune.progress import Progress, silent
 
+ShownTable = tuple[str, list[str], list[list[str]], list[str]]
+"""A table for a reader: its title, its columns, rows of text, and which columns are numbers."""
+
 
 def shown(figure: float | None, missing: str = "") -> str:
     """A figure for a reader: two digits behind the point, or four in all where it is small."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -51,9 +52,9 @@ def read_text(spec: str, split: str) -> str:
     """The text that a specification names.
 
     Args:
-        spec: ``"wikitext2"``, the packaged excerpt; a local UTF-8 file; the id of a data set on
-            the Hugging Face hub with a column ``text``, as ``name`` or ``name:configuration``; or
-            what another source of the table takes.
+        spec: ``"wikitext2"``, the packaged excerpt; a local UTF-8 file, of one of JSON lines the
+            field ``text``; the id of a data set on the Hugging Face hub with a column ``text``, as
+            ``name`` or ``name:configuration``; or what another source of the table takes.
         split: ``"calibration"``, ``"validation"`` or ``"test"``. A local file has no splits and is
             read whole, whatever the split. On the hub, calibration is the split ``train``.
 
@@ -100,7 +101,21 @@ def _read_file(spec: str, split: str) -> str:
         raise UsageError(f"the file {spec!r} cannot be read: {reason}") from cause
     if "\0" in text:
         raise UsageError(f"the file {spec!r} is not text: it holds zero bytes")
-    return text
+    return _texts_of(spec, text) if spec.endswith(".jsonl") else text
+
+
+def _texts_of(spec: str, lines: str) -> str:
+    """The field ``text`` of a file of JSON lines."""
+    rows = []
+    for number, line in enumerate(filter(str.strip, lines.split("\n")), start=1):
+        try:
+            row = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            row = None
+        if not isinstance(row, str):
+            raise UsageError(f"row {number} of {spec!r} has no field 'text' with a text in it")
+        rows.append(row)
+    return join_rows(rows, len(lines))
 
 
 def _read_hub(spec: str, split: str) -> str:

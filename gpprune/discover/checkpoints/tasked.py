@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from gpprune.evals.tasks import (
     quizzes,
 )
 from gpprune.files import expanded, forget, whole_file
+from gpprune.journal import as_json, file_to_come
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
     RECORD_FILE,
@@ -131,7 +131,7 @@ def judge_on_tasks(
         contenders_beside(beside, sparsity),
         texts or Texts(),
     )
-    path = None if out is None else _to_write(out)
+    path = None if out is None else file_to_come(out)
     keep = None if path is None else answers_beside(path)
     compute_dtype(dtype)
     asked = quizzes(chosen, data=data, documents=documents, seed=texts.seed, progress=progress)
@@ -153,7 +153,7 @@ def judge_on_tasks(
     }
     found = TaskTable(tuple(models), tuple(asked), stated)
     if path is not None and keep is not None:
-        whole_file(path, json.dumps(found.as_dict(), indent=2) + "\n")
+        whole_file(path, as_json(found.as_dict()))
         forget(keep, lambda file: file.suffix == ".jsonl")
     return found
 
@@ -169,15 +169,6 @@ def answers_kept(out: str | Path | None) -> str | None:
     if kept is None or not kept.is_dir():
         return None
     return f"answers are kept in {kept}: the same command goes on"
-
-
-def _to_write(out: str | Path) -> Path:
-    path = expanded(out)
-    if path.exists():
-        raise UsageError(f"the output {str(out)!r} exists: choose another --out, or remove it")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {str(path.parent)!r} to write {path.name!r} in")
-    return path
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpprune.errors import GppruneError
 from gpprune.evals.tasks.quiz import Quiz
+from gpprune.journal import Journal
 
 
 class Answers:
@@ -27,20 +27,9 @@ class Answers:
 
     def of(self, quiz: Quiz) -> dict[str, list[Any]]:
         """Those that are kept of a quiz, by the digest of the question."""
-        file = self._file(quiz)
-        if file is None or not file.is_file():
-            return {}
         asked = {question.digest for question in quiz.questions}
-        found: dict[str, list[Any]] = {}
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                digest, answers = entry["question"], entry["answers"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that was cut off as it was written
-            if digest in asked and isinstance(answers, list):
-                found[digest] = answers
-        return found
+        kept = self._journal(quiz).read()
+        return {digest: answers for digest, answers in kept.items() if digest in asked}
 
     def keep(self, quiz: Quiz, answers: Mapping[str, list[Any]]) -> None:
         """Add answers by the digest of the question.
@@ -48,16 +37,7 @@ class Answers:
         Raises:
             GppruneError: they cannot be written.
         """
-        file = self._file(quiz)
-        if file is None:
-            return
-        lines = [json.dumps({"question": q, "answers": a}) + "\n" for q, a in answers.items()]
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as written:
-                written.write("\n" + "".join(lines))  # on a line of its own after one cut off
-        except OSError as error:
-            raise GppruneError(f"answers cannot be kept in {str(file)!r} ({error})") from error
+        self._journal(quiz).add(answers)
 
-    def _file(self, quiz: Quiz) -> Path | None:
-        return self._folder and self._folder / f"{self._key}-{quiz.task.name}.jsonl"
+    def _journal(self, quiz: Quiz) -> Journal:
+        return Journal(self._folder and self._folder / f"{self._key}-{quiz.task.name}.jsonl")

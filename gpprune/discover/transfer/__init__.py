@@ -1,0 +1,1 @@
+"""Whether formulas found in one place do well in others."""

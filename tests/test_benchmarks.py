@@ -31,6 +31,7 @@ BENCHMARKS = (
     "protocol",
     "search",
     "seeds",
+    "small_models",
     "stages",
     "streaming",
     "structures",
@@ -217,6 +218,18 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.json"
     path.write_text('{"metric": "mul(abs(W), X)", "sparsity": 0.5}', encoding="utf-8")
     return path
+
+
+def test_small_models_are_trained_once(ran: Ran, text_file: Path, tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text(text_file.read_text()[:4000])
+    flags = [tmp_path, "--text", text, "--epochs", 1, "--batch", 1]
+    printed = ran("small_models", *flags, "--families", "llama", "mixtral")
+    assert "llama" in printed and "mixtral" in printed
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert "gpt2" in ran("small_models", *flags)
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+    assert (tmp_path / "gpt2" / "model.safetensors").is_file()
 
 
 def test_protocol_takes_the_stored_tokens():

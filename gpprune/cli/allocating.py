@@ -10,7 +10,7 @@ from gpprune.cli import options
 from gpprune.cli.console import print_json, print_table, progress, say, tell_written
 from gpprune.discover import Sharing, Texts, share_out
 from gpprune.discover.plots import check_picture, save_figure, sharing_figure
-from gpprune.discover.workbench import TEST_LENGTH
+from gpprune.discover.texts import TEST_LENGTH
 
 _WIDEST = 14  # of a column's name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,9 @@ from gpprune.cli.console import going_on, print_json, print_table, progress, say
 from gpprune.discover import Texts, evaluate_model, judge_on_tasks
 from gpprune.discover.checkpoints.tasked import answers_kept
 from gpprune.discover.contenders import levels
-from gpprune.discover.workbench import TEST_LENGTH, TEST_WINDOWS
+from gpprune.discover.texts import TEST_LENGTH, TEST_WINDOWS
 from gpprune.errors import UsageError
-from gpprune.evals import NEXT_TOKEN
+from gpprune.evals import LOSSES, NEXT_TOKEN
 from gpprune.evals.tasks import DOCUMENTS
 
 _of_tasks = partial(typer.Option, rich_help_panel="Tasks")
@@ -49,7 +50,9 @@ def evaluate(
         how = {"data": task_data, "documents": per_task_docs or None, "sparsity": levels(sparsity)}
         _on_tasks(model, tasks, texts, json, beside=beside or [], dtype=dtype, out=out, **how)
         return
-    asked = {"task-data": task_data, "beside": beside, "sparsity": sparsity, "out": out}
+    texts = replace(texts, task_data=None if task_data is None else str(task_data))
+    asked = {"beside": beside, "sparsity": sparsity, "out": out}
+    asked |= {} if LOSSES.find(loss).cases else {"task-data": task_data}
     for flag, given in asked.items():
         if given:
             raise UsageError(f"--{flag} is of --tasks: name tasks, such as --tasks seven")

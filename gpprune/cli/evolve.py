@@ -57,6 +57,8 @@ def _evolve(
     window_length: options.WindowLength = _LAYERED.window_length,
     calibration_samples: options.Samples = _LAYERED.calibration_samples,
     loss: options.LossOption = NEXT_TOKEN.name,
+    task_data: options.TaskData = None,
+    per_task_docs: options.TaskDocuments = _LAYERED.documents,
     dtype: options.DTypeOption = options.DType.auto,
     preset: options.Preset = AllocationGoal.preset,
     population: options.Population = None,
@@ -68,7 +70,8 @@ def _evolve(
     winners: options.Winners = WINNERS,
     json: options.Json = False,
 ) -> None:
-    texts = Texts(text, calibration_text, windows, window_length, calibration_samples, seed)
+    amounts = (windows, window_length, calibration_samples, seed)
+    texts = Texts(text, calibration_text, *amounts, task_data, per_task_docs)
     how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
     how |= options.given(shots=shots, schedule=schedule, order=order)
     how |= options.given(starts=started(start, kind.language))

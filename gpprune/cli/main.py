@@ -13,17 +13,7 @@ from typing import Annotated, TextIO
 import typer
 
 from gpprune import __version__
-from gpprune.cli import (
-    allocating,
-    evaluate,
-    evolve,
-    formulas,
-    inspecting,
-    pruning,
-    runs,
-    scoring,
-    transfer,
-)
+from gpprune.cli import allocating, evaluate, evolve, formulas, inspecting, pruning, runs, scoring
 from gpprune.cli.console import err, escape, say, tell
 from gpprune.cli.options import on_device
 from gpprune.errors import DampingWarning, GppruneError
@@ -51,7 +41,7 @@ app.command("simplify")(formulas.simplify)
 app.command("allocate")(on_device(allocating.allocate))
 app.command("prune")(on_device(pruning.prune))
 app.command("eval")(on_device(evaluate.evaluate))
-app.command("transfer")(on_device(transfer.transfer))
+app.command("transfer")(on_device(scoring.transfer))
 app.command("inspect")(on_device(inspecting.inspect))
 app.command("shrink")(on_device(pruning.shrink))
 app.command("recover")(on_device(pruning.recover))

@@ -115,7 +115,14 @@ ReportOrder = Annotated[
     str | None,
     typer.Option("--order", help="In which the report and the recipe prune under the update."),
 ]
-LossOption = Annotated[str, typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}.")]
+_LOSS = typer.Option("--loss", help=f"What is measured: {', '.join(LOSSES)}, task:piqa+hellaswag.")
+LossOption = Annotated[str, _LOSS]
+TaskData = Annotated[
+    str | None, typer.Option("--task-data", help="Of tasks: a folder of rows; else the hub's.")
+]
+TaskDocuments = Annotated[
+    int, typer.Option("--per-task-docs", help="Of each task that a search goes by.", min=1)
+]
 _UPDATE = typer.Option(
     "--update", help=f"Of the weights that stay: {', '.join(UPDATES)}; 'refit(N)': of N steps."
 )

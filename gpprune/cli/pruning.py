@@ -20,7 +20,7 @@ from gpprune.cli.console import (
 from gpprune.discover import Texts, prune_to, recover_to, shrink_to
 from gpprune.discover.checkpoints.pruned import kept_beside
 from gpprune.discover.checkpoints.recovered import AIMS, training_beside
-from gpprune.discover.workbench import TEST_LENGTH
+from gpprune.discover.texts import TEST_LENGTH
 from gpprune.errors import UsageError
 from gpprune.files import expanded
 from gpprune.prune import Adapters, Recipe, has_saved, parse_pattern

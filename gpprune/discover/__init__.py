@@ -41,9 +41,9 @@ from .search import resume as resume
 from .sharing import Sharing as Sharing
 from .sharing import share_out as share_out
 from .stored import GOALS as GOALS
+from .texts import Texts as Texts
 from .transfer.carry_over import carry_over as carry_over
 from .transfer.result import CarryOver as CarryOver
-from .workbench import Texts as Texts
 from .workbench import Workbench as Workbench
 
 

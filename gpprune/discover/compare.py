@@ -12,7 +12,8 @@ from typing import Any
 from gpprune.compile import render
 from gpprune.discover.contenders import Contender, allocation_contenders, metric_contenders
 from gpprune.discover.judges import Judges, check_order_of
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.texts import Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
 from gpprune.evals import NEXT_TOKEN, Evaluation, ShownTable, shown
 from gpprune.primitives import Formula

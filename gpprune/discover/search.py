@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Discovery:
             the goal's update and with masks alone.
         coverage: which matrices of the decoder blocks were pruned, and which left alone.
         run: the run directory, if there is one.
+        documents: by split and task the documents that a loss of tasks went by.
     """
 
     goal: Goal
@@ -50,6 +51,7 @@ class Discovery:
     findings: tuple[Finding, ...]
     coverage: Coverage
     run: Path | None
+    documents: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
     def winners(self) -> tuple[Finding, ...]:
@@ -126,6 +128,7 @@ class Discovery:
             "stopped": self.result.stopped,
             "estimate": None if self.screening is None else self.screening.as_dict(),
             **left,
+            **({"documents": self.documents} if self.documents else {}),
             "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
         }
 
@@ -283,7 +286,7 @@ def _search(
     )
     findings = find(goal, bench, fitness, result, shown=shown, progress=progress)
     path = None if run is None else run.path
-    discovery = Discovery(goal, result, findings, bench.coverage, path)
+    discovery = Discovery(goal, result, findings, bench.coverage, path, bench.documents)
     if run is not None:
         write_report(run.path, discovery.document(), discovery.recipe)
     return discovery

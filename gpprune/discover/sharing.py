@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpprune.discover.contenders import allocation_contenders
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.texts import Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.progress import Progress, silent
 from gpprune.prune import Loaded, recipe_zeros
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpprune.discover.texts import TEST_LENGTH, TEST_SPREAD, TEST_WINDOWS, Texts
 from gpprune.errors import UsageError
 from gpprune.evals import (
     LOSSES,
     NEXT_TOKEN,
     Evaluation,
+    Reading,
     calibration_samples,
     compute_dtype,
     copy_as,
@@ -47,49 +48,15 @@ from gpprune.prune import (
 from gpprune.prune.model.run import quiet_model
 from gpprune.prune.model.sequential import BlockRunner
 
-TEST_WINDOWS = 10
-TEST_LENGTH = 1024
-# The first windows of a text are of two or three articles. Over all of the text it takes more.
-TEST_SPREAD = 20
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts by what `gpprune.evals.read_text` takes, and how much of them.
-
-    Attributes:
-        text: what is judged on.
-        calibration_text: what is calibrated on.
-        windows: how many windows are judged.
-        window_length: tokens a window, and a calibration sequence.
-        calibration_samples: how many sequences are calibrated on.
-        seed: of the places of these sequences.
-    """
-
-    text: str = "wikitext2"
-    calibration_text: str = "wikitext2"
-    windows: int = TEST_WINDOWS
-    window_length: int = TEST_LENGTH
-    calibration_samples: int = 8
-    seed: int = 0
-
-    def settled(self) -> Texts:
-        """The same texts, named so that they are found from any directory."""
-        return replace(
-            self, text=settled(self.text), calibration_text=settled(self.calibration_text)
-        )
-
-
-# Allocations are told apart by long windows of several articles: on SmolLM2-135M at 70 % the best
-# of 132 on one article was 5 % better there than an allocation that beats it by 16 % on test text.
-METRIC_TEXTS = Texts(windows=8, window_length=512, calibration_samples=16)
-LAYERED_TEXTS = Texts(windows=6, window_length=1024, calibration_samples=8)
-
 LayerStatistics = dict[str, Mapping[str, Tensor]]
 
 
 class Workbench:
-    """A loaded model with its texts, its statistics and what is judged of it."""
+    """A loaded model with its texts, its statistics and what is judged of it.
+
+    Attributes:
+        documents: by split and task the SHA-256 of the documents that a loss of tasks reads.
+    """
 
     def __init__(
         self,
@@ -131,6 +98,7 @@ class Workbench:
         self._check_length(texts.window_length)
         self._tokens: dict[tuple[str, str], Tensor] = {}
         self._statistics: LayerStatistics | None = None
+        self.documents: dict[str, Mapping[str, Sequence[str]]] = {}
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -185,9 +153,13 @@ class Workbench:
         """The windows that are judged on, `[windows, window_length]`.
 
         The first ones; with `spread`, at even distances over the text, less what `test_windows`
-        takes of a text without parts. Of the bench's own text, unless another is given.
+        takes of a text without parts. Of the bench's own text, unless another is given. A loss
+        of tasks has documents in their place, see `gpprune.evals.Cases`.
         """
-        tokens = self.tokens(text or self.texts.text, split)
+        return self._cases(split, self._windows(split, spread, text or self.texts.text))
+
+    def _windows(self, split: str, spread: bool, text: str) -> Tensor:
+        tokens = self.tokens(text, split)
         count, length = self.texts.windows, self.texts.window_length
         if spread and self._without_parts:
             tokens = tokens[: len(tokens) - count * length]
@@ -204,6 +176,9 @@ class Workbench:
         With `spread`, 20 from all over it. A text without parts gives its last ones, as many and as
         long as those searched on.
         """
+        return self._cases("test", self._test_windows(spread))
+
+    def _test_windows(self, spread: bool) -> Tensor:
         tokens = self.tokens(self.texts.text, "test")
         if not self._without_parts:
             count = TEST_SPREAD if spread else TEST_WINDOWS
@@ -211,6 +186,28 @@ class Workbench:
         count, length = self.texts.windows, self.texts.window_length
         windows(tokens, 2 * count, length)  # there must be as many to search on
         return windows(tokens[len(tokens) - count * length :], count, length)
+
+    def _cases(self, split: str, windows: Tensor) -> Tensor:
+        """What the loss is measured on: windows, or what it makes in their place.
+
+        Raises:
+            UsageError: it cannot, or a document is searched on and judged on.
+        """
+        if self.loss.cases is None:
+            return windows
+        texts, model = self.texts, self.loaded.model
+        longest = getattr(model.config, "max_position_embeddings", None)
+        rows = (texts.task_data, texts.documents, texts.seed)
+        found = self.loss.cases(Reading(self.loaded.tokenizer, longest, windows, split, *rows))
+        self.documents[split] = found.documents
+        for task, own in found.documents.items():
+            other = self.documents.get("test" if split == "validation" else "validation", {})
+            if both := set(own) & set(other.get(task, ())):
+                raise UsageError(
+                    f"{len(both)} documents of {task!r} are searched on and judged on: give rows "
+                    "that do not overlap"
+                )
+        return found.rows
 
     def calibration(self) -> Tensor:
         """The calibration sequences, `[samples, window_length]`."""
@@ -292,4 +289,12 @@ class Workbench:
             "configuration of the model": configuration_digest(self.loaded),
             "tokenizer": tokenizer_digest(self.loaded.tokenizer),
             **{what: hashlib.sha256(text.encode()).hexdigest() for what, text in found.items()},
+            **self._documents_digest(),
         }
+
+    def _documents_digest(self) -> dict[str, str]:
+        """Of what a search goes by, where that is documents."""
+        if "validation" not in self.documents:
+            return {}
+        asked = repr([[task, *own] for task, own in self.documents["validation"].items()])
+        return {"documents of the tasks": hashlib.sha256(asked.encode()).hexdigest()}

@@ -11,9 +11,10 @@ from .fitness import ModelFitness as ModelFitness
 from .in_order import RECIPE as RECIPE
 from .in_order import RecipeFitness as RecipeFitness
 from .in_order import judging_update as judging_update
-from .losses import LOSSES as LOSSES
+from .loss_table import LOSSES as LOSSES
 from .losses import NEXT_TOKEN as NEXT_TOKEN
 from .losses import Loss as Loss
+from .losses import Reading as Reading
 from .masking import Masking as Masking
 from .masking import MetricMasking as MetricMasking
 from .next_token import WindowLoss as WindowLoss

@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
 from gpprune.evals.next_token import WindowLoss
-from gpprune.tables import Table
 
 CaseLoss = Callable[[Tensor], float]
 """From a window's tokens, ``[length]``, int64, to its loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a loss makes its cases of.
+
+    Attributes:
+        tokenizer: of the model.
+        longest: tokens that the model takes at once; None: as many as there are.
+        windows: of the text, ``[cases, length]``: there are to be as many cases.
+        split: what they are for: "validation" is searched on, "test" is not.
+        data: a folder of rows of tasks; None: the hub's.
+        documents: of each task, at most, over all cases.
+        seed: of their draw.
+    """
+
+    tokenizer: Any
+    longest: int | None
+    windows: Tensor
+    split: str
+    data: str | None
+    documents: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """What a model is judged on.
+
+    Attributes:
+        rows: ``[cases, width]``, int64, a case each, as the loss reads them.
+        documents: by task the SHA-256 of each document in them.
+    """
+
+    rows: Tensor
+    documents: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +67,7 @@ class Loss:
         figure: what a reader is shown in its place; left out, the mean. `shown` makes it of that.
         shown: an increasing function.
         logarithmic: whether figures are best drawn on a logarithmic axis.
+        cases: what is judged on, where that is not the windows of a text.
     """
 
     name: str
@@ -41,6 +78,7 @@ class Loss:
     figure: str = ""
     shown: Callable[[float], float] = float
     logarithmic: bool = False
+    cases: Callable[[Reading], Cases] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", self.mean or self.name)
@@ -70,5 +108,3 @@ NEXT_TOKEN = Loss(
     shown=perplexity,
     logarithmic=True,
 )
-
-LOSSES: Table[Loss] = Table("loss", [NEXT_TOKEN])

@@ -31,7 +31,7 @@ class WindowLoss:
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
         self._device = next(model.parameters()).device
-        self._head = self._separate_head()
+        self._head = separate_head(model)
         self._buffer: Tensor | None = None
 
     @torch.no_grad()
@@ -57,31 +57,10 @@ class WindowLoss:
 
     def _states(self, window: Tensor) -> Tensor:
         """Hidden states ``[length, hidden]``, or logits ``[length, vocabulary]`` without a head."""
-        if self._head is None:
-            return self._logits(window)
-        states: Tensor = self._body_output(window).last_hidden_state[0]
+        model = self._model if self._head is None else self._model.base_model
+        found = model(input_ids=window[None], use_cache=False)
+        states: Tensor = found.logits[0] if self._head is None else found.last_hidden_state[0]
         return states
-
-    def _logits(self, window: Tensor) -> Tensor:
-        logits: Tensor = self._model(input_ids=window[None], use_cache=False).logits[0]
-        return logits
-
-    def _body_output(self, window: Tensor) -> Any:
-        return self._model.base_model(input_ids=window[None], use_cache=False)
-
-    @torch.no_grad()
-    def _separate_head(self) -> nn.Module | None:
-        """The model's head, if the head on the hidden states gives the model's own logits."""
-        head = getattr(self._model, "get_output_embeddings", lambda: None)()
-        if head is None or getattr(self._model, "base_model", self._model) is self._model:
-            return None
-        vocabulary = self._model.get_input_embeddings().weight.shape[0]
-        probe = torch.arange(_PROBE, device=self._device) % vocabulary
-        states = getattr(self._body_output(probe), "last_hidden_state", None)
-        if states is None:
-            return None
-        # Through the head in the shape it has inside the model, so equal means in every bit.
-        return head if torch.equal(head(states)[0], self._logits(probe)) else None
 
     def _chunk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The summed negative log-likelihood of a chunk, a float64 scalar.
@@ -103,3 +82,24 @@ class WindowLoss:
         if buffer is None or buffer.dtype != dtype or buffer.shape[1] != columns:
             buffer = self._buffer = logits.new_empty((_CHUNK, columns), dtype=dtype)
         return buffer[:rows].copy_(logits)
+
+
+@torch.no_grad()
+def separate_head(model: Any) -> nn.Module | None:
+    """A model's head, if the head on the hidden states gives the model's own logits, bit for bit.
+
+    Args:
+        model: a transformers causal language model, in evaluation mode.
+    """
+    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None or getattr(model, "base_model", model) is model:
+        return None
+    device = next(model.parameters()).device
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    probe = (torch.arange(_PROBE, device=device) % vocabulary)[None]
+    states = getattr(model.base_model(input_ids=probe, use_cache=False), "last_hidden_state", None)
+    if states is None:
+        return None
+    # Through the head in the shape it has inside the model, so equal means in every bit.
+    own: Tensor = model(input_ids=probe, use_cache=False).logits
+    return head if torch.equal(head(states), own) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from gpprune.discover.compare import Row
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.texts import Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.evals import NEXT_TOKEN
 from gpprune.progress import Progress, silent
 from gpprune.prune import Inspection, Loaded, inspect_model, load_model, locate, read_record

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.texts import Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
 from gpprune.files import expanded, missing_parents, remove_empty
 from gpprune.progress import Progress, silent

@@ -15,7 +15,8 @@ from torch import nn
 
 from gpprune.discover.checkpoints.task_table import OnTasks, TaskTable
 from gpprune.discover.contenders import metric_contenders
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.texts import Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
 from gpprune.evals import compute_dtype, copy_as
 from gpprune.evals.tasks import (

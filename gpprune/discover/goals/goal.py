@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 from gpprune.discover.rivals import Rival
-from gpprune.discover.workbench import METRIC_TEXTS, Texts, Workbench
+from gpprune.discover.texts import METRIC_TEXTS, Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.evals import NEXT_TOKEN, ModelFitness
 from gpprune.evals.in_order import RECIPE, RecipeFitness, judging_update
 from gpprune.evals.masking import Masking

@@ -8,7 +8,8 @@ from typing import cast
 
 from gpprune.discover.goals.goal import Goal
 from gpprune.discover.rivals import Rival, allocation_rivals, joint_seeds, metric_rival
-from gpprune.discover.workbench import LAYERED_TEXTS, Texts, Workbench
+from gpprune.discover.texts import LAYERED_TEXTS, Texts
+from gpprune.discover.workbench import Workbench
 from gpprune.evals import AllocationMasking, JointMasking, ModelFitness
 from gpprune.primitives import ALLOCATION, ALLOCATIONS, JOINT, Formula, FormulaError, metric
 from gpprune.progress import Progress, silent

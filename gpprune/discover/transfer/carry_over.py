@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpprune.discover.judges import Judges, check_order_of
+from gpprune.discover.texts import Texts
 from gpprune.discover.transfer.candidates import (
     Carried,
     Setting,
@@ -23,9 +24,10 @@ from gpprune.discover.transfer.candidates import (
     settings,
 )
 from gpprune.discover.transfer.result import CarryOver, Cell, Line
-from gpprune.discover.workbench import Texts, Workbench
+from gpprune.discover.workbench import Workbench
 from gpprune.errors import Unfit, UsageError
-from gpprune.evals import Evaluation, compute_dtype
+from gpprune.evals import LOSSES, NEXT_TOKEN, Evaluation, compute_dtype
+from gpprune.evals.tasks.margin import TASK
 from gpprune.files import expanded, remove, whole_file
 from gpprune.journal import Journal, as_json, file_to_come
 from gpprune.progress import Progress, silent
@@ -40,6 +42,7 @@ def carry_over(
     *,
     models: Sequence[str] = ("smollm2",),
     texts: Sequence[str] = _TEXTS,
+    tasks: Sequence[str] = (),
     sparsity: Sequence[float] | None = None,
     patterns: Sequence[str] | None = None,
     against: Sequence[str] | None = None,
@@ -64,6 +67,8 @@ def carry_over(
         given: what is carried over, see `carried_over`.
         models: what `gpprune.load_model` takes, the one first that the formulas come from.
         texts: what is judged on, likewise.
+        tasks: judged on after the texts, each by the likelihood of the right answers; `on` says
+            where their rows are.
         sparsity: shares of weights to prune; None: the recipes' own.
         patterns: which weights compete; None: the recipes' own.
         against: names of published formulas; None: all of their kind.
@@ -82,7 +87,10 @@ def carry_over(
     carried, on = carried_over(given, top), on or Texts()
     for each in carried:
         check_order_of(each.recipe, order, repr(each.name))
-    places = settings(carried, models, texts, sparsity, patterns)
+    asked = [f"{TASK}{task}" for task in tasks]
+    for name in asked:
+        LOSSES.find(name)
+    places = settings(carried, models, [*texts, *asked], sparsity, patterns)
     _check_models(models)
     compute_dtype(dtype)
     path = None if out is None else file_to_come(out)
@@ -142,10 +150,10 @@ def _bench(
     """A model with its texts, and what any formula may read of it."""
     recipes = [place.of(each.recipe) for place in places for each in carried]
     beside = [chain(*published_for(recipe, ()).values()) for recipe in recipes]
-    texts = [place.text for place in places]
+    texts = [place.text for place in places if not place.text.startswith(TASK)]
     return Workbench(
         places[0].model,
-        replace(on, text=texts[0]),
+        replace(on, text=texts[0]) if texts else on,
         dtype=dtype,
         reads=[*((text, split) for text in texts), (on.calibration_text, "calibration")],
         names=frozenset[str]().union(*(recipe.reads for recipe in chain(recipes, *beside))),
@@ -189,7 +197,11 @@ class _Judge:
 
     def all(self, place: Setting) -> _Found:
         """Every formula in a setting."""
-        windows = self._bench.windows(self._split, text=place.text)
+        text, loss = place.text, NEXT_TOKEN
+        if text.startswith(TASK):
+            text, loss = self._bench.texts.text, LOSSES.find(text)
+        self._bench.loss = loss
+        windows = self._bench.windows(self._split, text=text)
         judges = Judges(self._bench, [windows], self._order, self._progress)
         named = self._named(place)
         cells, left = dict[str, Cell](), []

@@ -122,8 +122,9 @@ class CarryOver:
 
     def tables(self) -> Iterator[ShownTable]:
         """Tables for a reader: the figures with their ranks, then what they come to."""
-        figure = self.dense[0].loss.figure
-        title = f"{figure} and rank; {self.common}" if self.common else f"{figure} and rank"
+        figures = dict.fromkeys(dense.loss.figure for dense in self.dense)
+        title = f"{' or '.join(figures)}, and rank"
+        title += f"; {self.common}" if self.common else ""
         rows = [["dense", "", *(shown(dense.figure) for dense in self.dense)]]
         for line in self.lines:
             own = [self._cell(line, at) for at in range(len(self.settings))]

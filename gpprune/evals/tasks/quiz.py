@@ -7,14 +7,14 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from gpprune.errors import GppruneError, UsageError
-from gpprune.evals.tasks.rows import Parts, local_rows
+from gpprune.evals.tasks.rows import SEARCHED, Parts, local_rows
 from gpprune.evals.tasks.table import Task
 from gpprune.progress import Progress, silent
 
@@ -71,6 +71,7 @@ def quizzes(
     data: str | Path | None = None,
     documents: int | None = DOCUMENTS,
     seed: int = 0,
+    searched: bool = False,
     progress: Progress = silent,
 ) -> list[Quiz]:
     """The questions of tasks.
@@ -80,6 +81,8 @@ def quizzes(
         data: a folder of rows, see `local_rows`; None: the hub's data sets.
         documents: of each task, drawn at random without regard to their order; None: all.
         seed: of the draw.
+        searched: whether a search is to go by them: then it is other documents than are judged on,
+            of the hub those of the training part.
         progress: called as ``progress("reading tasks", done, total)``.
 
     Raises:
@@ -90,7 +93,8 @@ def quizzes(
     found = []
     for done, task in enumerate(tasks):
         progress("reading tasks", done, len(tasks))
-        found.append(_quiz(manager, task, data, documents, seed))
+        own = replace(task, split=SEARCHED) if searched else task
+        found.append(_quiz(manager, own, data, documents, seed))
     progress("reading tasks", len(tasks), len(tasks))
     return found
 
@@ -145,7 +149,8 @@ def _loaded(manager: Any, task: Task, local: Mapping[str, Parts] | None) -> dict
     found: dict[str, Any]
     if local is None:
         name = task.stock.rstrip("_")  # of one with subjects the group of them
-        found = manager.load([name])["tasks"]
+        own_or_training = name if task.split != SEARCHED else _of_training(name)
+        found = manager.load([own_or_training])["tasks"]
         for own in found.values():
             own.set_config("num_fewshot", task.shots)
         return found
@@ -156,6 +161,12 @@ def _loaded(manager: Any, task: Task, local: Mapping[str, Parts] | None) -> dict
     ]
     found = manager.load([{"group": "gpprune", "task": asked}])["tasks"]
     return found
+
+
+def _of_training(name: str) -> dict[str, Any]:
+    """lm-eval's task, judged on its training part."""
+    parts = {"training_split": None, "validation_split": SEARCHED, "test_split": None}
+    return {"group": "gpprune", "task": [{"task": name, **parts}]}
 
 
 def _splits(task: Task, shots: int) -> dict[str, Any]:
@@ -171,7 +182,7 @@ def _splits(task: Task, shots: int) -> dict[str, Any]:
         "training_split": None,
         "validation_split": None,
         "test_split": None,
-        f"{task.split}_split": task.split,
+        f"{'validation' if task.split == SEARCHED else task.split}_split": task.split,
     }
 
 
@@ -205,11 +216,8 @@ def _check_answer(name: str, question: Question) -> None:
     """
     if question.choices < 2:
         return
-    own, document = question.source, question.document
     try:
-        right = own.doc_to_text(document) if own.multiple_input else own.doc_to_target(document)
-        if isinstance(right, str):
-            right = own.doc_to_choice(document).index(right)
+        right = right_answer(question)
     except (ValueError, TypeError, KeyError):
         right = None
     if not isinstance(right, int) or not 0 <= right < question.choices:
@@ -217,6 +225,13 @@ def _check_answer(name: str, question: Question) -> None:
             f"row {question.place + 1} of {name!r} does not say which of its {question.choices} "
             "answers is right, as where labels are hidden or of another type: correct it"
         )
+
+
+def right_answer(question: Question) -> Any:
+    """Which of a question's choices is right, from 0."""
+    own, document = question.source, question.document
+    right = own.doc_to_text(document) if own.multiple_input else own.doc_to_target(document)
+    return own.doc_to_choice(document).index(right) if isinstance(right, str) else right
 
 
 @contextmanager

@@ -15,6 +15,9 @@ Row = dict[str, Any]
 Parts = Mapping[str, Sequence[Row]]
 """The rows of a task by the part that lm-eval asks for: what is judged, and examples."""
 
+SEARCHED = "train"
+"""The part that a search goes by, as the hub calls it."""
+
 _KINDS = ("jsonl", "parquet")
 
 
@@ -23,7 +26,8 @@ def local_rows(task: Task, folder: str | Path) -> dict[str, Parts]:
 
     Judged are ``NAME.judge.jsonl``, else ``NAME.jsonl`` (or ``.parquet``); of a task with subjects
     ``NAME/SUBJECT.judge.jsonl``, else ``NAME/SUBJECT.test.jsonl``. Examples before a question are
-    of ``NAME.train.jsonl``, or ``NAME/SUBJECT.dev.jsonl``, if that is there.
+    of ``NAME.train.jsonl``, or ``NAME/SUBJECT.dev.jsonl``, if that is there. A search goes by
+    ``NAME.search.jsonl`` or ``NAME/SUBJECT.search.jsonl``: then the split is `SEARCHED`.
 
     Raises:
         UsageError: there is no such file, it cannot be read, or a row lacks a field.
@@ -31,8 +35,9 @@ def local_rows(task: Task, folder: str | Path) -> dict[str, Parts]:
     path = expanded(folder)
     if not path.is_dir():
         raise UsageError(f"there is no directory {str(folder)!r} of task data: name another")
+    searched = ("search",) if task.split == SEARCHED else None
     if not task.subjects:
-        return {task.stock: _parts(task, path, task.name, ("judge", ""))}
+        return {task.stock: _parts(task, path, task.name, searched or ("judge", ""))}
     inside = path / task.name
     named = [f.name.split(".")[0] for kind in _KINDS for f in inside.glob(f"*.{kind}")]
     if not named:
@@ -41,7 +46,7 @@ def local_rows(task: Task, folder: str | Path) -> dict[str, Parts]:
             f"{task.name}/SUBJECT.judge.jsonl or {task.name}/SUBJECT.test.jsonl"
         )
     return {
-        f"{task.stock}{subject}": _parts(task, inside, subject, ("judge", "test"))
+        f"{task.stock}{subject}": _parts(task, inside, subject, searched or ("judge", "test"))
         for subject in sorted(set(named))
     }
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from gpprune.errors import UsageError
 from gpprune.tables import Table
@@ -27,7 +26,6 @@ class Task:
         fewshot: the part that examples before a question come from; empty: there are none.
         shots: how many examples, if that part is there and has so many.
         subjects: whether there is a file a subject, in a folder of the task's name.
-        overrides: of lm-eval's configuration.
     """
 
     name: str
@@ -40,7 +38,11 @@ class Task:
     fewshot: str = ""
     shots: int = 0
     subjects: bool = False
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether answers are chosen, rather than written."""
+        return self.figure.startswith(ACCURACY)
 
 
 _QUESTION = ("question", "choices", "answerKey")

@@ -14,7 +14,6 @@ import torch
 
 import gpprune
 from gpprune.cli import run
-from gpprune.cli.console import shown
 from gpprune.discover import Texts, compare
 from gpprune.discover.describe import describe_run
 from gpprune.discover.plots import summary_figure
@@ -22,7 +21,7 @@ from gpprune.discover.report import screening_line
 from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
 from gpprune.errors import GppruneError, Unfit, UsageError
-from gpprune.evals import evaluate
+from gpprune.evals import evaluate, shown
 from gpprune.gp import Archive, Outcome, RunDirectory, Screening
 from gpprune.prune import UPDATES, Update
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .discover import JointGoal as JointGoal
     from .discover import MetricGoal as MetricGoal
     from .discover import Texts as Texts
+    from .discover import carry_over as carry_over
     from .discover import compare as compare
     from .discover import compare_recipes as compare_recipes
     from .discover import describe as describe
@@ -72,6 +73,7 @@ _ROOMS = {
         "JointGoal",
         "MetricGoal",
         "Texts",
+        "carry_over",
         "compare",
         "compare_recipes",
         "describe",

@@ -74,11 +74,17 @@ MMLU = {
 }
 
 
+_ASKED = {"piqa": "goal", "winogrande": "sentence", "hellaswag": "ctx_a", "arc_easy": "question"}
+
+
 def write_rows(folder: Path) -> Path:
-    """A folder of all of them."""
+    """A folder of all of them, and of some others to search on."""
     (folder / "mmlu").mkdir(parents=True)
     for name, rows in ROWS.items():
         _write(folder / f"{name}.jsonl", rows)
+        if name in _ASKED:
+            others = [{**row, _ASKED[name]: f"Now: {row[_ASKED[name]]}"} for row in rows]
+            _write(folder / f"{name}.search.jsonl", others)
     for subject, rows in MMLU.items():
         _write(folder / "mmlu" / f"{subject}.test.jsonl", rows[:3])
         _write(folder / "mmlu" / f"{subject}.dev.jsonl", rows[3:])

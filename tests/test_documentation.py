@@ -12,6 +12,7 @@ import ast
 import glob
 import importlib
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -107,6 +108,8 @@ def stand_ins(
     """Tiny models and text by the names that pages use, and entries of the pages taken back."""
     monkeypatch.chdir(tmp_path)
     task_rows.write_rows(tmp_path / "task-data")
+    lines = (json.dumps({"text": line}) + "\n" for line in tiny_text.splitlines())
+    (tmp_path / "c4.jsonl").write_text("".join(lines))
 
     def mixture(spec: str, progress: object) -> str:
         folder = tmp_path_factory.mktemp("mixture")
@@ -184,7 +187,8 @@ def run_gpprune(words: list[str]) -> None:
     if "--install-completion" in arguments:  # it would write to the start-up file of a shell
         check_flags(arguments)
         return
-    if "--tasks" in arguments and importlib.util.find_spec("lm_eval") is None:
+    asks = any(word == "--tasks" or word.startswith("task:") for word in arguments)
+    if asks and importlib.util.find_spec("lm_eval") is None:
         check_flags(arguments)
         return
     cli.run(arguments)

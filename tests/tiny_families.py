@@ -34,6 +34,7 @@ _VISION = {
 }
 _CLIP = {**_VISION, "model_type": "clip_vision_model", "projection_dim": 8}
 _LLAMA = {"model_type": "llama"}
+_MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 _EXPERTS = {"num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -106,8 +107,36 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"linear_value_head_dim": 8, "full_attention_interval": 2},
     ),
     "llava": ("LlavaConfig", {"vision_config": _CLIP, "text_config": _PLAIN | _LLAMA}),
+    "qwen2vl": (
+        "Qwen2VLConfig",
+        {
+            "vision_config": {"depth": 5, "embed_dim": 8, "hidden_size": 16, "num_heads": 2}
+            | {"patch_size": 4, "mlp_ratio": 2},
+            "text_config": {**_PLAIN, "rope_parameters": _MROPE},
+            "image_token_id": 60,
+        },
+    ),
+    "paligemma": (
+        "PaliGemmaConfig",
+        {
+            "vision_config": {**_VISION, "model_type": "siglip_vision_model"},
+            "text_config": {**_PLAIN, "model_type": "gemma", "head_dim": 8},
+            "image_token_index": 60,
+            "projection_dim": 16,
+        },
+    ),
+    "idefics3": (
+        "Idefics3Config",
+        {"vision_config": _VISION, "text_config": _PLAIN | _LLAMA, "image_token_id": 60},
+    ),
     "t5": ("T5Config", {"vocab_size": 64, "d_model": 16, "num_layers": 2, "num_heads": 2}),
 }
+
+
+def made_by(config: Any) -> Any:
+    """transformers' class for a configuration."""
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
 
 
 def tiny(family: str) -> nn.Module:
@@ -118,9 +147,7 @@ def tiny(family: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = transformers.AutoModelForCausalLM.from_config(
-                getattr(transformers, name)(**fields)
-            )
+            model = made_by(config := getattr(transformers, name)(**fields)).from_config(config)
     finally:
         logging.set_verbosity(verbosity)
     return model.eval()

@@ -130,7 +130,7 @@ def save_streamed(
         remove(aside)
         model: Any = loaded.model
         model.save_pretrained(aside, state_dict={})  # all but the weights
-        loaded.tokenizer.save_pretrained(aside)
+        _write_reader(loaded, aside)
         for file in aside.iterdir():
             os.replace(file, folder / file.name)
         _write_record(folder, record)
@@ -181,10 +181,17 @@ def _write(loaded: Loaded, record: dict[str, Any] | None, out: str | Path) -> Pa
         shard = loaded.stored.shard
         model.save_pretrained(folder, **({} if shard is None else {"max_shard_size": shard}))
         Shapes.of(model).write(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        _write_reader(loaded, folder)
         if record is not None:
             _write_record(folder, record)
     return path
+
+
+def _write_reader(loaded: Loaded, folder: Path) -> None:
+    """Write what makes tokens of text, and of images."""
+    loaded.tokenizer.save_pretrained(folder)
+    for name, content in loaded.stored.beside.items():
+        (folder / name).write_bytes(content)
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:

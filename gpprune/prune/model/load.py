@@ -172,15 +172,29 @@ def _read(origin: Origin, dtype: torch.dtype | str) -> Loaded:
     return Loaded(model, tokenizer, origin.spec, stored)
 
 
+def auto_class(config: Any) -> Any:
+    """Transformers' class that makes a model of a configuration; None: it is of no decoder.
+
+    A causal language model, or one that reads images before it goes on in words.
+    """
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    shown = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    encodes = getattr(config, "is_encoder_decoder", False)
+    return transformers.AutoModelForImageTextToText if shown and not encodes else None
+
+
 def read_config(origin: Origin) -> Any:
-    """A checkpoint's configuration, of a causal language model."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    """A checkpoint's configuration, of a model with a decoder for language."""
+    from transformers import AutoConfig
 
     with origin.reading("config.json"):
         config = AutoConfig.from_pretrained(
             origin.source, local_files_only=origin.kept_only, trust_remote_code=False
         )
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if auto_class(config) is None:
             raise GppruneError(
                 f"the model {origin.spec!r} is of type {config.model_type!r}, which transformers "
                 "has no causal language model for: give a decoder language model"
@@ -199,12 +213,10 @@ def read_tokenizer(origin: Origin) -> Any:
 
 
 def _read_weights(origin: Origin, config: Any, dtype: torch.dtype | str) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
     shapes = read_shapes(origin.source)
     with origin.reading("config.json or weights"):
         model: nn.Module
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = auto_class(config).from_pretrained(
             origin.source,
             config=config,
             dtype=dtype,

@@ -22,6 +22,14 @@ from gpprune.errors import GppruneError
 DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float32", "bfloat16", "float16")}
 """What a checkpoint can be written in, by name."""
 
+BESIDE = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+"""What a model that reads images has beside its tokenizer."""
+
 _FLOATS = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,10 +45,12 @@ class Stored:
     Attributes:
         dtypes: of its parameters and buffers of floating point by name.
         shard: how many bytes its largest file of weights has, if it has several.
+        beside: files that say how images become tokens, by name.
     """
 
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     shard: int | None = None
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, source: str, *, kept_only: bool) -> Stored:
@@ -64,19 +74,21 @@ class Stored:
                     if (dtype := _FLOATS.get(part.get_dtype())) is not None:
                         held[name] = dtype
                         sizes[dtype] += math.prod(part.get_shape())
+        beside = _beside(source, kept_only)
         if not sizes:
-            return cls()
+            return cls(beside=beside)
         most, buffers = sizes.most_common(1)[0][0], {n for n, _ in model.named_buffers()}
         dtypes = {
             name: held.get(name, values.dtype if name in buffers else most)
             for name, values in _floating(model)
         }
-        return cls(dtypes, max(map(os.path.getsize, files)) if several else None)
+        return cls(dtypes, max(map(os.path.getsize, files)) if several else None, beside)
 
     def become(self, model: nn.Module, dtype: torch.dtype) -> Stored:
         """The same with all parameters of a model in one dtype."""
         floating = [name for name, values in model.named_parameters() if values.is_floating_point()]
-        return Stored({**self.dtypes, **dict.fromkeys(floating, dtype)}, self.shard)
+        dtypes = {**self.dtypes, **dict.fromkeys(floating, dtype)}
+        return Stored(dtypes, self.shard, self.beside)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -132,24 +144,33 @@ def files_of(source: str, kept_only: bool) -> list[str]:
 
 def _files(source: str, kept_only: bool) -> tuple[list[str], bool]:
     """The safetensors of a checkpoint that has been read, and whether an index names them."""
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-    def find(name: str) -> Any:
-        return cached_file(
-            source,
-            name,
-            local_files_only=kept_only,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-
-    if (single := find(SAFE_WEIGHTS_NAME)) is not None:  # as transformers looks
+    if (single := _find(source, SAFE_WEIGHTS_NAME, kept_only)) is not None:  # transformers' way
         return [single], False
-    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is None:
+    if (index := _find(source, SAFE_WEIGHTS_INDEX_NAME, kept_only)) is None:
         return [], False
     with open(index, encoding="utf-8") as file:
         names = sorted(set(json.load(file)["weight_map"].values()))
     return [os.path.join(os.path.dirname(index), name) for name in names], True
+
+
+def _find(source: str, name: str, kept_only: bool) -> Any:
+    """The path of a checkpoint's file; None: it has none of that name."""
+    from transformers.utils import cached_file
+
+    return cached_file(
+        source,
+        name,
+        local_files_only=kept_only,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
+def _beside(source: str, kept_only: bool) -> dict[str, bytes]:
+    found = ((name, _find(source, name, kept_only)) for name in BESIDE)
+    return {name: Path(path).read_bytes() for name, path in found if path is not None}
 
 
 def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.model.load import (
     Loaded,
     Origin,
+    auto_class,
     check_complete,
     check_tokenizer,
     default_device,
@@ -150,10 +151,9 @@ def _parts(model: Any) -> list[Part]:
 def _skeleton(origin: Origin, config: Any, files: list[str]) -> Any:
     """The model with parameters on the meta device, and the buffers that its code computes."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
     with origin.reading("config.json"), init_empty_weights(include_buffers=False), _NoWeights():
-        twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        twin = auto_class(config).from_config(config, dtype=torch.float32)
     held = {}
     with origin.reading("config.json or weights"):
         for path in files:

@@ -6,22 +6,31 @@ import copy
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gpprune.discover.texts import TEST_LENGTH, TEST_SPREAD, TEST_WINDOWS, Texts
+from gpprune.discover.texts import (
+    TEST_LENGTH,
+    TEST_SPREAD,
+    TEST_WINDOWS,
+    Texts,
+    check_known,
+    check_length,
+)
 from gpprune.errors import UsageError
 from gpprune.evals import (
     LOSSES,
     NEXT_TOKEN,
     Evaluation,
+    ImageRow,
     Reading,
     calibration_samples,
     compute_dtype,
     copy_as,
     evaluate,
+    image_rows,
+    image_samples,
     read_text,
     settled,
     tokenize,
@@ -45,7 +54,7 @@ from gpprune.prune import (
     prune_model,
     tokenizer_digest,
 )
-from gpprune.prune.model.run import quiet_model
+from gpprune.prune.model.run import quiet_model, show_images
 from gpprune.prune.model.sequential import BlockRunner
 
 LayerStatistics = dict[str, Mapping[str, Tensor]]
@@ -93,10 +102,13 @@ class Workbench:
         compute_dtype(dtype)  # what there is not fails before the model is loaded
         self.loaded = model if isinstance(model, Loaded) else load_model(model, progress=progress)
         self.dtype = compute_dtype(dtype, next(self.loaded.model.parameters()).device)
+        if self.loaded.stored.beside:  # copies are to see what it will be shown
+            show_images(self.loaded.model, torch.empty(0, 1), ())
         self.layers = linear_layers(self.loaded.model)
         check_weights(self.layers)
-        self._check_length(texts.window_length)
+        check_length(self.loaded, texts.window_length)
         self._tokens: dict[tuple[str, str], Tensor] = {}
+        self._samples: Tensor | None = None
         self._statistics: LayerStatistics | None = None
         self.documents: dict[str, Mapping[str, Sequence[str]]] = {}
 
@@ -118,36 +130,9 @@ class Workbench:
         """A text's tokens, `[tokens]`."""
         if (spec, split) not in self._tokens:
             tokens = tokenize(self._text(spec, split), self.loaded.tokenizer)
-            self._check_known(spec, tokens)
+            check_known(self.loaded, spec, tokens)
             self._tokens[spec, split] = tokens
         return self._tokens[spec, split]
-
-    def _check_length(self, length: int) -> None:
-        """See that a model with a table of positions has as many as a window is long."""
-        model: Any = self.loaded.model
-        limit = getattr(model.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or length <= limit:
-            return
-        words = model.get_input_embeddings()
-        parts = (part for part in model.modules() if part is not words)
-        tables = (part for part in parts if isinstance(part, nn.Embedding))
-        # some keep a few rows before the first position
-        if any(limit <= table.num_embeddings <= limit + 8 for table in tables):
-            raise UsageError(
-                f"the window length {length} is more than the {limit} positions that the model "
-                f"{self.loaded.name!r} knows: give --window-length {limit} or less"
-            )
-
-    def _check_known(self, spec: str, tokens: Tensor) -> None:
-        """See that the model has an embedding of every token."""
-        embedding: Any = self.loaded.model
-        rows = embedding.get_input_embeddings().weight.shape[0]
-        if len(tokens) and int(tokens.max()) >= rows:
-            raise UsageError(
-                f"the text {spec!r} holds the token {int(tokens.max())}, but the model "
-                f"{self.loaded.name!r} has embeddings of {rows}: use its own tokenizer, or a text "
-                "without its special tokens"
-            )
 
     def windows(self, split: str, *, spread: bool = False, text: str | None = None) -> Tensor:
         """The windows that are judged on, `[windows, window_length]`.
@@ -159,6 +144,9 @@ class Workbench:
         return self._cases(split, self._windows(split, spread, text or self.texts.text))
 
     def _windows(self, split: str, spread: bool, text: str) -> Tensor:
+        if (rows := image_rows(text)) is not None:
+            own = {"validation": rows[::2], "test": rows[1::2]}.get(split, rows)
+            return self._seen(own, self.texts.windows)
         tokens = self.tokens(text, split)
         count, length = self.texts.windows, self.texts.window_length
         if spread and self._without_parts:
@@ -179,6 +167,8 @@ class Workbench:
         return self._cases("test", self._test_windows(spread))
 
     def _test_windows(self, spread: bool) -> Tensor:
+        if image_rows(self.texts.text) is not None:
+            return self._windows("test", spread, self.texts.text)
         tokens = self.tokens(self.texts.text, "test")
         if not self._without_parts:
             count = TEST_SPREAD if spread else TEST_WINDOWS
@@ -210,12 +200,23 @@ class Workbench:
         return found.rows
 
     def calibration(self) -> Tensor:
-        """The calibration sequences, `[samples, window_length]`."""
-        texts = self.texts
-        tokens = self.tokens(texts.calibration_text, "calibration")
-        return calibration_samples(
-            tokens, texts.calibration_samples, texts.window_length, texts.seed
-        )
+        """The calibration sequences, `[samples, window_length]`; images in them are shown."""
+        if self._samples is None:
+            texts = self.texts
+            if (rows := image_rows(texts.calibration_text)) is not None:
+                self._samples = self._seen(rows, texts.calibration_samples)
+                return self._samples
+            tokens = self.tokens(texts.calibration_text, "calibration")
+            amounts = (texts.calibration_samples, texts.window_length, texts.seed)
+            self._samples = calibration_samples(tokens, *amounts)
+        return self._samples
+
+    def _seen(self, rows: Sequence[ImageRow], count: int) -> Tensor:
+        """Sequences of rows, with their images wherever the model is run on them."""
+        amounts = (count, self.texts.window_length, self.texts.seed)
+        tokens, shown = image_samples(rows, self.loaded, *amounts)
+        show_images(self.loaded.model, tokens, shown)
+        return tokens
 
     def check_chain(self) -> None:
         """See that the model can be pruned block by block.
@@ -259,11 +260,12 @@ class Workbench:
             order: one of `gpprune.prune.ORDERS`, see `gpprune.prune_model`.
             progress: called as `progress(label, done, total)`.
         """
+        calibration = self.calibration()  # before the copy, which sees its images too
         fresh = copy.deepcopy(self.loaded.model)
         prune_model(
             fresh,
             recipe,
-            self.calibration(),
+            calibration,
             order=order,
             dense=self._statistics,
             writer=self._writer,
@@ -284,17 +286,11 @@ class Workbench:
             what: "".join(text for own, _, text in read if own == settled(spec))
             for what, spec in texts.items()
         }
+        if "validation" in self.documents:
+            found["documents of the tasks"] = repr([*self.documents["validation"].items()])
         return {
             "model": model_digest(self.loaded),
             "configuration of the model": configuration_digest(self.loaded),
             "tokenizer": tokenizer_digest(self.loaded.tokenizer),
             **{what: hashlib.sha256(text.encode()).hexdigest() for what, text in found.items()},
-            **self._documents_digest(),
         }
-
-    def _documents_digest(self) -> dict[str, str]:
-        """Of what a search goes by, where that is documents."""
-        if "validation" not in self.documents:
-            return {}
-        asked = repr([[task, *own] for task, own in self.documents["validation"].items()])
-        return {"documents of the tasks": hashlib.sha256(asked.encode()).hexdigest()}

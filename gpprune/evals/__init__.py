@@ -8,6 +8,9 @@ from .evaluation import evaluate as evaluate
 from .evaluation import shown as shown
 from .evaluation import window_losses as window_losses
 from .fitness import ModelFitness as ModelFitness
+from .images import ImageRow as ImageRow
+from .images import image_rows as image_rows
+from .images import image_samples as image_samples
 from .in_order import RECIPE as RECIPE
 from .in_order import RecipeFitness as RecipeFitness
 from .in_order import judging_update as judging_update

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpprune.prune.model.run import NO_IMAGE, image_token
+
 # Tokens whose logits are made at a time. At a vocabulary of 50,000 that is some 25 MB in bfloat16,
 # which stays in a large cache; measured best of 64, 128, 256 and a whole window.
 _CHUNK = 256
@@ -32,6 +34,7 @@ class WindowLoss:
         self._model: Any = model
         self._device = next(model.parameters()).device
         self._head = separate_head(model)
+        self._image = image_token(model)
         self._buffer: Tensor | None = None
 
     @torch.no_grad()
@@ -45,8 +48,10 @@ class WindowLoss:
             Nats a token.
         """
         window = window.to(self._device)
-        states = self._states(window)[:-1]
-        targets = window[1:]
+        states, targets = self._states(window)[:-1], window[1:]
+        if self._image != NO_IMAGE:  # which is not foretold
+            words = targets != self._image
+            states, targets = states[words], targets[words]
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for chunk, wanted in zip(
             torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True

@@ -59,6 +59,7 @@ from .model.load import embedded as embedded
 from .model.load import load_model as load_model
 from .model.load import use_device as use_device
 from .model.run import check_still as check_still
+from .model.run import show_images as show_images
 from .model.sources import MODEL_SOURCES as MODEL_SOURCES
 from .model.sources import ModelSource as ModelSource
 from .model.sources import locate as locate

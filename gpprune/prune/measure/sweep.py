@@ -15,6 +15,7 @@ from gpprune.prune.model.recorder import NotAChain
 from gpprune.prune.model.run import (
     body,
     frozen,
+    image_token,
     next_token_loss,
     quiet_model,
     sampled_tokens,
@@ -58,11 +59,13 @@ class Labels:
         """Draw from the seed again."""
         self._generator = torch.Generator().manual_seed(self.seed)
 
-    def loss(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """The mean loss of ``logits`` ``[1, length, vocabulary]`` on ``[1, length]``."""
+    def loss(self, model: nn.Module, logits: Tensor, tokens: Tensor) -> Tensor:
+        """A model's mean loss of ``logits`` ``[1, length, vocabulary]`` on ``[1, length]``."""
+        ignored, labels = image_token(model), tokens
         if self.kind == "sampled":
-            tokens = sampled_tokens(logits, tokens, self._generator)
-        return next_token_loss(logits, tokens)
+            drawn = sampled_tokens(logits, tokens, self._generator)
+            labels = torch.where(tokens == ignored, tokens, drawn)
+        return next_token_loss(logits, labels, ignored)
 
 
 def sweep(
@@ -144,7 +147,7 @@ def whole(
                 if labels is None:
                     body(model)(sequence[None])  # the head's output is not measured
                 else:
-                    loss = labels.loss(model(sequence[None]).logits, sequence[None])
+                    loss = labels.loss(model, model(sequence[None]).logits, sequence[None])
                     loss.backward()  # type: ignore[no-untyped-call]
                 progress("calibrating", done, len(tokens))
 
@@ -206,7 +209,8 @@ class _Way:
         """The gradient of a sequence's loss at the last block's output."""
         state = self._runner.state(place).detach().requires_grad_()
         logits = self._runner.logits(place, state)
-        loss = labels.loss(logits, self._tokens[place][None].to(logits.device))
+        tokens = self._tokens[place][None].to(logits.device)
+        loss = labels.loss(self._runner.model, logits, tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         return _gradient(state)
 

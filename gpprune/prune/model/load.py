@@ -19,7 +19,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
-from gpprune.prune.model.sources import known, locate
+from gpprune.prune.model.sources import auto_class, known, locate
 from gpprune.prune.model.stored import Stored
 from gpprune.prune.model.structure import linear_layers
 
@@ -170,20 +170,6 @@ def _read(origin: Origin, dtype: torch.dtype | str) -> Loaded:
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
     return Loaded(model, tokenizer, origin.spec, stored)
-
-
-def auto_class(config: Any) -> Any:
-    """Transformers' class that makes a model of a configuration; None: it is of no decoder.
-
-    A causal language model, or one that reads images before it goes on in words.
-    """
-    import transformers
-
-    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return transformers.AutoModelForCausalLM
-    shown = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    encodes = getattr(config, "is_encoder_decoder", False)
-    return transformers.AutoModelForImageTextToText if shown and not encodes else None
 
 
 def read_config(origin: Origin) -> Any:

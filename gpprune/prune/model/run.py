@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -73,9 +73,73 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Mean next-token loss in nats of ``logits`` ``[1, length, vocabulary]`` on ``[1, length]``."""
-    return nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:])
+NO_IMAGE = -100  # as cross-entropy calls what it leaves out
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor, ignored: int = NO_IMAGE) -> Tensor:
+    """Mean next-token loss in nats of ``logits`` ``[1, length, vocabulary]`` on ``[1, length]``.
+
+    Args:
+        logits: of the tokens.
+        tokens: that are to be foretold.
+        ignored: a token that need not be, see `image_token`.
+    """
+    return nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:], ignore_index=ignored)
+
+
+def image_token(model: nn.Module) -> int:
+    """The token that stands where an image is; `NO_IMAGE`: there is none."""
+    config = getattr(model, "config", None)
+    names = ("image_token_id", "image_token_index")
+    found = (getattr(config, name, None) for name in names)
+    return next((token for token in found if isinstance(token, int)), NO_IMAGE)
+
+
+def show_images(model: nn.Module, tokens: Tensor, shown: Sequence[Mapping[str, Tensor]]) -> None:
+    """Let a model see images whenever it is run on certain sequences.
+
+    What calibrates and judges goes by tokens alone. With this, images stand beside them wherever
+    the model is run on just these, or a copy of it that was made after the first call.
+
+    Args:
+        model: that reads images.
+        tokens: ``[sequences, length]``, int64, with the model's tokens where images are.
+        shown: a sequence each, what the model takes beside tokens, such as ``pixel_values``, with
+            all images of the sequence along the first dimension.
+    """
+    inner = body(model)
+    hooks = [hook for hook in inner._forward_pre_hooks.values() if isinstance(hook, _Shown)]
+    if not hooks:
+        hooks = [_Shown()]
+        inner.register_forward_pre_hook(hooks[0], with_kwargs=True)
+    keys = (tuple(sequence) for sequence in tokens.tolist())
+    hooks[0].shown.update(zip(keys, shown, strict=True))
+
+
+class _Shown:
+    """Adds what is to be seen to a call on known tokens; copies of a model share it."""
+
+    def __init__(self) -> None:
+        self.shown: dict[tuple[int, ...], Mapping[str, Tensor]] = {}
+
+    def __deepcopy__(self, memo: object) -> _Shown:
+        return self
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        tokens = given.get("input_ids", args[0] if args else None)
+        if not isinstance(tokens, Tensor):
+            return None
+        found = [self.shown.get(tuple(sequence)) for sequence in tokens.tolist()]
+        known = [each for each in found if each is not None]
+        if not known or any(given.get(name) is not None for name in known[0]):
+            return None
+        like = next(module.parameters())
+        seen = {name: torch.cat([each[name] for each in known]) for name in known[0]}
+        dtypes = {name: like.dtype for name, value in seen.items() if value.is_floating_point()}
+        moved = {n: value.to(like.device, dtypes.get(n, value.dtype)) for n, value in seen.items()}
+        return args, {**given, **moved}
 
 
 @torch.no_grad()

@@ -72,6 +72,11 @@ class BlockRunner:
         if not all(map(Call.same, dense.calls, self._calls[0])):
             raise not_a_chain("a block reads more of earlier blocks than their hidden states")
 
+    @property
+    def model(self) -> nn.Module:
+        """Whose blocks they are."""
+        return self._model
+
     def __len__(self) -> int:
         """The number of decoder blocks."""
         return len(self._blocks)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gpprune.errors import UsageError
 from gpprune.progress import Progress, silent
@@ -100,3 +101,17 @@ MODEL_SOURCES: Table[ModelSource] = Table(
         ModelSource("smollm2", lambda spec, progress: smollm2_folder(progress)),
     ],
 )
+
+
+def auto_class(config: Any) -> Any:
+    """Transformers' class that makes a model of a configuration; None: it is of no decoder.
+
+    A causal language model, or one that reads images before it goes on in words.
+    """
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    shown = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    encodes = getattr(config, "is_encoder_decoder", False)
+    return transformers.AutoModelForImageTextToText if shown and not encodes else None

@@ -17,7 +17,6 @@ from gpprune.progress import Progress, silent
 from gpprune.prune.model.load import (
     Loaded,
     Origin,
-    auto_class,
     check_complete,
     check_tokenizer,
     default_device,
@@ -26,6 +25,7 @@ from gpprune.prune.model.load import (
 )
 from gpprune.prune.model.quiet import quiet_transformers
 from gpprune.prune.model.shapes import read_shapes
+from gpprune.prune.model.sources import auto_class
 from gpprune.prune.model.stored import Stored, files_of, opened
 from gpprune.prune.model.streamed.finished import CHECKPOINT, Finished
 from gpprune.prune.model.streamed.pages import Pages, Part, not_streamed

@@ -117,7 +117,9 @@ def test_gains_ranks_and_tau(tiny_model_dir: Path, on: dict[str, Any]) -> None:
     (_, columns, rows, _), (_, _, told, _) = found.tables()
     assert columns == ["formula", "", "0.5", "0.7"]
     assert rows[1][:2] == [MINE, "carried over"]
-    assert told[-1][0] == "mean but for the first"
+    assert told[0][1:3] == [best.name for at in range(2) if (best := found.best_published(at))]
+    assert told[1][0] == f"gain of {MINE}"
+    assert told[-1][2] == f"{found.tau(1):.4g}"
 
 
 @pytest.mark.parametrize("text", ["spread(depth, 0.2)", "alphapruning"])

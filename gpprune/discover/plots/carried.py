@@ -26,7 +26,7 @@ def transfer_figure(found: CarryOver) -> Figure:
     if all(found.best_published(at) is None for at in range(len(found.settings))):
         raise UsageError("no published formula was judged that the others could be drawn against")
     figure_name = " or ".join(dict.fromkeys(dense.loss.figure for dense in found.dense))
-    title = f"{figure_name} against the best published formula of each setting"
+    title = f"{figure_name.capitalize()} against the best published formula of each setting"
     with styled_figure(title, max(4.6, LINE * (len(found.lines) + 6))) as figure:
         axes = figure.add_subplot()
         drawn = []

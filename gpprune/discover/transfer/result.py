@@ -137,18 +137,17 @@ class CarryOver:
         return "-" if rank is None else f"{shown(line.figure(at))} ({rank})"
 
     def _summary(self) -> ShownTable:
-        gains = [f"gain of {line.name}" for line in self.carried]
-        columns = ["setting", "best published", *gains, "Kendall's tau to the first"]
-        rows = []
-        for at, name in enumerate(self.names):
-            best, tau = self.best_published(at), self.tau(at) if at else None
-            own = [_percent(self.gain(line, at)) for line in self.carried]
-            rows.append([name, "" if best is None else best.name, *own, shown(tau)])
-        if len(self.settings) > 1:
-            means = [_percent(self.mean_gain(line)) for line in self.carried]
-            rows.append(["mean but for the first", "", *means, ""])
+        places = range(len(self.settings))
+        best = [self.best_published(at) for at in places]
+        rows = [["best published", *("" if one is None else one.name for one in best), ""]]
+        for line in self.carried:
+            gains = [_percent(self.gain(line, at)) for at in places]
+            rows.append([f"gain of {line.name}", *gains, _percent(self.mean_gain(line))])
+        taus = ["" if at == 0 else shown(self.tau(at)) for at in places]
+        rows.append(["Kendall's tau to the first", *taus, ""])
         title = "how far under the best published formula, which is chosen in each setting"
-        return title, columns, rows, columns[2:]
+        numbers = [*self.names, "mean but for the first"]
+        return title, ["", *numbers], rows, numbers
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

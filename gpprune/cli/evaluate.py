@@ -16,7 +16,7 @@ from gpprune.discover.checkpoints.tasked import answers_kept
 from gpprune.discover.contenders import levels
 from gpprune.discover.texts import TEST_LENGTH, TEST_WINDOWS
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES, NEXT_TOKEN
+from gpprune.evals import LOSSES, NEXT_TOKEN, PACKAGED
 from gpprune.evals.tasks import DOCUMENTS
 
 _of_tasks = partial(typer.Option, rich_help_panel="Tasks")
@@ -47,6 +47,13 @@ def evaluate(
     """Judge a model on text, by its perplexity or another loss; or on tasks, pruned ones beside."""
     texts = Texts(text=text, windows=windows, window_length=window_length, seed=seed)
     if tasks is not None:
+        stated = {
+            "loss": loss != NEXT_TOKEN.name,
+            "text": text != PACKAGED,
+            "split": split != "test",
+        }
+        if of_text := [flag for flag, given in stated.items() if given]:
+            raise UsageError(f"--{of_text[0]} is not of --tasks, which ask in place of a text")
         how = {"data": task_data, "documents": per_task_docs or None, "sparsity": levels(sparsity)}
         _on_tasks(model, tasks, texts, json, beside=beside or [], dtype=dtype, out=out, **how)
         return

@@ -275,6 +275,8 @@ def test_contenders_are_told_apart(tmp_path: Path) -> None:
     for missing in ("no/such", "such.json"):
         with pytest.raises(UsageError, match=f"no checkpoint or recipe '{missing}'"):
             contenders_beside([missing], None)
+    with pytest.raises(UsageError, match=r"nothing takes the sparsity 0\.5"):
+        contenders_beside([str(tmp_path)], [0.5])
     (tmp_path / "dense").mkdir()
     with pytest.raises(UsageError, match="two models are called 'dense'"):
         contenders_beside([str(tmp_path / "dense")], None)
@@ -295,3 +297,11 @@ def test_the_command_prints_tables(
     assert [model["name"] for model in found["models"]] == ["dense", "magnitude 0.5"]
     assert found["stated"]["versions"]["lm_eval"]
     assert not any(math.isnan(own["acc"]["error"]) for own in found["models"][0]["tasks"].values())
+
+
+@pytest.mark.parametrize("flag", ["--loss=task:piqa", "--text=words.txt", "--split=validation"])
+def test_flags_of_text_are_not_of_tasks(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["eval", "--tasks", "piqa", flag]) == 2
+    assert f"{flag.partition('=')[0]} is not of --tasks" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -79,6 +79,12 @@ def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) ->
             for each in metric_contenders([text], sparsity):
                 name = f"{each.name} {each.recipe.sparsity:g}"
                 found.append(Beside(name, each.recipe))
+    takes = [each.what for each in found if isinstance(each.what, Recipe)]
+    if sparsity is not None and all(one.shape.sparsity is not None for one in takes):
+        raise UsageError(
+            f"nothing takes the sparsity {', '.join(map(str, sparsity))}: a checkpoint and a "
+            "pattern such as 2:4 have their own; leave it out, or name a metric or a recipe"
+        )
     names = ["dense", *(each.name for each in found)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two models are called {twice[0]!r}: name each once, or rename a file")

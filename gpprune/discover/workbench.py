@@ -185,8 +185,9 @@ class Workbench:
         """
         if self.loss.cases is None:
             return windows
-        texts, model = self.texts, self.loaded.model
-        longest = getattr(model.config, "max_position_embeddings", None)
+        texts, config = self.texts, self.loaded.model.config
+        language = getattr(config, "text_config", config)
+        longest = getattr(language, "max_position_embeddings", None)
         rows = (texts.task_data, texts.documents, texts.seed)
         found = self.loss.cases(Reading(self.loaded.tokenizer, longest, windows, split, *rows))
         self.documents[split] = found.documents

@@ -266,6 +266,30 @@ def test_one_document_has_no_error_and_plain_json(
     assert json.loads(out.read_text())["models"][0]["tasks"]["piqa"]["acc"]["error"] is None
 
 
+@pytest.mark.parametrize("task", ["piqa", "gsm8k"])
+def test_documents_that_are_cut_are_counted(
+    task: str, model_dir: str, rows: Path, tmp_path: Path
+) -> None:
+    """Of PIQA the longest text, of sums the longest question and what is to be written."""
+    loaded = load_model(model_dir)
+    whole = judged(model_dir, rows, task)
+    assert whole.models[0].marks[0].cut == 0
+    quiz = whole.quizzes[0]
+    texts = ["".join(map(str, q.instances[0].arguments[:2])) for q in quiz.questions]
+    if task == "gsm8k":
+        texts = [q.instances[0].arguments[0] for q in quiz.questions]
+    lengths = [len(loaded.tokenizer(text)["input_ids"]) for text in texts]
+    short: Any = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
+    room = 256 if task == "gsm8k" else -1
+    short.config.max_position_embeddings = max(lengths) - 1 + room
+    short.save_pretrained(tmp_path / "short")
+    loaded.tokenizer.save_pretrained(tmp_path / "short")
+    found = judged(str(tmp_path / "short"), rows, task)
+    wanted = sum(length == max(lengths) for length in lengths)
+    assert found.models[0].marks[0].cut >= wanted > 0
+    assert any("lose their beginning" in sentence for sentence in found.sentences)
+
+
 def test_contenders_are_told_apart(tmp_path: Path) -> None:
     Recipe(metric="magnitude", pattern="2:4").write(tmp_path / "recipe.json")
     found = contenders_beside([str(tmp_path / "recipe.json"), "ria"], [0.6])

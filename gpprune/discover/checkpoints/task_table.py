@@ -128,6 +128,13 @@ class TaskTable:
             if quiz.task.fewshot and not quiz.shots:
                 shots = f", without examples: there are no rows of {quiz.task.fewshot!r}"
             said.append(f"{quiz.task.name}: {len(quiz.questions):,}{few} documents{shots}")
+        for model in self.models:
+            said += [
+                f"{own.task}: {own.cut:,} documents are longer than {model.name} takes, and lose "
+                "their beginning"
+                for own in model.marks
+                if own.cut
+            ]
         dense = self.models[0]
         told = [m.task for m in dense.marks if any(above_chance(m, f) for f in m.scores)]
         at_chance = [m.task for m in dense.marks if m.task not in told]
@@ -159,7 +166,7 @@ class TaskTable:
         tasks: dict[str, Any] = {}
         for at, figure, _ in self.figures:
             marks = model.marks[at]
-            tasks.setdefault(marks.task, {})[figure] = {
+            tasks.setdefault(marks.task, {"cut": marks.cut})[figure] = {
                 **_plain(accuracy(marks, figure)),
                 "above_chance": above_chance(marks, figure),
                 "difference": _plain(difference(marks, dense[at], figure)),

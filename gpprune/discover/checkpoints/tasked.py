@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -241,12 +241,14 @@ class _Judge:
             "lm_eval": version("lm_eval"),
         }
         answers = Answers(self.keep, identity)
-        model = cache(made)
+        model, whole = cache(made), cast(Any, loaded.model)
+        config = whole.config
 
         def told(label: str, done: int, total: int) -> None:
             self.progress(f"{name}: {label}", done, total)
 
         found = [
-            ask(model, loaded.tokenizer, quiz, answers, progress=told) for quiz in self.quizzes
+            ask(model, loaded.tokenizer, config, quiz, answers, progress=told)
+            for quiz in self.quizzes
         ]
         return OnTasks(name, recipe, tuple(found), time.perf_counter() - start)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,18 +33,21 @@ class Marks:
         questions: the documents' digests, in order.
         scores: by figure ("acc", "acc_norm"), 0 or 1 a document.
         chance: the accuracy of guessing.
+        cut: how many documents are longer than the model takes, and lost their beginning.
     """
 
     task: str
     questions: tuple[str, ...]
     scores: Mapping[str, tuple[float, ...]]
     chance: float
+    cut: int = 0
 
 
 @torch.no_grad()
 def ask(
     made: Callable[[], nn.Module],
     tokenizer: Any,
+    config: Any,
     quiz: Quiz,
     answers: Answers,
     *,
@@ -57,6 +60,7 @@ def ask(
         made: gives it, of the transformers library, in the dtype that it is judged in; not called
             where all answers are kept.
         tokenizer: its.
+        config: its configuration, which says how much text it takes.
         quiz: what is asked.
         answers: where they are kept.
         batch: how many sequences go through at once.
@@ -82,7 +86,30 @@ def ask(
             answers.keep(quiz, found)
             known |= found
             progress(label, total - len(open_) + start + len(chunk), total)
-    return _marked(quiz, known)
+    return replace(_marked(quiz, known), cut=_too_long(quiz, tokenizer, config))
+
+
+def _too_long(quiz: Quiz, tokenizer: Any, config: Any) -> int:
+    """How many documents lm-eval takes the beginning from, which a model has no place for."""
+    from lm_eval.models import huggingface as lm_eval
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    longest: int = lm_eval.resolve_max_length(
+        config, tokenizer, default=lm_eval.HFLM._DEFAULT_MAX_LENGTH
+    )
+
+    def over(request: Any) -> bool:
+        context, more = request.arguments
+        if isinstance(more, str):
+            return _length(tokenizer, context + more) > longest + 1
+        room: int = normalize_gen_kwargs(more)["max_gen_toks"]
+        return _length(tokenizer, context) > longest - room
+
+    return sum(any(map(over, question.instances)) for question in quiz.questions)
+
+
+def _length(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _asked(asking: Any, questions: Sequence[Question]) -> dict[str, list[Any]]:

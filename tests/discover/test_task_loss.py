@@ -123,7 +123,8 @@ class TestThroughLmEval:
             before = f"Question: {row['goal']}\nAnswer:"
             logs = torch.tensor(self.wanted(model, exact.tokenizer, before, answers))
             sizes = torch.tensor([float(len(answer)) for answer in answers])
-            scores = logs / sizes * sizes.mean()
+            tokens = [len(exact.tokenizer(" " + a)["input_ids"]) for a in answers]
+            scores = logs / sizes * sizes.mean() / (sum(tokens) / 2)
             losses.append(-float(scores.log_softmax(0)[row["label"]]))
         plain = Workbench(str(tiny_model_dir), texts, dtype="float32")
         text = evaluate(plain.judged, plain.windows("test")).losses

@@ -3,7 +3,10 @@
 Accuracy jumps where a likelihood does not. A document's loss here is -log p of the right answer
 among its choices, p being the softmax of their log-likelihoods: a smooth function of the margins
 between the right answer and the others. Where papers give the accuracy by the likelihood a
-character, log-likelihoods are divided by the choices' characters and multiplied by their mean.
+character, log-likelihoods are divided by the choices' characters and multiplied by their mean. All
+are then divided by the choices' mean number of tokens: a sum over an answer's tokens makes a model
+so sure of itself that a few documents that it has wrong are all of the loss, and a model that is
+no longer sure of anything would be the best.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ def task_loss(name: str) -> Loss:
     return Loss(
         name=name,
         about=f"-log p of the right answer of {', '.join(task.name for task in tasks)}",
-        unit="nats a document",
+        unit="nats a document, of likelihoods a token",
         on=lambda model, dense: CasesOfDocuments(model),
         mean="answer_nll",
         cases=lambda reading: _cases(tasks, text, reading),
@@ -243,4 +246,5 @@ def _loss(document: Document, likelihoods: Sequence[float]) -> float:
     if document.by_characters:
         sizes = torch.tensor([max(1, c.characters) for c in document.choices], dtype=torch.float64)
         scores = scores / sizes * sizes.mean()
+    scores = scores / (sum(choice.answer for choice in document.choices) / len(scores))
     return float(torch.logsumexp(scores, dim=0) - scores[document.right])

@@ -13,32 +13,38 @@ from torch.utils.hooks import RemovableHandle
 from gpprune.errors import GppruneError
 from gpprune.prune.model.streamed.pages import pages_of
 
+_QUIET = ("use_cache", "output_router_logits")  # what is asked for beside the next tokens
+
 
 @contextmanager
 def quiet_model(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode without a key-value cache, and back afterwards."""
+    """Put a model in evaluation mode, and let it compute nothing beside; back afterwards.
+
+    Neither a key-value cache nor the loss by which mixtures balance their experts, which fails
+    where blocks stand still.
+    """
     training = {module: module.training for module in model.modules()}
-    caching = _caching(model)
+    asked = _asked(model)
     try:
         model.eval()
-        for config, _ in caching:
-            config.use_cache = False
+        for config, name, _ in asked:
+            setattr(config, name, False)
         yield
     finally:
         for module, mode in training.items():
             module.training = mode
-        for config, cached in caching:
-            config.use_cache = cached
+        for config, name, value in asked:
+            setattr(config, name, value)
 
 
-def _caching(model: nn.Module) -> list[tuple[Any, bool]]:
-    """The configurations that say whether to keep keys and values, and what they say.
+def _asked(model: nn.Module) -> list[tuple[Any, str, bool]]:
+    """The configurations that ask for more, what for, and what they say.
 
     A language model beside other towers goes by one of its own.
     """
     configs = {id(c): c for module in model.modules() if (c := getattr(module, "config", None))}
-    found = ((config, getattr(config, "use_cache", None)) for config in configs.values())
-    return [(config, cached) for config, cached in found if cached is not None]
+    found = ((c, name, getattr(c, name, None)) for c in configs.values() for name in _QUIET)
+    return [(config, name, value) for config, name, value in found if value is not None]
 
 
 def body(model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from gpprune.discover import Texts, evaluate_model, prune_to
 from gpprune.errors import GppruneError, UsageError
-from gpprune.prune import Recipe, prune_model
+from gpprune.prune import Recipe, calibrate, prune_model
 
 TEXTS = Texts(calibration_samples=4, window_length=32)
 # What of the blocks stays dense, by the last parts of its name.
@@ -101,6 +101,17 @@ def test_layers_make_up_for_what_is_left_alone(family: str, pattern: str, sparsi
     report = prune_model(model, Recipe(sparsity=sparsity, pattern=pattern), tokens)
     assert report.coverage.left_size > 0
     assert report.block_zeros == round(sparsity * report.coverage.size)
+
+
+def test_a_mixture_that_asks_for_its_balance_is_measured() -> None:
+    """Checkpoints that are trained on say so; the statistics are those of any other."""
+    plain, asking = tiny("mixtral"), tiny("mixtral")
+    asking.config.output_router_logits = True  # type: ignore[union-attr]
+    tokens = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
+    own, found = (calibrate(model, tokens, ["X", "Gk"]) for model in (plain, asking))
+    for name, values in own.items():
+        assert all(torch.equal(value, found[name][key]) for key, value in values.items())
+    assert asking.config.output_router_logits is True  # type: ignore[union-attr]
 
 
 def test_more_than_the_layers_have_is_refused() -> None:

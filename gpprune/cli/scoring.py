@@ -152,7 +152,7 @@ def transfer(
     amounts = (windows, window_length, calibration_samples, seed)
     on = Texts(text[0], calibration_text, *amounts, task_data)
     how: dict[str, Any] = {"models": model, "texts": text, "patterns": pattern, "split": split}
-    how |= {"tasks": [] if tasks is None else tasks.split(",")}
+    how |= {"tasks": [] if tasks is None else tasks.replace(" ", "").split(",")}
     how |= {"against": against, "top": top, "order": order, "dtype": dtype, "out": out}
     with progress() as report, going_on(lambda: figures_kept(out)):
         found = carry_over(what, sparsity=levels(sparsity), on=on, progress=report, **how)

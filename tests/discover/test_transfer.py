@@ -18,11 +18,15 @@ import gpprune
 from gpprune.cli import run
 from gpprune.discover import Contender, Texts, carry_over, compare_recipes
 from gpprune.discover.plots import save_figure, transfer_figure
+from gpprune.discover.transfer.candidates import Setting
+from gpprune.discover.transfer.result import CarryOver, Cell, Line
 from gpprune.errors import UsageError
+from gpprune.evals import Evaluation, Loss
 from gpprune.gp import PRESETS
 from gpprune.prune import Recipe
 
 MINE = "mul(pow(abs(W), 0.9), X)"
+ZERO = Loss("zero", "what may be 0", "parts", lambda model, dense: lambda window: 0.0)
 
 
 @pytest.fixture
@@ -110,10 +114,11 @@ def test_gains_ranks_and_tau(tiny_model_dir: Path, on: dict[str, Any]) -> None:
     assert found.mean_gain(mine) == pytest.approx(found.gain(mine, 1))
     first, second = ([line.figure(at) or 0.0 for line in found.lines] for at in range(2))
     pairs = [(i, j) for i in range(5) for j in range(i)]
-    agreed = sum(
-        math.copysign(1, (first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs
-    )
-    assert found.tau(1) == pytest.approx(agreed / len(pairs))
+    signs = [[(own[i] > own[j]) - (own[i] < own[j]) for i, j in pairs] for own in (first, second)]
+    agreed = sum(x * y for x, y in zip(*signs, strict=True))
+    untied = math.sqrt(math.prod(sum(map(abs, own)) for own in signs))
+    assert found.tau(1) == pytest.approx(agreed / untied)
+    assert found.tau(0) == pytest.approx(1)
     (_, columns, rows, _), (_, _, told, _) = found.tables()
     assert columns == ["formula", "", "0.5", "0.7"]
     assert rows[1][:2] == [MINE, "carried over"]
@@ -168,6 +173,24 @@ def test_a_run_gives_its_best(
     assert first.recipe == searched.recipe
 
 
+def test_no_number_is_no_rank() -> None:
+    """The best published formula has 0; one has NaN, one infinity."""
+
+    def line(name: str, carried: bool, *losses: float) -> Line:
+        cells = [Cell(Recipe(sparsity=0.5), Evaluation(torch.tensor([x]), ZERO)) for x in losses]
+        return Line(name, carried, tuple(cells))
+
+    lines = [line("mine", True, 3.0, 3.0), line("a", False, math.nan, 0.0)]
+    lines.append(line("b", False, math.inf, 2.0))
+    places = tuple(Setting(model, "text", 0.5, None) for model in ("x/one", "y/one"))
+    found = CarryOver(places, (Evaluation(torch.tensor([1.0]), ZERO),) * 2, tuple(lines), ())
+    assert [found.rank(one, 0) for one in lines] == [1, None, 2]
+    best = [found.best_published(at) for at in range(2)]
+    assert [one and one.name for one in best] == ["b", "a"]
+    assert [found.gain(lines[0], at) for at in range(2)] == [None, None]
+    assert found.names == ["x/one", "y/one"]
+
+
 def test_what_cannot_be_followed_is_said(
     tiny_model_dir: Path, on: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -218,8 +241,12 @@ def test_budgets_are_one(on: dict[str, Any], tiny_model_dir: Path, tmp_path: Pat
     a, b, c = (str(tmp_path / f"{name}.json") for name in "abc")
     with pytest.raises(UsageError, match=r"'b' differs from 'a' in .*update"):
         carry_over([a, b], models=[str(tiny_model_dir)], **on)
-    with pytest.raises(UsageError, match=r"sparsities 0\.5, 0\.6"):
-        carry_over([b, c], models=[str(tiny_model_dir)], **on)
+    for patterns in (None, ["row"]):
+        with pytest.raises(UsageError, match=r"sparsities 0\.5, 0\.6"):
+            carry_over([b, c], models=[str(tiny_model_dir)], patterns=patterns, **on)
+    (tmp_path / "d.json").write_text('{"metric": "ria", "pattern": "2:4"}')
+    with pytest.raises(UsageError, match=r"'2:4' of 'd' prunes a share of 0\.5, not 0\.6"):
+        carry_over([str(tmp_path / "d.json")], models=[str(tiny_model_dir)], sparsity=[0.6], **on)
 
 
 def command(model: Path, text: Path, *more: str) -> list[str]:

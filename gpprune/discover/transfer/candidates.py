@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -137,7 +138,7 @@ def settings(
     """
     if sparsity is None:
         shares = sorted({each.recipe.sparsity for each in carried})
-        if len(shares) > 1 and patterns is None:
+        if len(shares) > 1:
             raise UsageError(
                 f"the recipes are of the sparsities {', '.join(f'{s:g}' for s in shares)}: say at "
                 "which, such as --sparsity 0.5"
@@ -150,7 +151,13 @@ def settings(
         own = pattern if pattern is None else parse_pattern(pattern).text
         setting = Setting(model, text, share if implied is None else implied, own)
         for each in carried:
-            setting.of(each.recipe)
+            own_share = setting.of(each.recipe).sparsity
+            if not math.isclose(own_share, setting.sparsity, abs_tol=1e-9):
+                raise UsageError(
+                    f"the pattern {each.recipe.pattern!r} of {each.name!r} prunes a share of "
+                    f"{own_share:g}, not {setting.sparsity:g}: give a --pattern for all, or leave "
+                    "--sparsity out"
+                )
         found[setting] = None
     return list(found)
 

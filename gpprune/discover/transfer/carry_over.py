@@ -109,6 +109,7 @@ def carry_over(
         "calibration_samples": on.calibration_samples,
         "seed": on.seed,
         "order": order,
+        "dtype": dtype,
     }
     result = _together(places, carried, found, stated)
     if path is not None:

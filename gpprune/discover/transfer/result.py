@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from scipy.stats import kendalltau
+
 from gpprune.discover.transfer.candidates import Setting
 from gpprune.evals import Evaluation, ShownTable, shown
-from gpprune.gp import kendall_tau
 from gpprune.prune import Recipe
 
 
@@ -37,9 +38,10 @@ class Line:
     cells: tuple[Cell | None, ...]
 
     def figure(self, at: int) -> float | None:
-        """What a reader is shown of a setting; None: nothing."""
+        """What a reader is shown of a setting; None: it could not be followed, or is no number."""
         cell = self.cells[at]
-        return None if cell is None else cell.evaluation.figure
+        figure = math.nan if cell is None else cell.evaluation.figure
+        return None if math.isnan(figure) else figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +69,15 @@ class CarryOver:
 
     def best_published(self, at: int) -> Line | None:
         """The best published formula of a setting, chosen by the very text that is judged."""
-        found = [line for line in self.lines if not line.carried and line.figure(at) is not None]
-        return min(found, key=lambda line: line.figure(at) or math.inf, default=None)
+        figures = ((line.figure(at), line) for line in self.lines if not line.carried)
+        found = [(figure, line) for figure, line in figures if figure is not None]
+        return min(found, key=lambda pair: pair[0], default=(0.0, None))[1]
 
     def gain(self, line: Line, at: int) -> float | None:
         """How far below the best published figure a formula's is, as a share of it."""
         best = self.best_published(at)
         own, other = line.figure(at), None if best is None else best.figure(at)
-        return None if own is None or other is None else 1 - own / other
+        return None if own is None or not other or math.isinf(other) else 1 - own / other
 
     def mean_gain(self, line: Line) -> float | None:
         """The geometric mean over the settings but the first; None of none."""
@@ -83,10 +86,13 @@ class CarryOver:
         return 1 - math.exp(math.fsum(ratios) / len(ratios)) if ratios else None
 
     def tau(self, at: int) -> float | None:
-        """Kendall's rank correlation of the order in a setting and in the first."""
+        """Kendall's rank correlation (tau-b) of the order in a setting and in the first."""
         pairs = [(line.figure(0), line.figure(at)) for line in self.lines]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
-        return kendall_tau(known)
+        if len(known) < 2:
+            return None
+        found = float(kendalltau(*zip(*known, strict=True)).statistic)
+        return None if math.isnan(found) else found  # all are alike in one of the two
 
     def rank(self, line: Line, at: int) -> int | None:
         """The place of a formula among all in a setting, from 1."""
@@ -100,8 +106,8 @@ class CarryOver:
     def names(self) -> list[str]:
         """The settings by what tells them apart."""
         parts = [
-            [_short(s.model) for s in self.settings],
-            [_short(s.text) for s in self.settings],
+            _short([s.model for s in self.settings]),
+            _short([s.text for s in self.settings]),
             [f"{s.sparsity:g}" for s in self.settings],
             [s.pattern or "" for s in self.settings],
         ]
@@ -113,8 +119,8 @@ class CarryOver:
         """What is the same of all settings."""
         first = self.settings[0]
         parts: dict[str, set[Any]] = {
-            _short(first.model): {_short(s.model) for s in self.settings},
-            _short(first.text): {_short(s.text) for s in self.settings},
+            _short([first.model])[0]: {s.model for s in self.settings},
+            _short([first.text])[0]: {s.text for s in self.settings},
             f"{first.sparsity:g} pruned": {s.sparsity for s in self.settings},
             first.pattern or "": {s.pattern for s in self.settings},
         }
@@ -190,9 +196,10 @@ class CarryOver:
         }
 
 
-def _short(name: str) -> str:
-    """A model or a text without the folders before it."""
-    return name.rstrip("/").rsplit("/", 1)[-1]
+def _short(names: Sequence[str]) -> list[str]:
+    """Models or texts without the folders before them, unless two are then called alike."""
+    found = {name: name.rstrip("/").rsplit("/", 1)[-1] for name in names}
+    return [*names] if len(set(found.values())) < len(found) else [found[name] for name in names]
 
 
 def _percent(share: float | None) -> str:

@@ -116,6 +116,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "image_token_id": 60,
         },
     ),
+    "llama4whole": (
+        "Llama4Config",
+        {
+            "vision_config": {**_VISION, "vision_output_dim": 8, "projector_input_dim": 8}
+            | {"projector_output_dim": 8, "pixel_shuffle_ratio": 0.5},
+            "text_config": {**_PLAIN, "num_local_experts": 4, "head_dim": 8}
+            | {"moe_layers": [], "intermediate_size_mlp": 24},
+        },
+    ),
     "paligemma": (
         "PaliGemmaConfig",
         {
@@ -134,9 +143,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def made_by(config: Any) -> Any:
-    """transformers' class for a configuration."""
-    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    return transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
+    """transformers' class for a configuration: all of a model, its towers too."""
+    shown = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return transformers.AutoModelForImageTextToText if shown else transformers.AutoModelForCausalLM
 
 
 def tiny(family: str) -> nn.Module:

@@ -31,6 +31,7 @@ from gpprune.evals import (
     evaluate,
     image_rows,
     image_samples,
+    images_digest,
     read_text,
     settled,
     tokenize,
@@ -146,7 +147,7 @@ class Workbench:
     def _windows(self, split: str, spread: bool, text: str) -> Tensor:
         if (rows := image_rows(text)) is not None:
             own = {"validation": rows[::2], "test": rows[1::2]}.get(split, rows)
-            return self._seen(own, self.texts.windows)
+            return self._seen(own, self.texts.windows, once=True)
         tokens = self.tokens(text, split)
         count, length = self.texts.windows, self.texts.window_length
         if spread and self._without_parts:
@@ -178,11 +179,7 @@ class Workbench:
         return windows(tokens[len(tokens) - count * length :], count, length)
 
     def _cases(self, split: str, windows: Tensor) -> Tensor:
-        """What the loss is measured on: windows, or what it makes in their place.
-
-        Raises:
-            UsageError: it cannot, or a document is searched on and judged on.
-        """
+        """What the loss is measured on: windows, or what it makes in their place, if it can."""
         if self.loss.cases is None:
             return windows
         texts, config = self.texts, self.loaded.model.config
@@ -205,17 +202,20 @@ class Workbench:
         if self._samples is None:
             texts = self.texts
             if (rows := image_rows(texts.calibration_text)) is not None:
-                self._samples = self._seen(rows, texts.calibration_samples)
+                own = (
+                    rows[::2] if texts.text == texts.calibration_text else rows
+                )  # not the report's
+                self._samples = self._seen(own, texts.calibration_samples, once=False)
                 return self._samples
             tokens = self.tokens(texts.calibration_text, "calibration")
             amounts = (texts.calibration_samples, texts.window_length, texts.seed)
             self._samples = calibration_samples(tokens, *amounts)
         return self._samples
 
-    def _seen(self, rows: Sequence[ImageRow], count: int) -> Tensor:
+    def _seen(self, rows: Sequence[ImageRow], count: int, *, once: bool) -> Tensor:
         """Sequences of rows, with their images wherever the model is run on them."""
         amounts = (count, self.texts.window_length, self.texts.seed)
-        tokens, shown = image_samples(rows, self.loaded, *amounts)
+        tokens, shown = image_samples(rows, self.loaded, *amounts, once=once)
         show_images(self.loaded.model, tokens, shown)
         return tokens
 
@@ -281,12 +281,11 @@ class Workbench:
 
     def digests(self) -> dict[str, str]:
         """What tells the model, its tokenizer and the texts read so far from others."""
-        texts = {"text": self.texts.text, "calibration text": self.texts.calibration_text}
+        specs = {"text": self.texts.text, "calibration text": self.texts.calibration_text}
         read = sorted((settled(spec), split, text) for (spec, split), text in self._texts.items())
-        found = {
-            what: "".join(text for own, _, text in read if own == settled(spec))
-            for what, spec in texts.items()
-        }
+        found = {what: images_digest(spec) for what, spec in specs.items()}
+        for what, spec in specs.items():
+            found[what] += "".join(text for own, _, text in read if own == settled(spec))
         if "validation" in self.documents:
             found["documents of the tasks"] = repr([*self.documents["validation"].items()])
         return {

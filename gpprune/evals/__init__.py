@@ -11,6 +11,7 @@ from .fitness import ModelFitness as ModelFitness
 from .images import ImageRow as ImageRow
 from .images import image_rows as image_rows
 from .images import image_samples as image_samples
+from .images import images_digest as images_digest
 from .in_order import RECIPE as RECIPE
 from .in_order import RecipeFitness as RecipeFitness
 from .in_order import judging_update as judging_update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -70,7 +71,7 @@ def image_rows(spec: str) -> list[ImageRow] | None:
 
 
 def image_samples(
-    rows: Sequence[ImageRow], loaded: Loaded, count: int, length: int, seed: int
+    rows: Sequence[ImageRow], loaded: Loaded, count: int, length: int, seed: int, *, once: bool
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Sequences of whole rows in random order, each filled up with rows without their images.
 
@@ -80,41 +81,88 @@ def image_samples(
         count: how many sequences.
         length: tokens a sequence.
         seed: of the order.
+        once: whether a row may be in one sequence alone, as where a model is judged.
 
     Returns:
         ``[count, length]``, int64, and what the model takes beside each sequence's tokens, see
         `gpprune.prune.show_images`.
 
     Raises:
-        UsageError: the model reads no images, or a row is longer than a sequence.
+        UsageError: the model reads no images, a row is longer than a sequence, or there are too
+            few rows.
         GppruneError: an image cannot be read.
     """
-    process, draw = _processor(loaded), random.Random(seed)
-
-    def shuffled() -> Iterator[ImageRow]:
-        while True:
-            yield from draw.sample(rows, len(rows))
-
-    source, sequences, shown = shuffled(), [], []
-    row = next(source)
-    for _ in range(count):
-        tokens, parts = torch.empty(0, dtype=torch.int64), list[dict[str, Tensor]]()
-        while True:
-            ids, beside = process(row)
-            if len(ids) > length:
+    process, order = _processor(loaded), _order(rows, seed, once)
+    plain = [_ids(loaded.tokenizer, each.text.replace(PLACE, "")) for each in rows]
+    sequences, shown = [], []
+    row = next(order, None)
+    for place in range(count):
+        parts: list[tuple[Tensor, dict[str, Tensor]]] = []
+        while row is not None:
+            part = process(row)
+            if len(part[0]) > length:
                 raise UsageError(
-                    f"{row.text[:40]!r} has {len(ids)} tokens with its image, more than a sequence "
-                    f"of {length}: give --window-length {len(ids)} or more"
+                    f"{row.text[:40]!r} has {len(part[0])} tokens with its image, more than a "
+                    f"sequence of {length}: give --window-length {len(part[0])} or more"
                 )
-            if len(tokens) + len(ids) > length:
+            if sum(len(ids) for ids, _ in parts) + len(part[0]) > length:
                 break
-            tokens, parts = torch.cat([tokens, ids]), [*parts, beside]
-            row = next(source)
-        plain = [_ids(loaded.tokenizer, each.text.replace(PLACE, "")) for each in rows]
-        filling = torch.cat(plain * (1 + length // max(1, sum(map(len, plain)))))
-        sequences.append(torch.cat([tokens, filling])[:length])
-        shown.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            parts.append(part)
+            row = next(order, None)
+        if not parts:
+            raise UsageError(
+                f"{len(rows)} rows with images fill {place} of {count} windows of {length} tokens: "
+                "give more rows, or fewer or shorter windows"
+            )
+        filling = [*plain[place % len(plain) :], *plain[: place % len(plain)]]
+        filling *= 1 + length // max(1, sum(map(len, plain)))
+        sequences.append(torch.cat([*(ids for ids, _ in parts), *filling])[:length])
+        shown.append(_joined(parts, length))
     return torch.stack(sequences), shown
+
+
+def _order(rows: Sequence[ImageRow], seed: int, once: bool) -> Iterator[ImageRow]:
+    draw = random.Random(seed)
+    while True:
+        yield from draw.sample(rows, len(rows))
+        if once:
+            return
+
+
+def _joined(parts: Sequence[tuple[Tensor, dict[str, Tensor]]], length: int) -> dict[str, Tensor]:
+    """What a model takes beside the tokens of several rows.
+
+    Of what has a number a token, the filling has zeros; images follow one another.
+
+    Raises:
+        UsageError: they cannot, as those of a model that cuts them in other numbers of tiles.
+    """
+    found = {}
+    for name in parts[0][1]:
+        own = [beside[name] for _, beside in parts]
+        if all(value.shape == (1, len(ids)) for value, (ids, _) in zip(own, parts, strict=True)):
+            whole = own[0].new_zeros(1, length)
+            joined = torch.cat(own, dim=1)
+            whole[:, : joined.shape[1]] = joined
+            found[name] = whole
+        elif len({value.shape[1:] for value in own}) == 1:
+            found[name] = torch.cat(own)
+        else:
+            raise UsageError(
+                f"the model's processor makes {name} of other shapes of other images, which do not "
+                "fit in one sequence: give images of one size"
+            )
+    return found
+
+
+def images_digest(spec: str) -> str:
+    """SHA-256 over the files of images that a text has; empty: it has none."""
+    if (rows := image_rows(spec)) is None:
+        return ""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(hashlib.sha256(row.image.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _ids(tokenizer: Any, text: str) -> Tensor:
@@ -138,7 +186,7 @@ def _processor(loaded: Loaded) -> Any:
         raise GppruneError(
             f"the processor of the model {loaded.name!r} cannot be read ({error})"
         ) from error
-    place = getattr(made, "image_token", PLACE)
+    place = str(getattr(made, "boi_token", None) or getattr(made, "image_token", PLACE))
 
     def process(row: ImageRow) -> tuple[Tensor, dict[str, Tensor]]:
         from PIL import Image

@@ -19,7 +19,7 @@ from gpprune.prune.measure.drift import originals_of
 from gpprune.prune.measure.synthetic import Writer
 from gpprune.prune.model.coupling.proof import couplings
 from gpprune.prune.model.experts.traffic import Reached, expert_tokens
-from gpprune.prune.model.run import next_token_loss
+from gpprune.prune.model.run import image_token, next_token_loss
 from gpprune.prune.model.structure import linear_layers
 from gpprune.prune.once import prune_once
 from gpprune.prune.orders import CORRECTED, goes_by_block
@@ -208,5 +208,6 @@ def _training(
 def mean_loss(model: nn.Module, tokens: Tensor) -> float:
     """The mean next-token loss of a model on sequences ``[samples, length]``, in nats a token."""
     tokens = tokens.to(next(model.parameters()).device)
-    losses = [float(next_token_loss(model(one[None]).logits, one[None])) for one in tokens]
+    image = image_token(model)
+    losses = [float(next_token_loss(model(one[None]).logits, one[None], image)) for one in tokens]
     return sum(losses) / len(losses)

@@ -119,12 +119,13 @@ def test_gains_ranks_and_tau(tiny_model_dir: Path, on: dict[str, Any]) -> None:
     untied = math.sqrt(math.prod(sum(map(abs, own)) for own in signs))
     assert found.tau(1) == pytest.approx(agreed / untied)
     assert found.tau(0) == pytest.approx(1)
-    (_, columns, rows, _), (_, _, told, _) = found.tables()
-    assert columns == ["formula", "", "0.5", "0.7"]
-    assert rows[1][:2] == [MINE, "carried over"]
-    assert told[0][1:3] == [best.name for at in range(2) if (best := found.best_published(at))]
-    assert told[1][0] == f"gain of {MINE}"
-    assert told[-1][2] == f"{found.tau(1):.4g}"
+    (_, columns, rows, numbers), (_, _, means, _) = found.tables()
+    assert columns == ["formula", "0.5", "0.7"] and numbers == ["0.5", "0.7"]
+    assert rows[1][0] == f"{MINE} (carried over)"
+    best = [one.name for at in range(2) if (one := found.best_published(at))]
+    assert ["best published", *best] in rows
+    assert rows[-1] == ["Kendall's tau to the first", "", f"{found.tau(1):.4g}"]
+    assert [name for name, _ in means] == [MINE, "abs(W)"]
 
 
 @pytest.mark.parametrize("text", ["spread(depth, 0.2)", "alphapruning"])
@@ -279,7 +280,7 @@ def test_a_killed_command_goes_on(
     assert before.count('"of"') >= 6
     assert json.loads(out.read_text()) == json.loads((tmp_path / "whole.json").read_text())
     assert not kept.exists()
-    assert "published" in capsys.readouterr().out
+    assert "best published" in capsys.readouterr().out
 
 
 def test_the_command_prints_json_alone_and_draws(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,28 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture
 def texts(rows: Path) -> Texts:
     return Texts(str(rows), str(rows), 2, 32, 6)
+
+
+def test_images_that_could_not_be_told_apart_are_refused(
+    llava_dir: Path, rows: Path, texts: Texts
+) -> None:
+    same = [json.dumps({"text": QUESTION, "image": f"{at}.png"}) for at in range(20)]
+    rows.write_text("\n".join(same))
+    with pytest.raises(UsageError, match="same words and other images"):
+        Workbench(str(llava_dir), texts).calibration()
+
+
+def test_no_row_is_judged_twice(llava_dir: Path, texts: Texts) -> None:
+    bench = Workbench(str(llava_dir), replace(texts, windows=40))
+    with pytest.raises(UsageError, match=r"11 rows with images fill \d of 40 windows"):
+        bench.windows("validation")
+
+
+def test_other_images_are_another_text(llava_dir: Path, texts: Texts, rows: Path) -> None:
+    before = Workbench(str(llava_dir), texts).digests()
+    picture("red", torch.Generator().manual_seed(77)).save(rows.parent / "3.png")
+    after = Workbench(str(llava_dir), texts).digests()
+    assert {name for name in before if before[name] != after[name]} == {"text", "calibration text"}
 
 
 def test_the_language_model_alone_is_pruned_and_goes_on_to_answer(

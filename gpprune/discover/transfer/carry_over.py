@@ -187,6 +187,7 @@ class _Judge:
         self._bench, self._carried, self._against = bench, carried, against
         self._split, self._order, self._progress = split, order, progress
         self._journal, self._kept = journal, journal.read()
+        self._texts = bench.digests()
         self._model = {
             "model": stored_digest(bench.loaded),
             "configuration": configuration_digest(bench.loaded),
@@ -262,6 +263,7 @@ class _Judge:
         stated = {
             **self._model,
             "text": tokens_digest(windows),
+            "texts": self._texts if self._bench.loaded.stored.beside else None,
             "recipe": None if recipe is None else recipe.model_dump(),
         }
         key = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()

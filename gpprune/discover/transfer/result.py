@@ -14,6 +14,8 @@ from gpprune.discover.transfer.candidates import Setting
 from gpprune.evals import Evaluation, ShownTable, shown
 from gpprune.prune import Recipe
 
+_ABREAST = 4  # settings in one table: as many as a terminal has room for
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -127,33 +129,33 @@ class CarryOver:
         return ", ".join(name for name, own in parts.items() if name and len(own) == 1)
 
     def tables(self) -> Iterator[ShownTable]:
-        """Tables for a reader: the figures with their ranks, then what they come to."""
+        """Tables for a reader, of a few settings each: figures, ranks, and what they come to."""
         figures = dict.fromkeys(dense.loss.figure for dense in self.dense)
         title = f"{' or '.join(figures)}, and rank"
         title += f"; {self.common}" if self.common else ""
-        rows = [["dense", "", *(shown(dense.figure) for dense in self.dense)]]
-        for line in self.lines:
-            own = [self._cell(line, at) for at in range(len(self.settings))]
-            rows.append([line.name, "carried over" if line.carried else "published", *own])
-        yield title, ["formula", "", *self.names], rows, self.names
-        yield self._summary()
+        for start in range(0, len(self.settings), _ABREAST):
+            places = range(len(self.settings))[start : start + _ABREAST]
+            names = [self.names[at] for at in places]
+            rows = [["dense", *(shown(self.dense[at].figure) for at in places)]]
+            for line in self.lines:
+                name = f"{line.name} (carried over)" if line.carried else line.name
+                rows.append([name, *(self._cell(line, at) for at in places)])
+            best = [self.best_published(at) for at in places]
+            rows.append(["best published", *("" if one is None else one.name for one in best)])
+            for line in self.carried:
+                gains = [_percent(self.gain(line, at)) for at in places]
+                rows.append([f"gain of {line.name}", *gains])
+            taus = ["" if at == 0 else shown(self.tau(at)) for at in places]
+            rows.append(["Kendall's tau to the first", *taus])
+            yield title, ["formula", *names], rows, names
+        if len(self.settings) > 1:
+            means = [[line.name, _percent(self.mean_gain(line))] for line in self.carried]
+            title = "mean gain over the best published formula, but for the first setting"
+            yield title, ["formula", "gain"], means, ["gain"]
 
     def _cell(self, line: Line, at: int) -> str:
         rank = self.rank(line, at)
         return "-" if rank is None else f"{shown(line.figure(at))} ({rank})"
-
-    def _summary(self) -> ShownTable:
-        places = range(len(self.settings))
-        best = [self.best_published(at) for at in places]
-        rows = [["best published", *("" if one is None else one.name for one in best), ""]]
-        for line in self.carried:
-            gains = [_percent(self.gain(line, at)) for at in places]
-            rows.append([f"gain of {line.name}", *gains, _percent(self.mean_gain(line))])
-        taus = ["" if at == 0 else shown(self.tau(at)) for at in places]
-        rows.append(["Kendall's tau to the first", *taus, ""])
-        title = "how far under the best published formula, which is chosen in each setting"
-        numbers = [*self.names, "mean but for the first"]
-        return title, ["", *numbers], rows, numbers
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

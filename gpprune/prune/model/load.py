@@ -18,6 +18,7 @@ from torch import nn
 from gpprune.errors import GppruneError, UsageError
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.run import NO_IMAGE, check_causal, image_token
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import auto_class, known, locate
 from gpprune.prune.model.stored import Stored
@@ -169,6 +170,8 @@ def _read(origin: Origin, dtype: torch.dtype | str) -> Loaded:
         check_tokenizer(origin.spec, tokenizer, model)
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
+    if stored.beside or image_token(model) != NO_IMAGE:
+        check_causal(model, origin.spec)
     return Loaded(model, tokenizer, origin.spec, stored)
 
 

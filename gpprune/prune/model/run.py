@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gpprune.errors import GppruneError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.prune.model.streamed.pages import pages_of
 
 _QUIET = ("use_cache", "output_router_logits")  # what is asked for beside the next tokens
@@ -112,14 +112,22 @@ def show_images(model: nn.Module, tokens: Tensor, shown: Sequence[Mapping[str, T
         tokens: ``[sequences, length]``, int64, with the model's tokens where images are.
         shown: a sequence each, what the model takes beside tokens, such as ``pixel_values``, with
             all images of the sequence along the first dimension.
+
+    Raises:
+        UsageError: sequences of the same tokens come with other images.
     """
     inner = body(model)
     hooks = [hook for hook in inner._forward_pre_hooks.values() if isinstance(hook, _Shown)]
     if not hooks:
         hooks = [_Shown()]
         inner.register_forward_pre_hook(hooks[0], with_kwargs=True)
-    keys = (tuple(sequence) for sequence in tokens.tolist())
-    hooks[0].shown.update(zip(keys, shown, strict=True))
+    for sequence, seen in zip(tokens.tolist(), shown, strict=True):
+        known = hooks[0].shown.setdefault(tuple(sequence), seen)
+        if known.keys() != seen.keys() or not all(torch.equal(known[n], seen[n]) for n in seen):
+            raise UsageError(
+                "two sequences have the same words and other images, which could not be told "
+                "apart: give rows whose texts differ, as by their answers, or longer sequences"
+            )
 
 
 class _Shown:
@@ -168,6 +176,35 @@ def sampled_tokens(logits: Tensor, tokens: Tensor, generator: torch.Generator) -
 def _total(parameter: Tensor) -> float | None:
     """The sum of its weights, where it has any."""
     return None if parameter.is_meta else float(parameter.sum())
+
+
+@torch.no_grad()
+def check_causal(model: nn.Module, name: str) -> None:
+    """See that a model runs on tokens alone, and foretells each from those before it.
+
+    Models that read images need not: some want an image, and some see all of the text at once.
+
+    Args:
+        model: in evaluation mode.
+        name: of it, for a message.
+
+    Raises:
+        GppruneError: it does not.
+    """
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 9]], device=device)
+    try:
+        first, other = (model(input_ids=one[None], use_cache=False).logits[0] for one in tokens)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise GppruneError(
+            f"the model {name!r} does not run on text alone ({' '.join(str(error).split())[:200]})"
+            ": give one whose language model does"
+        ) from error
+    if not torch.equal(first[:-1], other[:-1]):
+        raise GppruneError(
+            f"the model {name!r} foretells a token from those after it, too, as PaliGemma does in "
+            "a text without a mark for where the answer begins: its losses would mean nothing"
+        )
 
 
 @torch.no_grad()

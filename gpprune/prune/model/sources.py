@@ -110,8 +110,8 @@ def auto_class(config: Any) -> Any:
     """
     import transformers
 
-    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return transformers.AutoModelForCausalLM
     shown = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    encodes = getattr(config, "is_encoder_decoder", False)
-    return transformers.AutoModelForImageTextToText if shown and not encodes else None
+    if shown and not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForImageTextToText  # the causal one may lack the towers
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return transformers.AutoModelForCausalLM if causal else None

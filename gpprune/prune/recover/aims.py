@@ -13,7 +13,7 @@ from torch.nn import functional
 from gpprune.errors import GppruneError
 from gpprune.progress import Progress, silent
 from gpprune.prune.model.recorder import in_place_of
-from gpprune.prune.model.run import body, listening, next_token_loss, quiet_model
+from gpprune.prune.model.run import body, image_token, listening, next_token_loss, quiet_model
 
 _SAME = 1e-3  # as a share: rounding
 
@@ -45,7 +45,7 @@ class NextTokens:
         device = _device(model)
         for row in rows:
             sequence = self._tokens[row][None].to(device)
-            yield next_token_loss(model(sequence).logits, sequence)
+            yield next_token_loss(model(sequence).logits, sequence, image_token(model))
 
 
 class Predictions:

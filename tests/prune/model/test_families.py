@@ -24,7 +24,7 @@ GATES = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "shared_expert_gat
 PRUNED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3text", "phi3"), ()),
     **dict.fromkeys(("olmo2", "opt", "gpt2", "gptj", "gptneox", "bloom", "falcon", "mpt"), ()),
-    **dict.fromkeys(("starcoder2", "gemma3", "llava", "qwen2vl", "paligemma", "idefics3"), ()),
+    **dict.fromkeys(("starcoder2", "gemma3", "llava", "qwen2vl", "llama4whole", "idefics3"), ()),
     "mamba2": ("conv1d",),
     **dict.fromkeys(("mixtral", "granitemoe", "qwen2moe", "qwen3moe", "gptoss", "deepseek"), GATES),
     "qwen3next": (*GATES, "conv1d"),
@@ -33,6 +33,7 @@ REFUSED = {
     "mamba": "dt_proj",
     "jamba": "several classes",
     "t5": "is of type 't5'",
+    "paligemma": "from those after it",
 }
 
 

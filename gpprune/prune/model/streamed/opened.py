@@ -24,6 +24,7 @@ from gpprune.prune.model.load import (
     read_tokenizer,
 )
 from gpprune.prune.model.quiet import quiet_transformers
+from gpprune.prune.model.run import NO_IMAGE, check_causal, image_token
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import auto_class
 from gpprune.prune.model.stored import Stored, files_of, opened
@@ -122,6 +123,8 @@ def open_streamed(
     model.eval()
     pages = Pages(model, parts, len(blocks(model)), source)
     linear_layers(model)  # nothing to prune is an error now
+    if stored.beside or image_token(model) != NO_IMAGE:
+        check_causal(model, spec)
     progress("loading the model", 1, 1)
     loaded = Loaded(model, tokenizer, spec, stored)
     return Streamed(loaded, written, pages, shards, kept, names, where)

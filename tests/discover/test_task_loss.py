@@ -125,7 +125,7 @@ class TestThroughLmEval:
             sizes = torch.tensor([float(len(answer)) for answer in answers])
             tokens = [len(exact.tokenizer(" " + a)["input_ids"]) for a in answers]
             scores = logs / sizes * sizes.mean() / (sum(tokens) / 2)
-            losses.append(-float(scores.log_softmax(0)[row["label"]]))
+            losses.append(1 - float(scores.softmax(0)[row["label"]]))
         plain = Workbench(str(tiny_model_dir), texts, dtype="float32")
         text = evaluate(plain.judged, plain.windows("test")).losses
         for case in range(2):  # documents are dealt out in turn
@@ -150,7 +150,7 @@ class TestThroughLmEval:
         searched, judged = report["documents"]["validation"], report["documents"]["test"]
         assert {task: len(own) for task, own in searched.items()} == {"piqa": 5, "winogrande": 3}
         assert all(not set(searched[task]) & set(judged[task]) for task in searched)
-        assert report["formulas"][0]["validation_answer_nll"] == found.findings[0].validation.mean
+        assert report["formulas"][0]["validation_answer_error"] == found.findings[0].validation.mean
         again = resume(tmp_path / "run", generations=3, rivals="best", winners=1)
         assert again.result.generations == 3
         (Path(str(texts.task_data)) / "piqa.search.jsonl").write_text(
@@ -244,8 +244,8 @@ class TestThroughLmEval:
         assert document["loss"] == "task:piqa+text"
         assert len(document["documents"]["validation"]["piqa"]) == 5
         assert cli.run(["simplify", str(tmp_path / "run")]) == 0
-        assert "answer_nll" in capsys.readouterr().out
+        assert "answer_error" in capsys.readouterr().out
         evaluated = ["eval", "--model", str(tiny_model_dir), "--text", str(text_file), "--windows"]
         evaluated += ["2", "--window-length", "32", "--loss", "task:piqa", "--task-data", str(rows)]
         assert cli.run([*evaluated, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["answer_nll"] > 0
+        assert json.loads(capsys.readouterr().out)["answer_error"] > 0

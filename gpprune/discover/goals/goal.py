@@ -68,7 +68,12 @@ class Goal(ABC):
 
     def stored(self) -> dict[str, Any]:
         """Plain values for `settings.toml`."""
-        return {**asdict(self), "goal": self.kind}
+        values = {**asdict(self), "goal": self.kind}
+        plain = asdict(Texts())
+        for name in ("task_data", "documents"):  # of tasks alone
+            if values["texts"][name] == plain[name]:
+                del values["texts"][name]
+        return values
 
     def check(self) -> None:
         """See that its fields make a recipe, with a pattern that has room for what is searched for.

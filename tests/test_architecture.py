@@ -112,7 +112,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "findings": ("texts", "workbench", "rivals", "goals"),
         "search": ("texts", "workbench", "goals", "stored", "report", "findings"),
         "runs": ("report",),
-        "contenders": ("stored",),
+        "contenders": ("report", "stored"),
         "describe": ("contenders", "runs"),
         "judges": ("workbench",),
         "compare": ("texts", "workbench", "contenders", "judges"),

@@ -68,7 +68,8 @@ def evaluate(
             model, texts=texts, split=split, dtype=dtype, loss=loss, progress=report
         )
     judged, name = found.evaluation, found.evaluation.loss
-    row = {"model": model, "text": text, "split": str(split), **judged.as_dict()}
+    of = text if name.cases is None else name.name
+    row = {"model": model, "text": of, "split": str(split), **judged.as_dict()}
     row |= {"window_length": window_length, "dtype": judged_in, "seconds": round(found.seconds, 2)}
     if json:
         print_json(row)

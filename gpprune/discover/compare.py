@@ -88,8 +88,10 @@ class Comparison:
 
     @property
     def judged_on(self) -> str:
-        """The text, and how much of it."""
-        texts = self.texts
+        """The text, and how much of it; or the tasks."""
+        texts, loss = self.texts, self.dense.evaluation.loss
+        if loss.cases is not None:
+            return f"{loss.name} {self.split}"
         return f"{texts.text} {self.split}, {texts.windows} windows of {texts.window_length}"
 
     def of_metrics(self) -> ShownTable:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpprune.discover.report import RECIPE_FILE
 from gpprune.discover.stored import GOALS
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp import Archive, Outcome, RunDirectory
@@ -24,7 +25,7 @@ from gpprune.primitives import (
     unit_of,
 )
 from gpprune.primitives.transposed import has_counterpart
-from gpprune.prune import LEARNED, Recipe, parse_pattern
+from gpprune.prune import LEARNED, RECORD_FILE, Recipe, parse_pattern
 from gpprune.prune.select.patterns import FREE
 
 _LABEL = re.compile(r"([^=(/]+)=(.+)")
@@ -97,7 +98,7 @@ def _best_of(path: Path, unit: str | None) -> NamedAllocation:
         own = str(run.problem.get("unit", "layer"))
         if run.problem.get("goal") != GOALS["allocation"].kind:
             raise UsageError(f"the run {path} searched for no allocation: name one that did")
-        best = _best_evolved(run, ALLOCATION)
+        (best,) = best_evolved(run, ALLOCATION)
     return NamedAllocation(path.name, best.text, unit or own)
 
 
@@ -120,16 +121,31 @@ def _started(text: str, path: str, language: Language) -> str:
         check_no_path(text)
         return text
     with RunDirectory.open(path) as run:
-        return _best_evolved(run, language).text
+        return best_evolved(run, language)[0].text
 
 
-def _best_evolved(run: RunDirectory, language: Language) -> Outcome:
-    evolved = Archive(run.outcomes(language)).evolved(1)
+def named_recipe(path: Path) -> tuple[str, Recipe]:
+    """A file's recipe, and what it is called: as the file, or its folder where all are alike.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    inside = path.name in (RECIPE_FILE, RECORD_FILE)
+    return path.resolve().parent.name if inside else path.stem, Recipe.read(path)
+
+
+def best_evolved(run: RunDirectory, language: Language, count: int = 1) -> list[Outcome]:
+    """The best formulas that a run has evolved, at most so many.
+
+    Raises:
+        GppruneError: there is none yet.
+    """
+    evolved = Archive(run.outcomes(language)).evolved(count)
     if not evolved:
         raise GppruneError(
             f"the run {run.path} has no fully judged {language.name} yet: resume it first"
         )
-    return evolved[0]
+    return evolved
 
 
 def pattern_of(name: str, given: str | None) -> str:

@@ -17,6 +17,7 @@ from gpprune import cli
 from gpprune.discover import MetricGoal, Texts, Workbench, carry_over, compare, discover, resume
 from gpprune.errors import UsageError
 from gpprune.evals import LOSSES, evaluate
+from gpprune.evals.tasks import named_tasks, quizzes
 from gpprune.evals.tasks.margin import CasesOfDocuments, Choice, Document, packed, unpacked
 from gpprune.gp import PRESETS
 from gpprune.prune import load_model
@@ -148,7 +149,7 @@ class TestThroughLmEval:
         found = discover(goal, settings=settings, out=tmp_path / "run", rivals="best", winners=1)
         report = json.loads((tmp_path / "run" / "report.json").read_text())
         searched, judged = report["documents"]["validation"], report["documents"]["test"]
-        assert {task: len(own) for task, own in searched.items()} == {"piqa": 5, "winogrande": 3}
+        assert {task: len(own) for task, own in searched.items()} == {"piqa": 4, "winogrande": 2}
         assert all(not set(searched[task]) & set(judged[task]) for task in searched)
         assert report["formulas"][0]["validation_answer_error"] == found.findings[0].validation.mean
         again = resume(tmp_path / "run", generations=3, rivals="best", winners=1)
@@ -168,8 +169,29 @@ class TestThroughLmEval:
         (rows / "piqa.search.jsonl").write_text((rows / "piqa.jsonl").read_text())
         bench = Workbench(str(tiny_model_dir), texts, dtype="float32", loss="task:piqa")
         bench.windows("validation")
-        with pytest.raises(UsageError, match="5 documents of 'piqa' are searched on and judged on"):
+        with pytest.raises(UsageError, match="4 documents of 'piqa' are searched on and judged on"):
             bench.windows("test")
+
+    def test_what_is_too_long_is_cut_as_lm_eval_cuts_it(
+        self, tiny_model_dir: Path, texts: Texts
+    ) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        loaded: Any = load_model(str(tiny_model_dir))
+        loaded.model.config.max_position_embeddings = 12
+        bench = Workbench(loaded, texts, dtype="float32", loss="task:piqa")
+        cases = bench.windows("test")
+        documents = [d for case in cases for part in unpacked(case) for d in part]
+        assert any(len(choice.tokens) == 13 for d in documents for choice in d.choices)
+        asking = HFLM(
+            pretrained=loaded.model, tokenizer=loaded.tokenizer, add_bos_token=False, batch_size=1
+        )
+        (quiz,) = quizzes(named_tasks(["piqa"]), data=texts.task_data)
+        questions = [q for at in range(2) for q in quiz.questions[at:4:2]]  # as they are dealt
+        requests = [one for q in questions for one in q.instances]
+        wanted = [found for found, _ in asking.loglikelihood(requests, disable_tqdm=True)]
+        own = CasesOfDocuments(bench.judged).likelihoods([c for d in documents for c in d.choices])
+        assert own == pytest.approx(wanted, rel=1e-4)
 
     def test_what_cannot_be_gone_by_is_said(self, tiny_model_dir: Path, texts: Texts) -> None:
         def windows(split: str, loss: str, texts: Texts) -> None:
@@ -210,6 +232,7 @@ class TestThroughLmEval:
         how: dict[str, Any] = {"dtype": "float32", "sparsity": [0.5]}
         found = compare(["wanda"], model=str(tiny_model_dir), texts=texts, loss="task:piqa", **how)
         assert found.dense.evaluation.loss.name == "task:piqa"
+        assert "task:piqa test" in found.of_metrics()[0]
         places = carry_over(
             ["mul(abs(W), Y)"],
             models=[str(tiny_model_dir), str(tiny_gpt2_dir)],
@@ -242,7 +265,7 @@ class TestThroughLmEval:
         assert cli.run(given) == 0
         document = json.loads(capsys.readouterr().out)
         assert document["loss"] == "task:piqa+text"
-        assert len(document["documents"]["validation"]["piqa"]) == 5
+        assert len(document["documents"]["validation"]["piqa"]) == 4  # two in each of two cases
         assert cli.run(["simplify", str(tmp_path / "run")]) == 0
         assert "answer_error" in capsys.readouterr().out
         evaluated = ["eval", "--model", str(tiny_model_dir), "--text", str(text_file), "--windows"]

@@ -16,7 +16,7 @@ import torch
 
 import gpprune
 from gpprune.cli import run
-from gpprune.discover import Contender, Texts, carry_over, compare_recipes
+from gpprune.discover import Contender, Texts, Workbench, carry_over, compare_recipes
 from gpprune.discover.plots import save_figure, transfer_figure
 from gpprune.discover.transfer.candidates import Setting
 from gpprune.discover.transfer.result import CarryOver, Cell, Line
@@ -64,6 +64,24 @@ def test_every_setting_has_what_a_comparison_gives(
         cells = [cell for line in found.lines if (cell := line.cells[at]) is not None]
         own = [row.evaluation.mean for row in same.rows[1:]]
         assert own == [cell.evaluation.mean for cell in cells]
+
+
+def test_a_recipe_is_pruned_by_once_for_all_texts(
+    tiny_model_dir: Path, on: dict[str, Any], other_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned, whole = [], Workbench.pruned
+
+    def counted(self: Workbench, recipe: Recipe, *more: Any) -> Any:
+        pruned.append(recipe)
+        return whole(self, recipe, *more)
+
+    monkeypatch.setattr(Workbench, "pruned", counted)
+    how = {**on, "texts": [*on["texts"], str(other_text)], "order": "sequential"}
+    found = carry_over(
+        [MINE], models=[str(tiny_model_dir)], sparsity=[0.5], against=["wanda"], **how
+    )
+    assert len(found.settings) == 2
+    assert [recipe.metric for recipe in pruned] == [MINE, "mul(abs(W), X)"]
 
 
 def test_published_metrics_have_the_better_of_two_patterns(

@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from gpprune.discover.checkpoints.task_table import OnTasks, TaskTable
-from gpprune.discover.contenders import metric_contenders
+from gpprune.discover.contenders import metric_contenders, named_recipe
 from gpprune.discover.texts import Texts
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
@@ -31,7 +31,6 @@ from gpprune.files import expanded, forget, whole_file
 from gpprune.journal import as_json, file_to_come
 from gpprune.progress import Progress, silent
 from gpprune.prune import (
-    RECORD_FILE,
     Loaded,
     Recipe,
     configuration_digest,
@@ -69,9 +68,7 @@ def contenders_beside(given: Sequence[str], sparsity: Sequence[float] | None) ->
         if path.is_dir():
             found.append(Beside(path.resolve().name, text))
         elif path.is_file():
-            recipe = Recipe.read(path)
-            inside = path.name in ("recipe.json", RECORD_FILE)
-            own = path.resolve().parent.name if inside else path.stem
+            own, recipe = named_recipe(path)
             found += [Beside(f"{own} {each.sparsity:g}", each) for each in _at(recipe, sparsity)]
         else:
             if path.suffix == ".json" or ("/" in text and "(" not in text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from gpprune.discover.plots.style import COLOURS, LINE, MARKERS, QUIET, legend, styled_figure
@@ -36,7 +35,7 @@ def transfer_figure(found: CarryOver) -> Figure:
             drawn += axes.plot(*_points(found, line), label=line.name, **look)
         for line in found.lines:
             if not line.carried:
-                drawn += [*_quiet(axes, found, line)]
+                drawn += _quiet(axes, found, line)
         axes.axhline(1, color=QUIET, lw=1)
         axes.set_xticks(range(len(found.names)), found.names, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(found.names) - 0.5)
@@ -58,7 +57,7 @@ def _points(found: CarryOver, line: Line) -> tuple[list[int], list[float]]:
     at, shares = [], []
     for place in range(len(found.settings)):
         gain = found.gain(line, place)
-        if gain is not None and not math.isnan(gain):
+        if gain is not None:
             at.append(place)
             shares.append(min(1 - gain, _HIGHEST))
     return at, shares

@@ -9,7 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gpprune.discover.contenders import check_no_path, metric_contenders
+from gpprune.discover.contenders import (
+    best_evolved,
+    check_no_path,
+    metric_contenders,
+    named_recipe,
+)
 from gpprune.discover.rivals import (
     allocation_rivals,
     as_strict,
@@ -18,11 +23,11 @@ from gpprune.discover.rivals import (
     metric_rivals,
 )
 from gpprune.discover.stored import restored
-from gpprune.errors import GppruneError, UsageError
+from gpprune.errors import UsageError
 from gpprune.files import expanded
-from gpprune.gp import Archive, RunDirectory
+from gpprune.gp import RunDirectory
 from gpprune.primitives import METRICS
-from gpprune.prune import RECORD_FILE, Recipe, parse_pattern
+from gpprune.prune import Recipe, parse_pattern
 
 # What a formula decides. The rest of a recipe is what it is given, the same for all.
 _DECIDED = ("metric", "allocation", "unit", "pattern", "sparsity")
@@ -97,8 +102,7 @@ def _named(text: str, top: int) -> Iterator[Carried]:
     if path.is_dir():
         yield from _of_run(path, top)
     elif path.is_file():
-        inside = path.name in ("recipe.json", RECORD_FILE)
-        yield Carried(path.resolve().parent.name if inside else path.stem, Recipe.read(path))
+        yield Carried(*named_recipe(path))
     else:
         check_no_path(text)
         if path.suffix == ".json":
@@ -109,9 +113,7 @@ def _named(text: str, top: int) -> Iterator[Carried]:
 def _of_run(path: Path, top: int) -> Iterator[Carried]:
     with RunDirectory.open(path) as run:
         goal = restored(run)
-        best = Archive(run.outcomes(goal.language)).evolved(top)
-    if not best:
-        raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
+        best = best_evolved(run, goal.language, top)
     for place, outcome in enumerate(best, start=1):
         name = path.resolve().name + (f" {place}" if place > 1 else "")
         yield Carried(name, goal.recipe(outcome.parsed(goal.language)))

@@ -104,23 +104,28 @@ def _cases(tasks: Sequence[Task], text: bool, reading: Reading) -> Cases:
         searched=searched,
     )
     parts: list[list[list[Document]]] = []  # a part, its cases, their documents
+    read: dict[str, list[str]] = {}
     for quiz in asked:
         if len(quiz.questions) < count:
             raise UsageError(
                 f"{quiz.task.name!r} has {len(quiz.questions)} documents for {count} cases: give "
                 "more, or fewer --windows"
             )
-        whole = len(quiz.questions) // count * count  # as many in every case
-        made = [document_of(q, quiz.task, reading) for q in quiz.questions[:whole]]
+        own = quiz.questions[: len(quiz.questions) // count * count]  # as many in every case
+        made = [document_of(question, quiz.task, reading) for question in own]
         parts.append([made[at::count] for at in range(count)])
+        read[quiz.task.name] = [question.digest for question in own]
     if text:
         parts.append([[_of_window(window)] for window in reading.windows])
     rows = packed([[part[at] for part in parts] for at in range(count)])
-    return Cases(rows, {quiz.task.name: [q.digest for q in quiz.questions] for quiz in asked})
+    return Cases(rows, read)
 
 
 def document_of(question: Question, task: Task, reading: Reading) -> Document:
-    """A question as tokens, cut as lm-eval cuts it: no token begins the text."""
+    """A question as tokens, cut as lm-eval cuts it: no token begins the text.
+
+    The last token is foretold and not read, so that there is one more than the model takes.
+    """
     choices = []
     for instance in question.instances:
         context, answer = instance.arguments
@@ -132,7 +137,7 @@ def document_of(question: Question, task: Task, reading: Reading) -> Document:
                 f"document {question.place + 1} of {task.name!r} has nothing before an answer, or "
                 "no answer: leave it out"
             )
-        kept = tokens if reading.longest is None else tokens[-reading.longest :]
+        kept = tokens if reading.longest is None else tokens[-(reading.longest + 1) :]
         choices.append(Choice(kept, min(own, len(kept) - 1), len(answer.strip())))
     return Document(choices, right_answer(question), task.normalised)
 

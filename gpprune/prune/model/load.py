@@ -170,8 +170,7 @@ def _read(origin: Origin, dtype: torch.dtype | str) -> Loaded:
         check_tokenizer(origin.spec, tokenizer, model)
     model.eval()
     linear_layers(model)  # nothing to prune is an error now, not after calibration
-    if stored.beside or image_token(model) != NO_IMAGE:
-        check_causal(model, origin.spec)
+    check_reader(origin.spec, model, stored)
     return Loaded(model, tokenizer, origin.spec, stored)
 
 
@@ -220,6 +219,12 @@ def _read_weights(origin: Origin, config: Any, dtype: torch.dtype | str) -> nn.M
             shapes.fill(model, Path(origin.source), misfits)
     check_complete(origin.spec, model, found["missing_keys"])
     return model
+
+
+def check_reader(spec: str, model: nn.Module, stored: Stored) -> None:
+    """See that a model that reads images is one of text too, see `check_causal`."""
+    if stored.beside or image_token(model) != NO_IMAGE:
+        check_causal(model, spec)
 
 
 def check_complete(spec: str, model: nn.Module, absent: Iterable[str]) -> None:

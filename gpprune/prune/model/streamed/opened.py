@@ -18,13 +18,13 @@ from gpprune.prune.model.load import (
     Loaded,
     Origin,
     check_complete,
+    check_reader,
     check_tokenizer,
     default_device,
     read_config,
     read_tokenizer,
 )
 from gpprune.prune.model.quiet import quiet_transformers
-from gpprune.prune.model.run import NO_IMAGE, check_causal, image_token
 from gpprune.prune.model.shapes import read_shapes
 from gpprune.prune.model.sources import auto_class
 from gpprune.prune.model.stored import Stored, files_of, opened
@@ -123,8 +123,7 @@ def open_streamed(
     model.eval()
     pages = Pages(model, parts, len(blocks(model)), source)
     linear_layers(model)  # nothing to prune is an error now
-    if stored.beside or image_token(model) != NO_IMAGE:
-        check_causal(model, spec)
+    check_reader(spec, model, stored)
     progress("loading the model", 1, 1)
     loaded = Loaded(model, tokenizer, spec, stored)
     return Streamed(loaded, written, pages, shards, kept, names, where)

@@ -39,7 +39,7 @@ def _evolve(
     kind: type[MetricGoal | AllocationGoal | JointGoal],
     out: options.Out,
     model: options.ModelSpec = "smollm2",
-    text: options.TextSpec = "wikitext2",
+    text: options.SeveralTexts = ["wikitext2"],  # noqa: B006
     calibration_text: options.CalibrationSpec = "wikitext2",
     metric: options.MetricOption = "wanda",
     sparsity: options.Sparsity = 0.7,
@@ -71,7 +71,7 @@ def _evolve(
     json: options.Json = False,
 ) -> None:
     amounts = (windows, window_length, calibration_samples, seed)
-    texts = Texts(text, calibration_text, *amounts, task_data, per_task_docs)
+    texts = Texts(text[0], calibration_text, *amounts, task_data, per_task_docs, tuple(text[1:]))
     how = options.given(draft=draft, damp_inputs=damp_inputs, damp_outputs=damp_outputs)
     how |= options.given(shots=shots, schedule=schedule, order=order)
     how |= options.given(starts=started(start, kind.language))
@@ -143,7 +143,7 @@ def resume(
     model: Annotated[
         str | None, typer.Option(help="Where the run's model lies now, if it moved.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Where the text judged on lies now.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Where each text lies now.")] = None,
     calibration_text: Annotated[
         str | None, typer.Option(help="Where that calibrated on lies now.")
     ] = None,
@@ -167,7 +167,7 @@ def resume(
             generations=generations,
             time_limit=limit,
             model=model,
-            text=text,
+            texts=text or (),
             calibration_text=calibration_text,
             rivals=shown.rivals,
             winners=shown.winners,

@@ -53,6 +53,9 @@ ModelSpec = Annotated[str, typer.Option("--model", help=f"{known_models()}.")]
 TextSpec = Annotated[
     str, typer.Option("--text", help="Judged on: wikitext2 (packaged), a file, a datasets id.")
 ]
+SeveralTexts = Annotated[
+    list[str], typer.Option("--text", help="Judged on: as for other commands; may be repeated.")
+]
 CalibrationSpec = Annotated[
     str, typer.Option("--calibration-text", help="Calibrated on: as for --text.")
 ]

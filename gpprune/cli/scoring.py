@@ -36,7 +36,6 @@ _WHAT = typer.Argument(
     metavar="WHAT...", help="Run directories, recipes, published names or formula text."
 )
 _MODELS = typer.Option("--model", help="Where they are judged, the first for comparison; repeated.")
-_TEXTS = typer.Option("--text", help="Judged on: as for other commands; may be repeated.")
 _TASKS = typer.Option(help="Judged on after the texts: piqa,hellaswag or others.")
 _PATTERNS = typer.Option("--pattern", help="What competes, by default as found; may be repeated.")
 _AGAINST = typer.Option(help="Published formulas beside them, by default all; may be repeated.")
@@ -127,7 +126,7 @@ def score_allocations(
 def transfer(
     what: Annotated[list[str], _WHAT],
     model: Annotated[list[str], _MODELS] = ["smollm2"],  # noqa: B006
-    text: Annotated[list[str], _TEXTS] = ["wikitext2"],  # noqa: B006
+    text: options.SeveralTexts = ["wikitext2"],  # noqa: B006
     tasks: Annotated[str | None, _TASKS] = None,
     task_data: options.TaskData = None,
     calibration_text: options.CalibrationSpec = "wikitext2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from gpprune.compile import render
 from gpprune.discover.goals.goal import Goal
 from gpprune.discover.rivals import Choice, Rival, as_strict
+from gpprune.discover.texts import short_names
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import Unfit, UsageError
 from gpprune.evals import RECIPE, Evaluation, ModelFitness
@@ -52,19 +53,28 @@ class Judged:
     """How good the model is that a formula has pruned.
 
     Attributes:
-        validation: on the text that the search judged on.
-        test: on text that the search never saw.
+        validation: on the texts that the search judged on, all in one.
+        tests: on what the search never saw of each text, by its name.
     """
 
     validation: Evaluation
-    test: Evaluation
+    tests: Mapping[str, Evaluation]
 
-    def as_dict(self) -> dict[str, float | None]:
+    @property
+    def test(self) -> Evaluation:
+        """On what the search never saw: of several texts the mean loss of each."""
+        first, *more = self.tests.values()
+        means = [first.mean, *(test.mean for test in more)]
+        return Evaluation(torch.tensor(means, dtype=torch.float64), first.loss) if more else first
+
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        figure = self.test.loss.figure
+        figure = self.validation.loss.figure
+        each = {text: _finite(test.figure) for text, test in self.tests.items()}
         return {
             f"validation_{figure}": _finite(self.validation.figure),
             f"test_{figure}": _finite(self.test.figure),
+            **({f"test_{figure}_by_text": each} if len(each) > 1 else {}),
         }
 
 
@@ -92,12 +102,12 @@ class Finding:
 
     @property
     def validation(self) -> Evaluation:
-        """On the text that the search judged on, under the goal's weight update."""
+        """On the texts that the search judged on, under the goal's weight update."""
         return self.judged.validation
 
     @property
     def test(self) -> Evaluation:
-        """On text that the search never saw, under the goal's weight update."""
+        """On what the search never saw of the texts, under the goal's weight update."""
         return self.judged.test
 
     @property
@@ -183,7 +193,11 @@ class _Judges:
         self.goal = goal
         self.progress = progress
         self.bench = bench
-        self.test = bench.test_windows(spread=goal.spread)
+        specs = bench.texts.judged
+        self.tests = {
+            name: bench.test_windows(spread=goal.spread, text=spec)
+            for name, spec in zip(short_names(specs), specs, strict=True)
+        }
         self.fitness = {goal.own_setting: fitness}
 
     def best(self, rival: Rival) -> tuple[Choice, str]:
@@ -218,25 +232,28 @@ class _Judges:
         if update == self.goal.update and order not in (None, "dense") and not whole:
             return self._in_order(choice, order)
         validation = self.validation(choice, update)
-        test = validation  # what is no number there is not judged again
-        if math.isfinite(validation.mean):
-            fitness, form = self._judge(choice, update)
-            (test,) = fitness.evaluate(form, self.test)
-        return Judged(validation, test)
+        if not math.isfinite(validation.mean):  # nor is it judged again
+            return Judged(validation, dict.fromkeys(self.tests, validation))
+        fitness, form = self._judge(choice, update)
+        return self._of(validation, *fitness.evaluate(form, *self.tests.values()))
+
+    def _of(self, validation: Evaluation, *tests: Evaluation) -> Judged:
+        return Judged(validation, dict(zip(self.tests, tests, strict=True)))
 
     def _in_order(self, choice: Choice, order: str) -> Judged:
         """A choice on a copy of the model that is pruned in one shot of its recipe."""
         own = self.fitness[self.goal.own_setting]
         worst = Evaluation(torch.tensor([math.inf], dtype=torch.float64), own.loss)
         if not math.isfinite(self.validation(choice).mean):
-            return Judged(worst, worst)
+            return Judged(worst, dict.fromkeys(self.tests, worst))
         varied: dict[str, Any] = {self.goal.varied: choice.setting}
         recipe = replace(self.goal, **varied).recipe(choice.formula)
         once = recipe.model_copy(update={"shots": 1, "schedule": "linear", "cap": 1.0})
         try:
-            return Judged(*self.bench.pruned(once, [own.windows, self.test], order, self.progress))
+            texts = [own.windows, *self.tests.values()]
+            return self._of(*self.bench.pruned(once, texts, order, self.progress))
         except Unfit:  # on the pruned blocks' states, where the search has judged the dense ones'
-            return Judged(worst, worst)
+            return Judged(worst, dict.fromkeys(self.tests, worst))
 
     def _judge(self, choice: Choice, update: str | None) -> tuple[ModelFitness, Formula]:
         """What judges a choice, and the form that it takes; the update is the search's if None."""

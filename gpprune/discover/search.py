@@ -84,6 +84,8 @@ class Discovery:
         goal, result = self.goal, self.result
         updated = ["update"] if goal.update != "none" else []
         whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
+        tests = [*self.findings[0].judged.tests] if self.findings else [""]
+        numbers = ["validation", *(f"test {text}" if len(tests) > 1 else "test" for text in tests)]
         rows = [
             [
                 finding.name,
@@ -91,7 +93,7 @@ class Discovery:
                 finding.setting,
                 *([update] if updated else []),
                 shown(judged.validation.figure),
-                shown(judged.test.figure),
+                *(shown(test.figure) for test in judged.tests.values()),
                 finding.closed_form,
             ]
             for finding in self.findings
@@ -102,7 +104,6 @@ class Discovery:
             f"{goal.model} at sparsity {goal.sparsity:g}: {self.loss.figure} "
             f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
         )
-        numbers = ["validation", "test"]
         columns = [goal.kind, "from", goal.varied, *updated, *numbers, "closed form"]
         return title, columns, rows, numbers
 
@@ -183,7 +184,7 @@ def resume(
     generations: int | None = None,
     time_limit: float | None = None,
     model: str | None = None,
-    text: str | None = None,
+    texts: Sequence[str] = (),
     calibration_text: str | None = None,
     rivals: str = "all",
     winners: int = WINNERS,
@@ -198,7 +199,7 @@ def resume(
         generations: go on to this many; None: as many as it began with.
         time_limit: seconds that this call may take; None: no limit.
         model: where the run's model lies now; it must be the same model.
-        text: where the text that is judged on lies now.
+        texts: where the texts that are judged on lie now: as many as they are, in their order.
         calibration_text: where the text that is calibrated on lies now.
         rivals: as for `discover`.
         winners: as for `discover`.
@@ -212,7 +213,7 @@ def resume(
     """
     shown = Shown(rivals, winners)
     with RunDirectory.open(run) as opened:
-        goal = moved(restored(opened), model, text, calibration_text)
+        goal = moved(restored(opened), model, texts, calibration_text)
         changes: dict[str, Any] = {"time_limit": time_limit}
         if generations is not None:
             changes["generations"] = generations
@@ -241,14 +242,18 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
         texts,
         dtype=goal.dtype,
         loss=goal.loss,
-        reads=[(texts.text, "validation"), (texts.calibration_text, "calibration")],
+        reads=[
+            *((text, "validation") for text in texts.judged),
+            (texts.calibration_text, "calibration"),
+        ],
         names=goal.statistics.union(*(start.names for start in _starts(goal))),
         progress=progress,
     )
     bench.check_pattern(goal.pattern)
     if (goal.order or ("sequential" if goal.draft == RECIPE else "dense")) != "dense":
         bench.check_chain()
-    bench.test_windows(spread=goal.spread)
+    for text in texts.judged:
+        bench.test_windows(spread=goal.spread, text=text)
     bench.windows("validation", spread=goal.spread)
     bench.statistics(progress)
     return bench

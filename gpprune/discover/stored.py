@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,14 +71,28 @@ def restored(run: RunDirectory) -> Goal:
         ) from error
 
 
-def moved(goal: Goal, model: str | None, text: str | None, calibration_text: str | None) -> Goal:
-    """A goal whose model and texts lie elsewhere now; None for what has not moved."""
-    texts = replace(
+def moved(
+    goal: Goal, model: str | None, texts: Sequence[str], calibration_text: str | None
+) -> Goal:
+    """A goal whose model and texts lie elsewhere now; None, and no text, for what has not moved.
+
+    Raises:
+        UsageError: there are fewer or more texts than the goal's.
+    """
+    known = goal.texts.judged
+    if texts and len(texts) != len(known):
+        raise UsageError(
+            f"the run judges on {len(known)} texts ({', '.join(known)}), and {len(texts)} were "
+            "given: say in their order where each lies now"
+        )
+    text, *more = texts or known
+    now = replace(
         goal.texts,
-        text=text or goal.texts.text,
+        text=text,
+        more_texts=tuple(more),
         calibration_text=calibration_text or goal.texts.calibration_text,
     )
-    return replace(goal, model=model or goal.model, texts=texts)
+    return replace(goal, model=model or goal.model, texts=now)
 
 
 def check_digests(run: RunDirectory, bench: Workbench) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
-from gpprune.evals import settled
+from gpprune.evals import (
+    LOSSES,
+    ImageRow,
+    calibration_samples,
+    image_rows,
+    image_samples,
+    read_text,
+    settled,
+    tokenize,
+    windows,
+)
 from gpprune.files import expanded
 from gpprune.prune import Loaded
+from gpprune.prune.model.run import show_images
 
 TEST_WINDOWS = 10
 TEST_LENGTH = 1024
@@ -31,6 +44,8 @@ class Texts:
         seed: of the places of these sequences.
         task_data: for a loss of tasks a folder of their rows; None: the hub's.
         documents: of each such task that a search goes by.
+        more_texts: what a search judges on beside `text`: it goes by the mean loss over all, which
+            ranks as the mean of their differences to the dense model does.
     """
 
     text: str = "wikitext2"
@@ -41,14 +56,44 @@ class Texts:
     seed: int = 0
     task_data: str | None = None
     documents: int = 128
+    more_texts: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """All that a search judges on."""
+        return (self.text, *self.more_texts)
+
+    def check(self, loss: str) -> None:
+        """See that what a search judges on are several texts, or one, of this loss.
+
+        Raises:
+            UsageError: one is given twice, or the loss is of tasks, which take one text at most.
+        """
+        names = [settled(spec) for spec in self.judged]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise UsageError(f"the text {self.judged[place]!r} is given twice: give others")
+        if self.more_texts and LOSSES.find(loss).cases is not None:
+            raise UsageError(
+                f"the loss {loss!r} is of tasks, which stand beside one text at most: give one"
+            )
 
     def settled(self) -> Texts:
         """The same texts, named so that they are found from any directory."""
         rows = None if self.task_data is None else str(expanded(self.task_data).absolute())
-        calibration_text = settled(self.calibration_text)
         return replace(
-            self, text=settled(self.text), calibration_text=calibration_text, task_data=rows
+            self,
+            text=settled(self.text),
+            calibration_text=settled(self.calibration_text),
+            task_data=rows,
+            more_texts=tuple(map(settled, self.more_texts)),
         )
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Models or texts without the folders before them, unless two are then called alike."""
+    found = {name: name.rstrip("/").rsplit("/", 1)[-1] for name in names}
+    return [*names] if len(set(found.values())) < len(found) else [found[name] for name in names]
 
 
 # Allocations are told apart by long windows of several articles: on SmolLM2-135M at 70 % the best
@@ -84,3 +129,79 @@ def check_known(loaded: Loaded, spec: str, tokens: Tensor) -> None:
             f"{loaded.name!r} has embeddings of {rows}: use its own tokenizer, or a text "
             "without its special tokens"
         )
+
+
+class Material:
+    """The texts of a workbench as tokens of its model, each read once."""
+
+    def __init__(
+        self, texts: Texts, loaded: Loaded, read: dict[tuple[str, str], str] | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            texts: what is judged and calibrated on.
+            loaded: the model, which is shown the images that texts hold.
+            read: texts that were read before, by specification and split.
+        """
+        self._given, self._loaded = texts, loaded
+        self.read = {} if read is None else read
+        self._tokens: dict[tuple[str, str], Tensor] = {}
+        self._samples: Tensor | None = None
+
+    def tokens(self, spec: str, split: str) -> Tensor:
+        """A text's tokens, `[tokens]`."""
+        if (spec, split) not in self._tokens:
+            if (spec, split) not in self.read:
+                self.read[spec, split] = read_text(spec, split)
+            tokens = tokenize(self.read[spec, split], self._loaded.tokenizer)
+            check_known(self._loaded, spec, tokens)
+            self._tokens[spec, split] = tokens
+        return self._tokens[spec, split]
+
+    def windows(self, spec: str, split: str, spread: bool) -> Tensor:
+        """See `Workbench.windows`."""
+        count, length = self._given.windows, self._given.window_length
+        if (rows := image_rows(spec)) is not None:
+            own = {"validation": rows[::2], "test": rows[1::2]}.get(split, rows)
+            return self._seen(own, count, once=True)
+        tokens = self.tokens(spec, split)
+        if spread and self._without_parts(spec):
+            tokens = tokens[: len(tokens) - count * length]
+        return windows(tokens, count, length, spread=spread)
+
+    def test_windows(self, spec: str, spread: bool) -> Tensor:
+        """See `Workbench.test_windows`."""
+        if image_rows(spec) is not None:
+            return self.windows(spec, "test", spread)
+        tokens = self.tokens(spec, "test")
+        if not self._without_parts(spec):
+            count = TEST_SPREAD if spread else TEST_WINDOWS
+            return windows(tokens, count, TEST_LENGTH, spread=spread)
+        count, length = self._given.windows, self._given.window_length
+        windows(tokens, 2 * count, length)  # there must be as many to search on
+        return windows(tokens[len(tokens) - count * length :], count, length)
+
+    def calibration(self) -> Tensor:
+        """See `Workbench.calibration`."""
+        if self._samples is None:
+            given = self._given
+            if (rows := image_rows(given.calibration_text)) is not None:
+                # of a text that is judged on too, what the report is not judged on
+                own = rows[::2] if given.calibration_text in given.judged else rows
+                self._samples = self._seen(own, given.calibration_samples, once=False)
+            else:
+                tokens = self.tokens(given.calibration_text, "calibration")
+                amounts = (given.calibration_samples, given.window_length, given.seed)
+                self._samples = calibration_samples(tokens, *amounts)
+        return self._samples
+
+    def _without_parts(self, spec: str) -> bool:
+        return torch.equal(*(self.tokens(spec, split) for split in ("validation", "test")))
+
+    def _seen(self, rows: Sequence[ImageRow], count: int, *, once: bool) -> Tensor:
+        """Sequences of rows, with their images wherever the model is run on them."""
+        amounts = (count, self._given.window_length, self._given.seed)
+        tokens, shown = image_samples(rows, self._loaded, *amounts, once=once)
+        show_images(self._loaded.model, tokens, shown)
+        return tokens

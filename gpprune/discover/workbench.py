@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.discover.texts import (
-    TEST_LENGTH,
-    TEST_SPREAD,
-    TEST_WINDOWS,
+    Material,
     Texts,
-    check_known,
     check_length,
 )
 from gpprune.errors import UsageError
@@ -23,19 +20,13 @@ from gpprune.evals import (
     LOSSES,
     NEXT_TOKEN,
     Evaluation,
-    ImageRow,
     Reading,
-    calibration_samples,
     compute_dtype,
     copy_as,
     evaluate,
-    image_rows,
-    image_samples,
     images_digest,
     read_text,
     settled,
-    tokenize,
-    windows,
 )
 from gpprune.primitives import STATISTICS
 from gpprune.progress import Progress, silent
@@ -65,6 +56,7 @@ class Workbench:
     """A loaded model with its texts, its statistics and what is judged of it.
 
     Attributes:
+        material: the texts, as tokens of the model.
         documents: by split and task the SHA-256 of the documents that a loss of tasks reads.
     """
 
@@ -96,9 +88,7 @@ class Workbench:
         """
         self.texts = texts
         self.loss = LOSSES.find(loss)
-        self._texts: dict[tuple[str, str], str] = {}
-        for spec, split in reads:
-            self._text(spec, split)
+        read = {(spec, split): read_text(spec, split) for spec, split in reads}
         self._names = [name for name in STATISTICS if name in names]
         compute_dtype(dtype)  # what there is not fails before the model is loaded
         self.loaded = model if isinstance(model, Loaded) else load_model(model, progress=progress)
@@ -108,8 +98,7 @@ class Workbench:
         self.layers = linear_layers(self.loaded.model)
         check_weights(self.layers)
         check_length(self.loaded, texts.window_length)
-        self._tokens: dict[tuple[str, str], Tensor] = {}
-        self._samples: Tensor | None = None
+        self.material = Material(texts, self.loaded, read)
         self._statistics: LayerStatistics | None = None
         self.documents: dict[str, Mapping[str, Sequence[str]]] = {}
 
@@ -122,61 +111,30 @@ class Workbench:
         """See that a pattern fits every layer, before anything is measured for it."""
         parse_pattern(text).check_model({n: layer.shape for n, layer in self.layers.items()})
 
-    def _text(self, spec: str, split: str) -> str:
-        if (spec, split) not in self._texts:
-            self._texts[spec, split] = read_text(spec, split)
-        return self._texts[spec, split]
-
-    def tokens(self, spec: str, split: str) -> Tensor:
-        """A text's tokens, `[tokens]`."""
-        if (spec, split) not in self._tokens:
-            tokens = tokenize(self._text(spec, split), self.loaded.tokenizer)
-            check_known(self.loaded, spec, tokens)
-            self._tokens[spec, split] = tokens
-        return self._tokens[spec, split]
-
     def windows(self, split: str, *, spread: bool = False, text: str | None = None) -> Tensor:
         """The windows that are judged on, `[windows, window_length]`.
 
         The first ones; with `spread`, at even distances over the text, less what `test_windows`
-        takes of a text without parts. Of the bench's own text, unless another is given. A loss
-        of tasks has documents in their place, see `gpprune.evals.Cases`.
+        takes of a text without parts. Of the bench's own texts, in turns, unless another is given.
+        A loss of tasks has documents in their place, see `gpprune.evals.Cases`.
         """
-        return self._cases(split, self._windows(split, spread, text or self.texts.text))
+        specs = self.texts.judged if text is None else (text,)
+        each = [self.material.windows(spec, split, spread) for spec in specs]
+        if len({rows.shape for rows in each}) > 1:
+            found = ", ".join(f"{len(rows)} of {rows.shape[1]}" for rows in each)
+            raise UsageError(
+                f"the texts {', '.join(map(repr, specs))} have {found} windows and tokens: texts "
+                "that are judged on together must have as many"
+            )
+        return self._cases(split, torch.stack(each, 1).flatten(0, 1))
 
-    def _windows(self, split: str, spread: bool, text: str) -> Tensor:
-        if (rows := image_rows(text)) is not None:
-            own = {"validation": rows[::2], "test": rows[1::2]}.get(split, rows)
-            return self._seen(own, self.texts.windows, once=True)
-        tokens = self.tokens(text, split)
-        count, length = self.texts.windows, self.texts.window_length
-        if spread and self._without_parts:
-            tokens = tokens[: len(tokens) - count * length]
-        return windows(tokens, count, length, spread=spread)
-
-    @property
-    def _without_parts(self) -> bool:
-        parts = (self.tokens(self.texts.text, split) for split in ("validation", "test"))
-        return torch.equal(*parts)
-
-    def test_windows(self, *, spread: bool = False) -> Tensor:
+    def test_windows(self, *, spread: bool = False, text: str | None = None) -> Tensor:
         """Windows of text that a search never sees: the first 10 of 1,024 tokens of the test part.
 
         With `spread`, 20 from all over it. A text without parts gives its last ones, as many and as
-        long as those searched on.
+        long as those searched on. Of the bench's first text, unless another is given.
         """
-        return self._cases("test", self._test_windows(spread))
-
-    def _test_windows(self, spread: bool) -> Tensor:
-        if image_rows(self.texts.text) is not None:
-            return self._windows("test", spread, self.texts.text)
-        tokens = self.tokens(self.texts.text, "test")
-        if not self._without_parts:
-            count = TEST_SPREAD if spread else TEST_WINDOWS
-            return windows(tokens, count, TEST_LENGTH, spread=spread)
-        count, length = self.texts.windows, self.texts.window_length
-        windows(tokens, 2 * count, length)  # there must be as many to search on
-        return windows(tokens[len(tokens) - count * length :], count, length)
+        return self._cases("test", self.material.test_windows(text or self.texts.text, spread))
 
     def _cases(self, split: str, windows: Tensor) -> Tensor:
         """What the loss is measured on: windows, or what it makes in their place, if it can."""
@@ -199,25 +157,7 @@ class Workbench:
 
     def calibration(self) -> Tensor:
         """The calibration sequences, `[samples, window_length]`; images in them are shown."""
-        if self._samples is None:
-            texts = self.texts
-            if (rows := image_rows(texts.calibration_text)) is not None:
-                own = (
-                    rows[::2] if texts.text == texts.calibration_text else rows
-                )  # not the report's
-                self._samples = self._seen(own, texts.calibration_samples, once=False)
-                return self._samples
-            tokens = self.tokens(texts.calibration_text, "calibration")
-            amounts = (texts.calibration_samples, texts.window_length, texts.seed)
-            self._samples = calibration_samples(tokens, *amounts)
-        return self._samples
-
-    def _seen(self, rows: Sequence[ImageRow], count: int, *, once: bool) -> Tensor:
-        """Sequences of rows, with their images wherever the model is run on them."""
-        amounts = (count, self.texts.window_length, self.texts.seed)
-        tokens, shown = image_samples(rows, self.loaded, *amounts, once=once)
-        show_images(self.loaded.model, tokens, shown)
-        return tokens
+        return self.material.calibration()
 
     def check_chain(self) -> None:
         """See that the model can be pruned block by block.
@@ -281,10 +221,11 @@ class Workbench:
 
     def digests(self) -> dict[str, str]:
         """What tells the model, its tokenizer and the texts read so far from others."""
-        specs = {"text": self.texts.text, "calibration text": self.texts.calibration_text}
-        read = sorted((settled(spec), split, text) for (spec, split), text in self._texts.items())
-        found = {what: images_digest(spec) for what, spec in specs.items()}
-        for what, spec in specs.items():
+        kinds = {"text": self.texts.judged, "calibration text": (self.texts.calibration_text,)}
+        known = self.material.read.items()
+        read = sorted((settled(spec), split, text) for (spec, split), text in known)
+        found = {what: "".join(map(images_digest, specs)) for what, specs in kinds.items()}
+        for what, spec in ((what, spec) for what, specs in kinds.items() for spec in specs):
             found[what] += "".join(text for own, _, text in read if own == settled(spec))
         if "validation" in self.documents:
             found["documents of the tasks"] = repr([*self.documents["validation"].items()])

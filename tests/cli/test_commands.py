@@ -113,7 +113,7 @@ def test_a_text_without_parts_is_tested_on_what_no_search_sees(
     for count in (1, 3, 7):
         texts = Texts(text=str(file), windows=count, window_length=32)
         bench = Workbench(str(tiny_model_dir), texts, dtype="float32")
-        tokens = bench.tokens(str(file), "test").tolist()
+        tokens = bench.material.tokens(str(file), "test").tolist()
         searched = bench.windows("validation", spread=True)
         tested = bench.test_windows()
         assert searched.shape == tested.shape == (count, 32)

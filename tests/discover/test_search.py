@@ -198,10 +198,10 @@ def test_a_run_goes_on_where_model_and_text_have_moved_to(
     (tmp_path / "own.txt").rename(tmp_path / "moved.txt")
     with pytest.raises(UsageError, match="no text file"):
         gpprune.resume(tmp_path / "run")
-    moved = {"model": str(tmp_path / "moved"), "text": str(tmp_path / "moved.txt")}
+    moved = {"model": str(tmp_path / "moved"), "texts": [str(tmp_path / "moved.txt")]}
     assert found_by(gpprune.resume(tmp_path / "run", **moved)) == found_by(before)
     with pytest.raises(UsageError, match="began with another text"):
-        gpprune.resume(tmp_path / "run", **{**moved, "text": "wikitext2"})
+        gpprune.resume(tmp_path / "run", **{**moved, "texts": ["wikitext2"]})
 
 
 def test_one_file_named_in_two_ways_is_one_file(

@@ -70,7 +70,7 @@ class Goal(ABC):
         """Plain values for `settings.toml`."""
         values = {**asdict(self), "goal": self.kind}
         plain = asdict(Texts())
-        for name in ("task_data", "documents"):  # of tasks alone
+        for name in ("task_data", "documents", "more_texts"):  # of few searches
             if values["texts"][name] == plain[name]:
                 del values["texts"][name]
         return values
@@ -79,9 +79,11 @@ class Goal(ABC):
         """See that its fields make a recipe, with a pattern that has room for what is searched for.
 
         Raises:
-            UsageError: they do not, or there is no such draft.
+            UsageError: they do not, there is no such draft, or a text is given twice or beside a
+                loss that reads no text or one.
         """
         recipe, _ = self._recipe(), self.judged_by
+        self.texts.check(self.loss)
         if self.language is not METRIC:
             recipe.shape.check_room("an allocation")
 

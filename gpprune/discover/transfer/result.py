@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from scipy.stats import kendalltau
 
+from gpprune.discover.texts import short_names
 from gpprune.discover.transfer.candidates import Setting
 from gpprune.evals import Evaluation, ShownTable, shown
 from gpprune.prune import Recipe
@@ -108,8 +109,8 @@ class CarryOver:
     def names(self) -> list[str]:
         """The settings by what tells them apart."""
         parts = [
-            _short([s.model for s in self.settings]),
-            _short([s.text for s in self.settings]),
+            short_names([s.model for s in self.settings]),
+            short_names([s.text for s in self.settings]),
             [f"{s.sparsity:g}" for s in self.settings],
             [s.pattern or "" for s in self.settings],
         ]
@@ -121,8 +122,8 @@ class CarryOver:
         """What is the same of all settings."""
         first = self.settings[0]
         parts: dict[str, set[Any]] = {
-            _short([first.model])[0]: {s.model for s in self.settings},
-            _short([first.text])[0]: {s.text for s in self.settings},
+            short_names([first.model])[0]: {s.model for s in self.settings},
+            short_names([first.text])[0]: {s.text for s in self.settings},
             f"{first.sparsity:g} pruned": {s.sparsity for s in self.settings},
             first.pattern or "": {s.pattern for s in self.settings},
         }
@@ -196,12 +197,6 @@ class CarryOver:
             "gain": self.gain(line, at),
             "recipe": cell.recipe.model_dump(),
         }
-
-
-def _short(names: Sequence[str]) -> list[str]:
-    """Models or texts without the folders before them, unless two are then called alike."""
-    found = {name: name.rstrip("/").rsplit("/", 1)[-1] for name in names}
-    return [*names] if len(set(found.values())) < len(found) else [found[name] for name in names]
 
 
 def _percent(share: float | None) -> str:

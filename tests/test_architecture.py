@@ -120,6 +120,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "transfer": ("texts", "workbench", "rivals", "stored", "contenders", "judges"),
         "checkpoints": ("texts", "workbench", "contenders", "compare"),
         "plots": ("runs", "sharing", "transfer"),
+        "watch": ("goals", "stored", "report", "runs", "plots"),
     },
 }
 # Libraries that a room does without: the language and the search know no language models.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,7 +171,7 @@ Allocations = Annotated[
     list[str] | None,
     typer.Argument(
         help="Published names (with parameters: owl(7,0.05), atp(0.3)), besa, DSA graphs, formula "
-        "text, run directories (their best), label=any of these; all published ones by default."
+        "text, run directories (their best), label=any of these; all published ones by default.",
     ),
 ]
 GivenUnit = Annotated[
@@ -213,18 +213,23 @@ Strategy = Annotated[
 
 
 def with_defaults(
-    command: Callable[..., None], about: str, fixed: Mapping[str, Any] = {}, **defaults: Any
+    command: Callable[..., None],
+    about: str,
+    fixed: Mapping[str, Any] = {},
+    declared: Mapping[str, Any] = {},
+    **defaults: Any,
 ) -> Callable[..., None]:
-    """A command of which some flags are fixed or have other defaults, with its own help text."""
-    own = signature(command, eval_str=True)
-    flags = [flag for flag in own.parameters.values() if flag.name not in fixed]
+    """A command with its own help, some flags of which are fixed, or declared in another way."""
+    own = signature(command, eval_str=True).parameters.values()
+    known = [flag.replace(annotation=declared.get(flag.name, flag.annotation)) for flag in own]
+    flags = [flag for flag in known if flag.name not in fixed]
 
     @wraps(command)
     def run(**given: Any) -> None:
         command(**fixed, **given)
 
     changed = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in flags]
-    run.__signature__ = own.replace(parameters=changed)  # type: ignore[attr-defined]
+    run.__signature__ = Signature(changed)  # type: ignore[attr-defined]
     run.__doc__ = about
     return run
 

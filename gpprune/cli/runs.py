@@ -1,4 +1,4 @@
-"""`gpprune report`: what finished or running searches have found, side by side."""
+"""`gpprune report` and `status`: what searches have found, and how far one is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpprune.discover import summarise
 from gpprune.discover.plots import check_picture, save_figure, summary_figure
 from gpprune.discover.report import screening_line
 from gpprune.discover.runs import summary_table
+from gpprune.discover.watch import run_status, write_page
 
 
 def report(
@@ -25,13 +26,17 @@ def report(
             metavar="PATH",
         ),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Tell all on a page, PATH.html.", metavar="PATH")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Compare searches: candidates judged, the best evolved formula and its figures."""
-    if plot is not None:
-        check_picture(plot)
+    for path in filter(None, (plot, html)):
+        check_picture(path)
     found = summarise(runs)
     pictures = [] if plot is None else save_figure(summary_figure(found), plot)
+    pictures += [] if html is None else write_page(runs, html)
     if json:
         print_json([summary.as_dict() for summary in found])
         return
@@ -42,3 +47,15 @@ def report(
         if summary.screening is not None:
             say(f"{summary.name}  {screening_line(summary.screening)}")
     tell_written(pictures)
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    json: options.Json = False,
+) -> None:
+    """Say how far a search is, from another terminal too while it runs."""
+    found = run_status(run)
+    if json:
+        print_json(found.as_dict())
+    else:
+        say("\n".join(found.sentences))

@@ -18,8 +18,6 @@ from gpprune.cli.console import (
     tell_written,
 )
 from gpprune.discover import (
-    Comparison,
-    Contender,
     Texts,
     allocation_contenders,
     carry_over,
@@ -35,6 +33,9 @@ from gpprune.evals import NEXT_TOKEN
 _WHAT = typer.Argument(
     metavar="WHAT...", help="Run directories, recipes, published names or formula text."
 )
+_METRICS = typer.Argument(
+    help="Published names or formula text; all published ones by default.", metavar="METRICS"
+)
 _MODELS = typer.Option("--model", help="Where they are judged, the first for comparison; repeated.")
 _TASKS = typer.Option(help="Judged on after the texts: piqa,hellaswag or others.")
 _PATTERNS = typer.Option("--pattern", help="What competes, by default as found; may be repeated.")
@@ -43,17 +44,17 @@ _TOP = typer.Option(help="How many of a run's best formulas.", min=1)
 _OUT = typer.Option(help="Written: JSON with every window's loss.")
 
 
-def score_metrics(
-    metrics: Annotated[
-        list[str] | None,
-        typer.Argument(help="Published names or formula text; all published ones by default."),
-    ] = None,
+def _score(
+    kind: str,
+    allocations: options.Allocations = None,
     model: options.ModelSpec = "smollm2",
     text: options.TextSpec = "wikitext2",
     calibration_text: options.CalibrationSpec = "wikitext2",
     split: options.SplitOption = options.Split.test,
+    metric: options.MetricOption = "wanda",
     sparsity: options.Levels = None,
     pattern: options.OwnPattern = None,
+    unit: options.GivenUnit = None,
     update: options.UpdateOption = "none",
     damp_inputs: options.DampInputs = None,
     damp_outputs: options.DampOutputs = None,
@@ -68,59 +69,35 @@ def score_metrics(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Judge the model pruned by each metric, beside the dense model."""
-    how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
-    contenders = metric_contenders(metrics, levels(sparsity), pattern, permute=permute, **how)
+    how: dict[str, Any] = {"sparsity": levels(sparsity), "pattern": pattern, "update": update}
+    how |= {"damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
+    if kind == "metrics":
+        contenders = metric_contenders(allocations, permute=permute, **how)
+    else:
+        contenders = allocation_contenders(allocations, metric, unit=unit, **how)
     amounts = (windows, window_length, calibration_samples, seed)
     texts = Texts(text, calibration_text, *amounts, task_data)
-    on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
-    found = _judged(contenders, json, order=order, **on)
-    if not json:
-        print_shown(found.of_metrics())
-
-
-def _judged(contenders: list[Contender], json: bool, **how: Any) -> Comparison:
-    """Compare, and print what is the same of all comparisons."""
+    on: dict[str, Any] = {"model": model, "texts": texts, "split": split, "dtype": dtype}
     with progress() as report:
-        found = compare_recipes(contenders, progress=report, **how)
+        found = compare_recipes(contenders, order=order, loss=loss, progress=report, **on)
     tell_left_alone(found.coverage)
     if json:
         print_json([row.as_dict() for row in found.rows])
-    return found
+    else:
+        print_shown(found.of_metrics() if kind == "metrics" else found.of_allocations(metric))
 
 
-def score_allocations(
-    allocations: options.Allocations = None,
-    model: options.ModelSpec = "smollm2",
-    text: options.TextSpec = "wikitext2",
-    calibration_text: options.CalibrationSpec = "wikitext2",
-    split: options.SplitOption = options.Split.test,
-    metric: options.MetricOption = "wanda",
-    sparsity: options.Levels = None,
-    pattern: options.OwnPattern = None,
-    unit: options.GivenUnit = None,
-    update: options.UpdateOption = "none",
-    damp_inputs: options.DampInputs = None,
-    damp_outputs: options.DampOutputs = None,
-    windows: options.Windows = TEST_WINDOWS,
-    window_length: options.WindowLength = TEST_LENGTH,
-    calibration_samples: options.Samples = 8,
-    order: options.OrderOption = "dense",
-    loss: options.LossOption = NEXT_TOKEN.name,
-    task_data: options.TaskData = None,
-    dtype: options.DTypeOption = options.DType.auto,
-    seed: options.Seed = 0,
-    json: options.Json = False,
-) -> None:
-    """Judge the model under each allocation of the sparsity, beside the dense model."""
-    how = {"update": update, "damp_inputs": damp_inputs, "damp_outputs": damp_outputs}
-    contenders = allocation_contenders(allocations, metric, levels(sparsity), pattern, unit, **how)
-    amounts = (windows, window_length, calibration_samples, seed)
-    texts = Texts(text, calibration_text, *amounts, task_data)
-    on = {"model": model, "texts": texts, "split": split, "dtype": dtype, "loss": loss}
-    found = _judged(contenders, json, order=order, **on)
-    if not json:
-        print_shown(found.of_allocations(metric))
+score_metrics = options.with_defaults(
+    _score,
+    "Judge the model pruned by each metric, beside the dense model.",
+    {"kind": "metrics", "metric": "", "unit": None},
+    {"allocations": Annotated[list[str] | None, _METRICS]},
+)
+score_allocations = options.with_defaults(
+    _score,
+    "Judge the model under each allocation of the sparsity, beside the dense model.",
+    {"kind": "allocations", "permute": None},
+)
 
 
 def transfer(

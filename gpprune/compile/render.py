@@ -1,4 +1,4 @@
-"""A formula as a person reads it: unicode, LaTeX, one line, or Python to paste.
+"""A formula as a person reads it: unicode, LaTeX, MathML, one line, or Python to paste.
 
 The closed form is sympy's printing of the formula with the protected operators written as what
 they protect (`x / y` for "x / y, and 0 where y is 0"); the Python is exact.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+from xml.sax.saxutils import unescape
 
 import sympy
+from sympy.printing.mathml import mathml
 
 from gpprune.compile.python import python_source
 from gpprune.errors import UsageError
@@ -73,10 +75,24 @@ _RENDERERS: dict[str, Callable[[Formula], str]] = {
     "unicode": lambda formula: str(sympy.pretty(closed_form(formula), use_unicode=True)),
     "line": lambda formula: one_line(formula),
     "latex": lambda formula: str(sympy.latex(closed_form(formula))),
+    "mathml": lambda formula: _mathml(closed_form(formula)),
     "python": python_source,
 }
 
 FORMATS = tuple(_RENDERERS)
+
+
+def _mathml(form: sympy.Expr) -> str:
+    """A `math` element, which browsers typeset without a script."""
+    body = mathml(form, printer="presentation")
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML">{unescape(body, _ENTITIES)}</math>'
+
+
+# Of HTML, which XML does not know.
+_ENTITIES = {
+    "&InvisibleTimes;": "\N{INVISIBLE TIMES}",
+    "&ApplyFunction;": "\N{FUNCTION APPLICATION}",
+}
 
 
 def render(formula: Formula, format: str = "unicode") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from gpprune.discover.rivals import Choice, Rival, as_strict
 from gpprune.discover.texts import short_names
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import Unfit, UsageError
-from gpprune.evals import RECIPE, Evaluation, ModelFitness
+from gpprune.evals import RECIPE, Evaluation, LayerZeros, ModelFitness
 from gpprune.gp import SearchResult
 from gpprune.primitives import Formula
 from gpprune.progress import Progress, silent
@@ -90,6 +90,7 @@ class Finding:
         evolved: whether the search made it.
         judged: under the goal's weight update.
         masks_alone: in the same setting without the update; None where the goal has no update.
+        layers: of an evolved one, how much of each layer its masks take.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Finding:
     evolved: bool
     judged: Judged
     masks_alone: Judged | None
+    layers: tuple[LayerZeros, ...] = ()
 
     @property
     def validation(self) -> Evaluation:
@@ -127,6 +129,7 @@ class Finding:
             **self.judged.as_dict(),
             **alone,
             "closed_form": self.closed_form,
+            **({"layers": [asdict(layer) for layer in self.layers]} if self.layers else {}),
         }
 
 
@@ -225,7 +228,12 @@ class _Judges:
         """A choice on validation and test text, as the goal has it and with masks alone."""
         alone = None if self.goal.update == "none" else self._judged(choice, "none")
         shown = (choice.name, origin, choice.formula, choice.setting)
-        return Finding(*shown, evolved, self._judged(choice, self.goal.update), alone)
+        judged = self._judged(choice, self.goal.update)
+        layers: tuple[LayerZeros, ...] = ()
+        if evolved and math.isfinite(judged.validation.mean):
+            fitness, form = self._judge(choice, "none")
+            layers = fitness.masking.layer_zeros(form)
+        return Finding(*shown, evolved, judged, alone, layers)
 
     def _judged(self, choice: Choice, update: str) -> Judged:
         order, whole = self.goal.order, self.goal.draft == RECIPE

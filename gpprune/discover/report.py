@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,15 @@ from gpprune.files import whole_file
 from gpprune.gp import Screening
 from gpprune.prune import Recipe
 
+_LIBRARIES = ("gpprune", "torch", "transformers", "deap", "sympy")
 REPORT_FILE = "report.json"
 RECIPE_FILE = "recipe.json"
+
+
+def versions() -> dict[str, str]:
+    """What a search ran with: gpprune, Python and the libraries that a figure may depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    return found | {name: version(name) for name in _LIBRARIES}
 
 
 def write_report(run: Path, document: dict[str, Any], recipe: Recipe | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpprune.discover.findings import WINNERS, Finding, Shown, find
 from gpprune.discover.goals.goal import Goal
-from gpprune.discover.report import write_report
+from gpprune.discover.report import versions, write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
@@ -85,7 +85,7 @@ class Discovery:
         updated = ["update"] if goal.update != "none" else []
         whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
         tests = [*self.findings[0].judged.tests] if self.findings else [""]
-        numbers = ["validation", *(f"test {text}" if len(tests) > 1 else "test" for text in tests)]
+        numbers = ["validation", *(f"test\n{text}" if len(tests) > 1 else "test" for text in tests)]
         rows = [
             [
                 finding.name,
@@ -130,6 +130,7 @@ class Discovery:
             "estimate": None if self.screening is None else self.screening.as_dict(),
             **left,
             **({"documents": self.documents} if self.documents else {}),
+            "versions": versions(),
             "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
         }
 

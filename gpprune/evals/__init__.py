@@ -19,6 +19,7 @@ from .loss_table import LOSSES as LOSSES
 from .losses import NEXT_TOKEN as NEXT_TOKEN
 from .losses import Loss as Loss
 from .losses import Reading as Reading
+from .masking import LayerZeros as LayerZeros
 from .masking import Masking as Masking
 from .masking import MetricMasking as MetricMasking
 from .next_token import WindowLoss as WindowLoss

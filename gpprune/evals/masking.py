@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate, repeat
 
 import torch
@@ -32,6 +33,23 @@ Masked = tuple[LinearLayer, Tensor | Gone]
 # Scores of a model that compete across layers are computed once if they are no more than these,
 # 1 GiB of them, and else for each of three passes.
 _HELD = 1 << 28
+
+
+@dataclass(frozen=True)
+class LayerZeros:
+    """How many weights of a layer go.
+
+    Attributes:
+        name: of the layer in the model.
+        block: the decoder block that it is of.
+        zeros: how many go.
+        size: of how many.
+    """
+
+    name: str
+    block: int
+    zeros: int
+    size: int
 
 
 class Masking(ABC):
@@ -92,6 +110,18 @@ class Masking(ABC):
                 NaN or all the same, or a unit a sparsity that is not finite.
             UsageError: it reads a statistic that was not measured.
         """
+
+    def layer_zeros(self, formula: Formula) -> tuple[LayerZeros, ...]:
+        """How many weights of each layer go.
+
+        Raises:
+            Unfit, UsageError: as `masks`.
+        """
+        found = []
+        for layer, mask in self.masks(formula):
+            goes = mask.mask if isinstance(mask, Gone) else mask
+            found.append(LayerZeros(layer.name, layer.block, int(goes.sum()), layer.size))
+        return tuple(found)
 
     def fingerprint(self, formula: Formula) -> str | None:
         """Text that is the same for formulas that prune alike, where telling takes no masks.

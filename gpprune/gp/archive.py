@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from gpprune.gp.outcome import Outcome
+from gpprune.primitives import Language
 
 _ALIKE = 2e-3
 
@@ -36,6 +37,26 @@ def fittest(outcomes: Iterable[Outcome], count: int, kin: int | None) -> list[Ou
         kin: of formulas that differ in constants alone the best so many; None for all.
     """
     return _of_kin(ranked(outcomes), kin)[:count]
+
+
+def front(outcomes: Iterable[Outcome], language: Language) -> list[tuple[int, Outcome]]:
+    """The Pareto front of loss against complexity.
+
+    Args:
+        outcomes: in any order; those that were not judged on all cases are left out.
+        language: of their formulas.
+
+    Returns:
+        Pairs of the number of a formula's nodes and its outcome, shortest first: no other formula
+        is as short or shorter and as good or better.
+    """
+    full = [outcome for outcome in outcomes if outcome.full]
+    sized = [(len(outcome.parsed(language).tree), outcome) for outcome in full]
+    found: list[tuple[int, Outcome]] = []
+    for size, outcome in sorted(sized, key=lambda pair: (pair[0], *_standing(pair[1]))):
+        if not found or outcome.fitness < found[-1][1].fitness:
+            found.append((size, outcome))
+    return found
 
 
 def _of_kin(outcomes: Iterable[Outcome], kin: int | None) -> list[Outcome]:

@@ -64,7 +64,7 @@ def test_a_search_goes_by_the_mean_of_all_and_reports_each(
     )
     assert winner.test.mean == pytest.approx(float(sum(tested) / 2), rel=1e-5)
     _, columns, rows, numbers = found.table
-    assert numbers == ["validation", "test first.txt", "test second.txt"]
+    assert numbers == ["validation", "test\nfirst.txt", "test\nsecond.txt"]
     assert len({*map(len, rows), len(columns)}) == 1
     best = found.result.archive.evolved(1)[0]
     assert best.fitness == pytest.approx(winner.validation.mean)

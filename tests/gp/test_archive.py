@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gpprune.gp import Archive, Outcome, SearchResult
+from gpprune.gp import Archive, Outcome, SearchResult, front
+from gpprune.primitives import METRIC
 
 
 def outcome(text: str, loss: float, origin: str = "random") -> Outcome:
@@ -78,3 +82,25 @@ def test_what_was_not_judged_on_all_cases_is_not_offered() -> None:
     archive = Archive([dropped, failed, *KIN])
     assert (archive.dropped, archive.failed) == (1, 1)
     assert losses(archive.evolved(1)) == [3.0]
+
+
+# The front of loss against length
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5), st.booleans()), max_size=12))
+def test_the_front_is_what_no_other_formula_beats(drawn: list[tuple[int, int, bool]]) -> None:
+    outcomes = []
+    for length, loss, full in drawn:
+        made = outcome("sqr(" * length + "W" + ")" * length, float(loss))
+        outcomes.append(replace(made, key=str(len(outcomes)), full=full))
+    found = front(outcomes, METRIC)
+    sizes = [(len(o.parsed(METRIC).tree), o.fitness) for o in outcomes if o.full]
+    wanted = {
+        (size, loss)
+        for size, loss in sizes
+        if not any(
+            (other <= size and better <= loss) and (other, better) != (size, loss)
+            for other, better in sizes
+        )
+    }
+    assert [(size, o.fitness) for size, o in found] == sorted(wanted)

@@ -85,7 +85,7 @@ def search_figure(
             lines = _group_lines(axes, known, groups)
         axes.set(xlabel="candidates judged", ylabel=f"best validation {loss.figure}")
         values = [value for points in known.values() for _, value in points]
-        _figure_axis(axes, values, loss.logarithmic)
+        figure_axis(axes, values, loss.logarithmic)
         legend(axes, lines)
         return figure
 
@@ -146,7 +146,7 @@ def _median(runs: Sequence[Points]) -> Points:
     return [(count, at(count)) for count in sorted(inside)]
 
 
-def _figure_axis(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
+def figure_axis(axes: Axes, values: Sequence[float], logarithmic: bool) -> None:
     """An axis whose ticks are plain round numbers, also within one decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 

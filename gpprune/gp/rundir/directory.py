@@ -131,14 +131,26 @@ class RunDirectory:
             self.close()
 
     def _take(self, lock: sqlite3.Connection) -> None:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
+        if not _taken(lock):
             raise GppruneError(
                 f"the run {self.path} is in use by another process: wait for it or stop it"
-            ) from None
+            )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process runs this search at the moment. Changes nothing."""
+        file = self.path / _LOCK
+        if not file.is_file():
+            return False
+        with reported(file):
+            lock = sqlite3.connect(
+                f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None
+            )
+        try:
+            with reported(file):
+                return not _taken(lock, "SELECT name FROM sqlite_master")
+        finally:
+            lock.close()
 
     def outcomes(self, language: Language | None = None) -> list[Outcome]:
         """Return all candidates judged so far, in order.
@@ -183,6 +195,17 @@ class RunDirectory:
                 f"the [problem] in {self.path / SETTINGS} is not the one that this run judged"
                 " its candidates on: put it back, or begin a new run"
             )
+
+
+def _taken(lock: sqlite3.Connection, statement: str = "BEGIN EXCLUSIVE") -> bool:
+    """Whether a statement had what it needs of the lock; no: another process holds it."""
+    try:
+        lock.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _expanded(path: Path | str) -> Path:

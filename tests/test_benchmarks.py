@@ -26,6 +26,7 @@ BENCHMARKS = (
     "distinct",
     "evolve",
     "kernels",
+    "loops",
     "masks",
     "memory",
     "protocol",
@@ -169,6 +170,13 @@ def test_backends_are_held_against_the_chooser(ran: Ran, tiny_model_dir: Path):
 def test_candidates_are_held_against_the_published_loop(ran: Ran, tiny_model_dir: Path):
     said = ran("candidates", "--model", tiny_model_dir, "--windows", 2, "--length", 64)
     assert re.search(r"eager tree, stable sorts, float32 \d+  ratio \d+\.\d\d", said)
+
+
+def test_loops_are_held_against_searches(ran: Ran, tiny_model_dir: Path):
+    small = ("--samples", 2, "--windows", 2, "--length", 64, "--candidates", 1, "--seconds", 1)
+    said = ran("loops", "--model", tiny_model_dir, *small)
+    for kind, rival in (("allocation", "DSA"), ("metric", "Pruner-Zero")):
+        assert re.search(rf"{kind} +│ +\d+ +│ {rival} +│ +\d+ +│ +\d+\.\d", said)
 
 
 def test_seeds_search_judge_and_go_on(

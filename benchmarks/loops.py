@@ -1,0 +1,113 @@
+"""Candidates an hour: the loops of the published searches against searches of ours, one text.
+
+    python -m benchmarks.loops [--model smollm2] [--samples 8] [--windows 8] [--length 2048]
+        [--candidates 2] [--seconds 300]
+
+DSA's loop calibrates on the dense model for the allocation and again while it prunes block by
+block, then judges every window in float32. Pruner-Zero's measures gradients once, and then does the
+same but for the first calibration. Both are rebuilt from gpprune's own parts, kernels and masks
+included, so that loops are compared and not implementations. Ours are searches of the command
+line's settings on the same sequences and windows, their calibration not counted; nor is the time
+of Pruner-Zero's gradients. All have one seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.flags import add_length, add_model, parser_of, positive
+from benchmarks.shown import print_table
+from gpprune.discover import AllocationGoal, Goal, MetricGoal, Texts
+from gpprune.discover.search import ready
+from gpprune.discover.workbench import Workbench
+from gpprune.gp import PRESETS, SearchEvent, evolve
+from gpprune.primitives import Formula
+from gpprune.prune import load_model, prune_model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("loops", __doc__)
+    add_model(parser)
+    parser.add_argument("--samples", type=positive, default=8, help="calibration sequences")
+    parser.add_argument("--windows", type=positive, default=8)
+    add_length(parser, 2048)
+    parser.add_argument("--candidates", type=positive, default=2, help="of each published loop")
+    parser.add_argument("--seconds", type=positive, default=300, help="of each search of ours")
+    given = parser.parse_args(arguments)
+    texts = Texts(
+        windows=given.windows, window_length=given.length, calibration_samples=given.samples
+    )
+    loaded = load_model(given.model, device="cpu")
+    rows = []
+    goals: list[tuple[Goal, str]] = [
+        (AllocationGoal(texts, given.model), "DSA"),
+        (MetricGoal(texts, given.model, sparsity=0.5), "Pruner-Zero"),
+    ]
+    for goal, rival in goals:
+        bench = ready(goal, loaded)
+        theirs = _published(goal, bench, given.candidates)
+        ours = _searched(goal, bench, given.seconds)
+        rows.append(
+            [
+                goal.kind,
+                f"{3600 / theirs:.0f}",
+                rival,
+                f"{3600 / ours:.0f}",
+                f"{theirs / ours:.1f}",
+            ]
+        )
+        print(*rows[-1], flush=True)  # the next one takes minutes
+    columns = ["search for", "its loop", "of", "gpprune", "ratio"]
+    title = f"candidates an hour on {given.model}, {given.windows} windows of {given.length} tokens"
+    print_table(columns, rows, title=title)
+
+
+def _published(goal: Goal, bench: Workbench, count: int) -> float:
+    """Seconds a candidate of the published loop."""
+    formulas = _turns([*goal.seeds().values()])
+    allocates = isinstance(goal, AllocationGoal)
+
+    def judge() -> None:
+        work: Any = copy.deepcopy(bench.loaded.model)
+        recipe = goal.recipe(next(formulas))
+        dense = None if allocates else bench.statistics()  # gradients
+        prune_model(work, recipe, bench.calibration(), order="sequential", dense=dense)
+        with torch.no_grad():
+            for window in bench.windows("validation", spread=goal.spread):
+                cross_entropy(work(window[None]).logits[0, :-1].float(), window[1:])
+
+    start = time.perf_counter()
+    for _ in range(count):
+        judge()
+    return (time.perf_counter() - start) / count
+
+
+def _turns(formulas: Sequence[Formula]) -> Iterator[Formula]:
+    while True:
+        yield from formulas
+
+
+def _searched(goal: Goal, bench: Workbench, limit: float) -> float:
+    """Seconds a candidate of a search that ends by its time limit."""
+    events: list[SearchEvent] = []
+    fitness = goal.fitness(bench)
+    result = evolve(
+        goal.language,
+        fitness,
+        settings=PRESETS[goal.preset].replaced(generations=1000, time_limit=limit),
+        seeds=goal.seeds(),
+        canonical=goal.canonical,
+        fingerprint=fitness.fingerprint,
+        observer=events.append,
+    )
+    return events[-1].seconds / result.evaluated
+
+
+if __name__ == "__main__":
+    main()

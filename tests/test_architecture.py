@@ -97,9 +97,11 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "screen": ("outcome",),
         "fidelity": ("fitness", "outcome", "screen", "settings"),
         "rundir": ("outcome", "settings", "state"),
+        "judging": ("fidelity", "fitness", "outcome", "screen", "settings"),
+        "workers": ("fidelity", "fitness", "judging", "outcome", "settings"),
         "search": (
-            *("archive", "engine", "fidelity", "fitness", "outcome", "rundir", "screen"),
-            *("settings", "state"),
+            *("archive", "engine", "fitness", "judging", "outcome", "rundir", "screen"),
+            *("settings", "state", "workers"),
         ),
     },
     "discover": {
@@ -108,8 +110,8 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "rivals": (),
         "goals": ("texts", "workbench", "rivals"),
         "stored": ("texts", "workbench", "goals"),
-        "report": (),
         "findings": ("texts", "workbench", "rivals", "goals"),
+        "report": ("goals", "findings"),
         "search": ("texts", "workbench", "goals", "stored", "report", "findings"),
         "runs": ("report",),
         "contenders": ("report", "stored"),

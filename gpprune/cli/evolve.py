@@ -68,6 +68,7 @@ def _evolve(
     seed: options.Seed = 0,
     rivals: options.RivalsOption = options.Rivals.all,
     winners: options.Winners = WINNERS,
+    workers: options.Workers = 1,
     json: options.Json = False,
 ) -> None:
     amounts = (windows, window_length, calibration_samples, seed)
@@ -84,7 +85,7 @@ def _evolve(
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     changes = {"population": population, "generations": generations, "strategy": strategy}
     settings = settings_of(preset, **changes, time_limit=time_limit, seed=seed)
-    _begin(out, goal, settings, Shown(str(rivals), winners), json)
+    _begin(out, goal, settings, Shown(str(rivals), winners), workers, json)
 
 
 evolve_metric = options.with_defaults(
@@ -120,7 +121,9 @@ evolve_joint = options.with_defaults(
 )
 
 
-def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: Shown, json: bool) -> None:
+def _begin(
+    out: Path, goal: Goal, settings: SearchSettings, shown: Shown, workers: int, json: bool
+) -> None:
     """Search, and say what was found."""
     run = expanded(out)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
@@ -130,6 +133,7 @@ def _begin(out: Path, goal: Goal, settings: SearchSettings, shown: Shown, json: 
             settings=settings,
             rivals=shown.rivals,
             winners=shown.winners,
+            workers=workers,
             progress=screen.progress,
             observer=screen.observe,
         )
@@ -149,6 +153,7 @@ def resume(
     ] = None,
     rivals: options.RivalsOption = options.Rivals.all,
     winners: options.Winners = WINNERS,
+    workers: options.Workers = 1,
     json: options.Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
@@ -171,6 +176,7 @@ def resume(
             calibration_text=calibration_text,
             rivals=shown.rivals,
             winners=shown.winners,
+            workers=workers,
             progress=screen.progress,
             observer=screen.observe,
         )

@@ -10,6 +10,7 @@ from rich.table import Column
 
 from gpprune.cli.console import LabelledBars, err, escape
 from gpprune.compile import render
+from gpprune.discover.watch.pace import Pace
 from gpprune.evals import LOSSES, shown
 from gpprune.gp import SearchEvent, SearchSettings
 from gpprune.primitives import Language
@@ -41,7 +42,7 @@ class SearchScreen:
         )
         self._task = self._searching.add_task("", total=None, generation="", told="", left="?")
         self._on: Bars | None = None
-        self._first: SearchEvent | None = None
+        self._pace = Pace(settings)
         self._last: SearchEvent | None = None
         self._told_last: SearchEvent | None = None
 
@@ -66,7 +67,7 @@ class SearchScreen:
     def observe(self, event: SearchEvent) -> None:
         """Show where the search is."""
         self._show(self._searching)
-        self._first = self._first or event
+        self._pace.see(event)
         last = self._last
         if last is not None and event.generation != last.generation:
             improved = self._told_last is None or last.best is not self._told_last.best
@@ -80,7 +81,7 @@ class SearchScreen:
             total=event.total,
             generation=f"{event.generation}/{event.generations}",
             told=self._told(event),
-            left=_clock(self._seconds_left(event)),
+            left=_clock(self._pace.seconds_left(event)),
         )
 
     def _show(self, display: Bars | None) -> None:
@@ -105,27 +106,12 @@ class SearchScreen:
             best = f"best {shown(self._loss.shown(event.best.fitness))} {self._loss.figure}"
         parts = [
             best,
-            f"{self._hourly(event):.0f} candidates/h",
+            f"{self._pace.hourly(event):.0f} candidates/h",
             f"{event.archive_hits} archive hits",
             f"{event.dropped} dropped",
             f"{event.failed} failed",
         ]
         return " · ".join(parts)
-
-    def _judged(self, event: SearchEvent) -> int:
-        return event.evaluated - (self._first.evaluated if self._first else 0)
-
-    def _hourly(self, event: SearchEvent) -> float:
-        return 3600 * self._judged(event) / event.seconds if event.seconds > 0 else 0.0
-
-    def _seconds_left(self, event: SearchEvent) -> float | None:
-        to_come = (event.generations - event.generation) * self._settings.offspring
-        candidates = event.total - event.index + to_come
-        judged, limit = self._judged(event), self._settings.time_limit
-        if judged == 0:
-            return limit
-        left = candidates * event.seconds / judged
-        return left if limit is None else min(left, max(0.0, limit - event.seconds))
 
     def _generation_done(self, event: SearchEvent) -> None:
         self._told_last = event

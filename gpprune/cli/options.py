@@ -92,6 +92,7 @@ RivalsOption = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Workers = Annotated[int, typer.Option("--workers", help="Processes that judge.", min=1)]
 Windows = Annotated[int, typer.Option("--windows", help="Windows of text to judge on.", min=1)]
 WindowLength = Annotated[
     int, typer.Option("--window-length", help="Tokens a window and a calibration sample.", min=2)

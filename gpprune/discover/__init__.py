@@ -33,9 +33,9 @@ from .goals.layered import AllocationGoal as AllocationGoal
 from .goals.layered import JointGoal as JointGoal
 from .goals.metric import MetricGoal as MetricGoal
 from .report import RECIPE_FILE as RECIPE_FILE
+from .report import Discovery as Discovery
 from .runs import RunSummary as RunSummary
 from .runs import summarise as summarise
-from .search import Discovery as Discovery
 from .search import discover as discover
 from .search import resume as resume
 from .sharing import Sharing as Sharing

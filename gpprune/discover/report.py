@@ -1,21 +1,130 @@
-"""The report of a search as a file of its run directory, and the recipe of its best formula."""
+"""What a search found: a report, also as a file of its run directory, and its best recipe."""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpprune.discover.findings import Finding
+from gpprune.discover.goals.goal import Goal
 from gpprune.errors import GppruneError
+from gpprune.evals import LOSSES, Loss, ShownTable, shown
 from gpprune.files import whole_file
-from gpprune.gp import Screening
-from gpprune.prune import Recipe
+from gpprune.gp import Screening, SearchResult
+from gpprune.prune import Coverage, Recipe
 
 _LIBRARIES = ("gpprune", "torch", "transformers", "deap", "sympy")
 REPORT_FILE = "report.json"
 RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """What a search found.
+
+    Attributes:
+        goal: what was searched for.
+        result: every candidate that was judged.
+        findings: the published formulas and the best evolved ones, judged on test text, each under
+            the goal's update and with masks alone.
+        coverage: which matrices of the decoder blocks were pruned, and which left alone.
+        run: the run directory, if there is one.
+        documents: by split and task the documents that a loss of tasks went by.
+    """
+
+    goal: Goal
+    result: SearchResult
+    findings: tuple[Finding, ...]
+    coverage: Coverage
+    run: Path | None
+    documents: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+    @property
+    def winners(self) -> tuple[Finding, ...]:
+        """The best evolved formulas, best on validation text first."""
+        return tuple(finding for finding in self.findings if finding.evolved)
+
+    @property
+    def rivals(self) -> tuple[Finding, ...]:
+        """The published formulas."""
+        return tuple(finding for finding in self.findings if not finding.evolved)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How to prune by the best evolved formula; None if nothing was evolved."""
+        return self.goal.recipe(self.winners[0].formula) if self.winners else None
+
+    @property
+    def loss(self) -> Loss:
+        """What was measured."""
+        return LOSSES.find(self.goal.loss)
+
+    @cached_property
+    def screening(self) -> Screening | None:
+        """What the fitness's estimates were worth; None where it had none."""
+        return Screening.of(self.result.outcomes)
+
+    @property
+    def table(self) -> ShownTable:
+        """What was found, for a reader: a row a formula, or two where there is an update."""
+        goal, result = self.goal, self.result
+        updated = ["update"] if goal.update != "none" else []
+        whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
+        tests = [*self.findings[0].judged.tests] if self.findings else [""]
+        numbers = ["validation", *(f"test\n{text}" if len(tests) > 1 else "test" for text in tests)]
+        rows = [
+            [
+                finding.name,
+                finding.origin.removeprefix("published, "),
+                finding.setting,
+                *([update] if updated else []),
+                shown(judged.validation.figure),
+                *(shown(test.figure) for test in judged.tests.values()),
+                finding.closed_form,
+            ]
+            for finding in self.findings
+            for update, judged in [("masks alone", finding.masks_alone), (whole, finding.judged)]
+            if judged is not None
+        ]
+        title = (
+            f"{goal.model} at sparsity {goal.sparsity:g}: {self.loss.figure} "
+            f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
+        )
+        columns = [goal.kind, "from", goal.varied, *updated, *numbers, "closed form"]
+        return title, columns, rows, numbers
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON: what `report.json` holds."""
+        goal = self.goal
+        left = {"blocks": self.coverage.as_dict()} if self.coverage.left else {}
+        return {
+            "run": None if self.run is None else str(self.run),
+            "goal": goal.kind,
+            "model": goal.model,
+            "sparsity": goal.sparsity,
+            "pattern": goal.pattern,
+            "update": goal.update,
+            "order": goal.order,
+            "draft": goal.draft,
+            "starts": list(goal.starts),
+            "shots": goal.shots,
+            "loss": goal.loss,
+            "evaluated": self.result.evaluated,
+            "archive_hits": self.result.archive_hits,
+            "generations": self.result.generations,
+            "stopped": self.result.stopped,
+            "estimate": None if self.screening is None else self.screening.as_dict(),
+            **left,
+            **({"documents": self.documents} if self.documents else {}),
+            "versions": versions(),
+            "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
+        }
 
 
 def versions() -> dict[str, str]:

@@ -2,137 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpprune.discover.findings import WINNERS, Finding, Shown, find
+import torch
+
+from gpprune.discover.findings import WINNERS, Shown, find
 from gpprune.discover.goals.goal import Goal
-from gpprune.discover.report import versions, write_report
+from gpprune.discover.report import Discovery, write_report
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES, RECIPE, Loss, ModelFitness, ShownTable, shown
-from gpprune.gp import (
-    PRESETS,
-    RunDirectory,
-    Screening,
-    SearchEvent,
-    SearchResult,
-    SearchSettings,
-    evolve,
-)
+from gpprune.evals import RECIPE, ModelFitness
+from gpprune.gp import PRESETS, RunDirectory, SearchEvent, SearchSettings, evolve
 from gpprune.primitives import Formula, parse
 from gpprune.progress import Progress, silent
-from gpprune.prune import Coverage, Loaded, Recipe, check_output
+from gpprune.prune import Loaded, check_output
 
 Observer = Callable[[SearchEvent], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """What a search found.
-
-    Attributes:
-        goal: what was searched for.
-        result: every candidate that was judged.
-        findings: the published formulas and the best evolved ones, judged on test text, each under
-            the goal's update and with masks alone.
-        coverage: which matrices of the decoder blocks were pruned, and which left alone.
-        run: the run directory, if there is one.
-        documents: by split and task the documents that a loss of tasks went by.
-    """
-
-    goal: Goal
-    result: SearchResult
-    findings: tuple[Finding, ...]
-    coverage: Coverage
-    run: Path | None
-    documents: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-
-    @property
-    def winners(self) -> tuple[Finding, ...]:
-        """The best evolved formulas, best on validation text first."""
-        return tuple(finding for finding in self.findings if finding.evolved)
-
-    @property
-    def rivals(self) -> tuple[Finding, ...]:
-        """The published formulas."""
-        return tuple(finding for finding in self.findings if not finding.evolved)
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """How to prune by the best evolved formula; None if nothing was evolved."""
-        return self.goal.recipe(self.winners[0].formula) if self.winners else None
-
-    @property
-    def loss(self) -> Loss:
-        """What was measured."""
-        return LOSSES.find(self.goal.loss)
-
-    @cached_property
-    def screening(self) -> Screening | None:
-        """What the fitness's estimates were worth; None where it had none."""
-        return Screening.of(self.result.outcomes)
-
-    @property
-    def table(self) -> ShownTable:
-        """What was found, for a reader: a row a formula, or two where there is an update."""
-        goal, result = self.goal, self.result
-        updated = ["update"] if goal.update != "none" else []
-        whole = goal.update if goal.order is None else f"{goal.update}, {goal.order}"
-        tests = [*self.findings[0].judged.tests] if self.findings else [""]
-        numbers = ["validation", *(f"test\n{text}" if len(tests) > 1 else "test" for text in tests)]
-        rows = [
-            [
-                finding.name,
-                finding.origin.removeprefix("published, "),
-                finding.setting,
-                *([update] if updated else []),
-                shown(judged.validation.figure),
-                *(shown(test.figure) for test in judged.tests.values()),
-                finding.closed_form,
-            ]
-            for finding in self.findings
-            for update, judged in [("masks alone", finding.masks_alone), (whole, finding.judged)]
-            if judged is not None
-        ]
-        title = (
-            f"{goal.model} at sparsity {goal.sparsity:g}: {self.loss.figure} "
-            f"({result.evaluated} formulas judged, {result.archive_hits} archive hits)"
-        )
-        columns = [goal.kind, "from", goal.varied, *updated, *numbers, "closed form"]
-        return title, columns, rows, numbers
-
-    def document(self) -> dict[str, Any]:
-        """Plain values for JSON: what `report.json` holds."""
-        goal = self.goal
-        left = {"blocks": self.coverage.as_dict()} if self.coverage.left else {}
-        return {
-            "run": None if self.run is None else str(self.run),
-            "goal": goal.kind,
-            "model": goal.model,
-            "sparsity": goal.sparsity,
-            "pattern": goal.pattern,
-            "update": goal.update,
-            "order": goal.order,
-            "draft": goal.draft,
-            "starts": list(goal.starts),
-            "shots": goal.shots,
-            "loss": goal.loss,
-            "evaluated": self.result.evaluated,
-            "archive_hits": self.result.archive_hits,
-            "generations": self.result.generations,
-            "stopped": self.result.stopped,
-            "estimate": None if self.screening is None else self.screening.as_dict(),
-            **left,
-            **({"documents": self.documents} if self.documents else {}),
-            "versions": versions(),
-            "formulas": [finding.as_dict(goal.varied) for finding in self.findings],
-        }
 
 
 def discover(
@@ -142,6 +32,7 @@ def discover(
     settings: SearchSettings | None = None,
     rivals: str = "all",
     winners: int = WINNERS,
+    workers: int = 1,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -155,6 +46,8 @@ def discover(
         settings: of the search; by default those of the goal's preset.
         rivals: which published formulas to judge beside: "all", or "best" on validation text.
         winners: how many of the best evolved formulas to judge on test text.
+        workers: how many processes judge candidates; they share the model, and torch's threads are
+            divided among them. For a model on the CPU.
         loaded: the goal's model, loaded already in float32.
         progress: called as `progress(label, done, total)` before and after the search.
         observer: called with a `SearchEvent` after each candidate.
@@ -169,6 +62,7 @@ def discover(
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
     bench = ready(goal, loaded, progress)
+    begin = _divided(bench, workers)
     fitness = goal.fitness(bench, progress)
     making = (
         nullcontext()
@@ -176,7 +70,8 @@ def discover(
         else RunDirectory.create(path, chosen, problem_of(goal, bench))
     )
     with making as run:
-        return _search(goal, bench, fitness, chosen, run, shown, progress, observer)
+        many = {"workers": workers, "begin": begin}
+        return _search(goal, bench, fitness, chosen, run, shown, progress, observer, many)
 
 
 def resume(
@@ -189,6 +84,7 @@ def resume(
     calibration_text: str | None = None,
     rivals: str = "all",
     winners: int = WINNERS,
+    workers: int = 1,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -204,6 +100,7 @@ def resume(
         calibration_text: where the text that is calibrated on lies now.
         rivals: as for `discover`.
         winners: as for `discover`.
+        workers: as for `discover`; a run may go on with another number.
         loaded: the run's model, loaded already in float32.
         progress: as for `discover`.
         observer: as for `discover`.
@@ -221,8 +118,9 @@ def resume(
         settings = opened.search.replaced(**changes)
         bench = ready(goal, loaded, progress)
         check_digests(opened, bench)
+        many = {"workers": workers, "begin": _divided(bench, workers)}
         fitness = goal.fitness(bench, progress)
-        return _search(goal, bench, fitness, settings, opened, shown, progress, observer)
+        return _search(goal, bench, fitness, settings, opened, shown, progress, observer, many)
 
 
 def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent) -> Workbench:
@@ -260,6 +158,16 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
     return bench
 
 
+def _divided(bench: Workbench, workers: int) -> Callable[[], None]:
+    """What a worker begins with: its share of torch's threads."""
+    device = next(bench.loaded.model.parameters()).device
+    if workers != 1 and device.type != "cpu":
+        raise UsageError(
+            f"{workers} workers cannot share a model on {device}: give --workers 1, or --device cpu"
+        )
+    return partial(torch.set_num_threads, max(1, torch.get_num_threads() // max(1, workers)))
+
+
 def _starts(goal: Goal) -> list[Formula]:
     """What the search starts from, as it keeps formulas.
 
@@ -278,6 +186,7 @@ def _search(
     shown: Shown,
     progress: Progress,
     observer: Observer | None,
+    many: dict[str, Any],
 ) -> Discovery:
     result = evolve(
         goal.language,
@@ -289,6 +198,7 @@ def _search(
         fingerprint=fitness.fingerprint,
         run=run,
         observer=observer,
+        **many,
     )
     findings = find(goal, bench, fitness, result, shown=shown, progress=progress)
     path = None if run is None else run.path

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine
-from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness, Screened
+from gpprune.gp.judging import InTurn, Judge, Terms
 from gpprune.gp.outcome import Candidate, Outcome
 from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
+from gpprune.gp.workers import Workers
 from gpprune.primitives import Formula, Language
 
 # What a later call may set anew without changing what the earlier one did.
@@ -89,6 +90,8 @@ def evolve(
     fingerprint: Callable[[Formula], str | None] | None = None,
     run: RunDirectory | None = None,
     observer: Callable[[SearchEvent], None] | None = None,
+    workers: int = 1,
+    begin: Callable[[], None] | None = None,
 ) -> SearchResult:
     """Search for the formulas of least fitness.
 
@@ -107,10 +110,14 @@ def evolve(
         run: where every outcome is kept as soon as it is known. A run that was broken off, even
             by SIGKILL, goes on from there to the same end as an unbroken one.
         observer: called with a `SearchEvent` after each candidate.
+        workers: how many processes judge, see `gpprune.gp.workers`; one seed gives the same run for
+            any number of them, but for the seconds that candidates took. 1: this process does.
+        begin: called in each worker before its first candidate.
 
     Raises:
         UsageError: settings that differ from the run's in more than generations and limits, a
-            fitness without cases, a seed of another language.
+            fitness without cases, a seed of another language, or workers where processes cannot
+            fork.
         GppruneError: the run directory is in use, damaged, finds no space, may not be written, or
             was made with other cases.
         MemoryError: memory ran out under the fitness or the fingerprint; torch's own errors that
@@ -129,7 +136,12 @@ def evolve(
             _check_cases(archive, fitness, run)
         told = (canonical, fingerprint, state, archive, starts)
         engine = Engine(language, chosen, seeds or {}, *told)
-        return _Search(engine, fitness, run, observer).run()
+        judge: Judge = InTurn(fitness, language, chosen)
+        if workers != 1:
+            judge = Workers(fitness, language, chosen, workers, begin)
+        stack.callback(judge.close)
+        screened = isinstance(fitness, Screened)
+        return _Search(engine, judge, screened, run, observer).run()
 
 
 class _Search:
@@ -138,12 +150,14 @@ class _Search:
     def __init__(
         self,
         engine: Engine,
-        fitness: Fitness,
+        judge: Judge,
+        screened: bool,
         run: RunDirectory | None,
         observer: Callable[[SearchEvent], None] | None,
     ) -> None:
         self.engine = engine
-        self.fitness = fitness
+        self.judge = judge
+        self.screened = screened
         self.directory = run
         self.observer = observer
         self.started = time.monotonic()
@@ -168,38 +182,41 @@ class _Search:
     def _generation(self, asked: list[Candidate]) -> list[Outcome] | None:
         """Return the outcomes of one generation, None if the time ran out before the last."""
         outcomes: list[Outcome] = []
-        reference = None
-        racing = False
+        given = [candidate for candidate in asked if candidate.given]  # they come first
         self._notify(asked, outcomes, None)
-        for candidate in asked:
-            if not candidate.given and not racing:  # fixed here for all that race
-                reference, racing = self.engine.reference(outcomes), True
-            outcome = self.engine.archive.get(candidate.key)
-            if outcome is None:
-                if self._out_of_time():
-                    return None
-                outcome = self._evaluate(candidate, reference)
-            outcomes.append(outcome)
-            self._notify(asked, outcomes, outcome)
+        for group in (given, asked[len(given) :]):
+            terms = self._terms(outcomes, racing=group is not given)
+            new = [candidate for candidate in group if candidate.key not in self.engine.archive]
+            verdicts = self.judge.judge(new, terms, self._has_time)
+            for candidate in group:
+                outcome = self.engine.archive.get(candidate.key)
+                if outcome is None:
+                    if (verdict := next(verdicts, None)) is None:
+                        return None
+                    outcome = self._kept(Outcome.of(candidate, verdict))
+                outcomes.append(outcome)
+                self._notify(asked, outcomes, outcome)
         return outcomes
 
-    def _evaluate(self, candidate: Candidate, reference: tuple[float, ...] | None) -> Outcome:
-        formula = candidate.parsed(self.engine.language)
-        screen = None
-        if isinstance(self.fitness, Screened):
-            screen = Screen(self.engine.archive.outcomes)
-        verdict = race(self.fitness, formula, self.engine.settings, reference, screen)
-        outcome = Outcome.of(candidate, verdict)
+    def _terms(self, outcomes: list[Outcome], *, racing: bool) -> Terms:
+        """What a group of a generation's candidates is judged by; its givens race with none."""
+        generation = self.engine.state.generation
+        # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
+        known = [o for o in self.engine.archive.outcomes if o.generation < generation]
+        screen = Screen([*known, *outcomes]) if self.screened else None
+        return Terms(self.engine.reference(outcomes) if racing else None, screen)
+
+    def _kept(self, outcome: Outcome) -> Outcome:
         if self.directory is not None:
             self.directory.record(outcome)
         self.engine.archive.add(outcome)
         self.judged += 1
         return outcome
 
-    def _out_of_time(self) -> bool:
-        """Say whether to stop; each call judges at least one candidate, so it gets on."""
+    def _has_time(self) -> bool:
+        """Say whether to go on; each call judges at least one candidate, so it gets on."""
         limit = self.engine.settings.time_limit
-        return limit is not None and self.judged > 0 and self._seconds() >= limit
+        return limit is None or self.judged == 0 or self._seconds() < limit
 
     def _seconds(self) -> float:
         return time.monotonic() - self.started

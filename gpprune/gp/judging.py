@@ -1,0 +1,61 @@
+"""Who judges the candidates of a generation: one after another here, or several workers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpprune.gp.fidelity import race
+from gpprune.gp.fitness import Fitness
+from gpprune.gp.outcome import Candidate, Verdict
+from gpprune.gp.screen import Screen
+from gpprune.gp.settings import SearchSettings
+from gpprune.primitives import Language
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What candidates are judged by, fixed before the first of them: their order does not matter.
+
+    Attributes:
+        reference: the losses to keep up with; None: each is judged on all cases.
+        screen: what estimates foretell; None: nothing.
+    """
+
+    reference: tuple[float, ...] | None = None
+    screen: Screen | None = None
+
+
+class Judge(Protocol):
+    """Judges candidates."""
+
+    def judge(
+        self, candidates: Sequence[Candidate], terms: Terms, go_on: Callable[[], bool]
+    ) -> Iterator[Verdict]:
+        """Verdicts in the order of the candidates; fewer, once `go_on` says no."""
+        ...
+
+    def close(self) -> None:
+        """End what it has begun."""
+        ...
+
+
+class InTurn:
+    """One candidate after another, in this process."""
+
+    def __init__(self, fitness: Fitness, language: Language, settings: SearchSettings) -> None:
+        self._fitness, self._language, self._settings = fitness, language, settings
+
+    def judge(
+        self, candidates: Sequence[Candidate], terms: Terms, go_on: Callable[[], bool]
+    ) -> Iterator[Verdict]:
+        """See `Judge`."""
+        for candidate in candidates:
+            if not go_on():
+                return
+            formula = candidate.parsed(self._language)
+            yield race(self._fitness, formula, self._settings, terms.reference, terms.screen)
+
+    def close(self) -> None:
+        """Nothing was begun."""

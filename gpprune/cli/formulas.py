@@ -13,6 +13,7 @@ from gpprune.cli.console import clean, escape, out, print_json, print_table, say
 from gpprune.cli.options import Json
 from gpprune.compile import render
 from gpprune.discover import Description, describe, describe_run, ingredients
+from gpprune.errors import UsageError
 from gpprune.evals import shown
 from gpprune.primitives import LANGUAGES, METRIC
 
@@ -25,6 +26,7 @@ class Format(StrEnum):
     unicode = "unicode"
     latex = "latex"
     python = "python"
+    mathml = "mathml"
     json = "json"
 
 
@@ -38,14 +40,19 @@ def simplify(
         ),
     ],
     top: Annotated[int, typer.Option("--top", help="How many of a run's best.", min=1)] = 3,
+    by_length: Annotated[
+        bool, typer.Option("--by-length", help="Of a run in place of --top: the best per length.")
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.unicode,
     language: LanguageOption = METRIC.name,
 ) -> None:
     """Print closed forms: the best of a run, or one formula brought to its canonical form."""
     # os.path, for a formula may be longer than any path can be
     path = os.path.expanduser(what)
+    if by_length and not os.path.isdir(path):
+        raise UsageError(f"--by-length is of a run, and {what!r} is no directory: leave it out")
     found = (
-        describe_run(Path(path), top)
+        describe_run(Path(path), top, by_length=by_length)
         if os.path.isdir(path)
         else [describe(what, LANGUAGES.find(language))]
     )
@@ -59,10 +66,10 @@ def simplify(
 
 
 def _write(found: list[Description], format: Format) -> None:
-    mark = "#" if format == Format.python else "%"
+    mark = {Format.python: "# {}", Format.mathml: "<!-- {} -->"}.get(format, "% {}")
     for description in found:
         if len(found) > 1:
-            say(f"{mark} {description.name}: {description.formula.text}")
+            say(mark.format(f"{description.name}: {description.formula.text}"))
         print(clean(render(description.simplified, format)))
 
 

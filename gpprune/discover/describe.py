@@ -8,7 +8,7 @@ from typing import Any
 
 from gpprune.compile import render
 from gpprune.discover.contenders import check_no_path
-from gpprune.discover.runs import best_of
+from gpprune.discover.runs import best_of, front_of
 from gpprune.errors import UsageError
 from gpprune.evals import Loss
 from gpprune.files import expanded
@@ -61,13 +61,30 @@ class Description:
         return row if self.loss is None else {**row, self.loss.figure: self.figure}
 
 
-def describe_run(path: str | Path, top: int = 3) -> list[Description]:
-    """The best formulas that a run evolved, as many as `top`.
+def describe_run(path: str | Path, top: int = 3, *, by_length: bool = False) -> list[Description]:
+    """The best formulas that a run evolved.
+
+    Args:
+        path: its directory.
+        top: how many.
+        by_length: in their place all of the front of loss against length, seeds included: the best
+            of each length or shorter, shortest first.
 
     Raises:
         UsageError: it is no run directory.
         GppruneError: nothing has been fully judged yet.
     """
+    if by_length:
+        loss, front = front_of(path)
+        return [
+            Description(
+                f"{size} nodes: {outcome.origin}, generation {outcome.generation}",
+                formula,
+                loss,
+                loss.shown(outcome.fitness),
+            )
+            for size, outcome, formula in front
+        ]
     loss, found = best_of(path, top)
     return [
         Description(

@@ -13,7 +13,7 @@ from gpprune.discover.report import reported
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss, ShownTable, shown
 from gpprune.files import expanded
-from gpprune.gp import Archive, Outcome, RunDirectory, Screening
+from gpprune.gp import Archive, Outcome, RunDirectory, Screening, front
 from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
 
 
@@ -180,10 +180,32 @@ def best_of(path: str | Path, count: int) -> tuple[Loss, list[tuple[Outcome, For
     Raises:
         GppruneError: nothing has been fully judged yet.
     """
+    loss, language, archive = _read(path)
+    found = archive.evolved(count) or archive.best(count, distinct=True)
+    return loss, [(outcome, outcome.parsed(language)) for outcome in found]
+
+
+def front_of(path: str | Path) -> tuple[Loss, list[tuple[int, Outcome, Formula]]]:
+    """The front of a run's loss against length, see `gpprune.gp.front`.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        What candidates were judged by, and number of nodes, outcome and formula, shortest first.
+
+    Raises:
+        GppruneError: nothing has been fully judged yet.
+    """
+    loss, language, archive = _read(path)
+    found = front(archive.outcomes, language)
+    return loss, [(size, outcome, outcome.parsed(language)) for size, outcome in found]
+
+
+def _read(path: str | Path) -> tuple[Loss, Language, Archive]:
     with RunDirectory.open(path) as run:
         loss, language = loss_of(run), language_of(run)
         archive = Archive(run.outcomes(language))
-    found = archive.evolved(count) or archive.best(count, distinct=True)
-    if not found:
+    if archive.champion is None:
         raise GppruneError(f"the run {path} has no fully judged formula yet: resume it first")
-    return loss, [(outcome, outcome.parsed(language)) for outcome in found]
+    return loss, language, archive

@@ -182,7 +182,7 @@ def test_evolve_repeats_with_its_seed_and_resumes_and_simplifies(
     assert run(["prune", *small, "--recipe", str(recipe), "--out", str(out)]) == 0
 
 
-@pytest.mark.parametrize("format", ["unicode", "latex", "python", "json"])
+@pytest.mark.parametrize("format", ["unicode", "latex", "mathml", "python", "json"])
 def test_simplify_prints_every_format(format: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["simplify", "wanda", "--format", format]) == 0
     assert "W" in capsys.readouterr().out

@@ -21,8 +21,8 @@ from gpprune.compile import render
 from gpprune.discover import Texts
 from gpprune.discover.watch import run_status, write_page
 from gpprune.errors import GppruneError, UsageError
-from gpprune.evals import shown
-from gpprune.gp import RunDirectory
+from gpprune.evals import NEXT_TOKEN, shown
+from gpprune.gp import RunDirectory, front
 from gpprune.primitives import ALLOCATIONS, METRIC, published
 
 FEW = gpprune.SearchSettings(population=14, offspring=8, generations=2)
@@ -288,6 +288,19 @@ def test_what_cannot_be_told_is_an_error_in_a_sentence(
     assert run(["report", str(finished), "--html", str(tmp_path / "pages" / "mine.html")]) == 0
     assert (tmp_path / "pages" / "mine.html").is_file()
     assert "mine.html" in capsys.readouterr().out
+
+
+def test_the_front_is_printed_by_length(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simplify", str(finished), "--by-length", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    with RunDirectory.open(finished) as own:
+        wanted = front(own.outcomes(METRIC), METRIC)
+    assert [row["perplexity"] for row in rows] == [
+        NEXT_TOKEN.shown(outcome.fitness) for _, outcome in wanted
+    ]
+    assert [row["name"].split()[0] for row in rows] == [str(size) for size, _ in wanted]
+    assert run(["simplify", "wanda", "--by-length"]) == 2
+    assert "is of a run" in capsys.readouterr().err
 
 
 # Formulas as MathML

@@ -161,11 +161,13 @@ def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent)
 def _divided(bench: Workbench, workers: int) -> Callable[[], None]:
     """What a worker begins with: its share of torch's threads."""
     device = next(bench.loaded.model.parameters()).device
+    if workers < 1:
+        raise UsageError(f"{workers} workers judge nothing: give --workers 1 or more")
     if workers != 1 and device.type != "cpu":
         raise UsageError(
             f"{workers} workers cannot share a model on {device}: give --workers 1, or --device cpu"
         )
-    return partial(torch.set_num_threads, max(1, torch.get_num_threads() // max(1, workers)))
+    return partial(torch.set_num_threads, max(1, torch.get_num_threads() // workers))
 
 
 def _starts(goal: Goal) -> list[Formula]:

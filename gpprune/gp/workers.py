@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
-from gpprune.errors import UsageError
+from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Terms
@@ -83,11 +83,13 @@ class Workers:
         done: dict[int, Verdict] = {}
         told = 0
         while told < len(candidates):
-            for worker in self._workers:
+            for worker in [*self._workers]:
                 if waiting and worker.at is None:
                     if not go_on():
                         waiting.clear()
                         break
+                    if not worker.process.is_alive():  # it died of no candidate
+                        worker = self._replaced(worker)
                     worker.give(waiting.popleft(), candidates, terms)
             busy = [worker for worker in self._workers if worker.at is not None]
             if not busy:
@@ -100,7 +102,7 @@ class Workers:
                 else:
                     done[at] = verdict or worker.failure()
                 if verdict is None:
-                    self._workers[self._workers.index(worker)] = self._start()
+                    self._replaced(worker)
             while told in done:
                 yield done.pop(told)
                 told += 1
@@ -111,7 +113,17 @@ class Workers:
             worker.stop()
 
     def _start(self) -> _Worker:
-        return _Worker(*self._made_of)
+        try:
+            return _Worker(*self._made_of)
+        except OSError as error:
+            raise GppruneError(f"cannot start a worker: {error}; try fewer") from error
+
+    def _replaced(self, worker: _Worker) -> _Worker:
+        """A fresh worker in the place of one that is no more."""
+        worker.stop()
+        fresh = self._start()
+        self._workers[self._workers.index(worker)] = fresh
+        return fresh
 
     def _heard(self, busy: list[_Worker]) -> list[_Worker]:
         """Workers that have answered, died, or run past their limit."""

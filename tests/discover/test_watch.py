@@ -218,13 +218,17 @@ def test_names_are_text_and_not_markup(finished: Path, tmp_path: Path) -> None:
     assert any(f"gpprune simplify {shlex.quote(str(odd))}" in word for word in page.words)
 
 
-def test_a_search_with_nothing_yet_has_a_page(goal: gpprune.MetricGoal, tmp_path: Path) -> None:
+def test_a_search_with_nothing_yet_has_a_page(
+    goal: gpprune.MetricGoal, finished: Path, tmp_path: Path
+) -> None:
     def break_off(event: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         gpprune.discover(goal, out=tmp_path / "run", settings=FEW, observer=break_off)
-    page, files = page_of([tmp_path / "run"], tmp_path)
+    page, files = page_of([tmp_path / "run", finished], tmp_path)
+    assert page.tags["svg"] == 3
+    page, files = page_of([tmp_path / "run"], tmp_path / "alone")
     assert "no evolved formula yet" in " ".join(" ".join(page.words).split())
     assert [file.name for file in files] == ["page.html"]
     found = run_status(tmp_path / "run")

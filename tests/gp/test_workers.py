@@ -134,6 +134,18 @@ def test_workers_killed_at_random_moments_change_nothing(toy: ModuleType) -> Non
     assert len(killed) == 3
 
 
+def test_workers_killed_while_they_are_idle_change_nothing(toy: ModuleType) -> None:
+    whole = toy.facts(searched(toy, toy.Words(), 1))
+
+    def kill_all(event: SearchEvent) -> None:
+        if event.outcome is None:  # between two generations
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+
+    assert toy.facts(searched(toy, toy.Words(), 2, observer=kill_all)) == whole
+
+
 def test_a_candidate_that_kills_its_workers_fails(toy: ModuleType) -> None:
     whole = searched(toy, toy.Words(), 1)
     bad = whole.outcomes[14].text

@@ -28,9 +28,9 @@ Points = Sequence[tuple[float, float]]
 def figures(told: Sequence[Story]) -> dict[str, Figure]:
     """The pictures that searches of one loss have something to show in, by name."""
     found = {}
-    if any(story.clock for story in told):
-        found["convergence"] = _convergence(told)
-        found["front"] = _front(told)
+    if known := [story for story in told if story.clock and math.isfinite(story.clock[-1][1])]:
+        found["convergence"] = _convergence(known)
+        found["front"] = _front(known)
     if uneven := [story for story in told if _uneven(story)]:
         found["layers"] = _layers(uneven)
     return found
@@ -55,10 +55,9 @@ def _convergence(told: Sequence[Story]) -> Figure:
     loss = told[0].summary.loss
     with styled_figure(f"Best validation {loss.figure} so far", 3.8) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        runs = [story for story in told if story.clock]
-        by_count = {s.name: [(float(n), value) for n, value in s.summary.path] for s in runs}
+        by_count = {s.name: [(float(n), value) for n, value in s.summary.path] for s in told}
         lines = _lines(left, by_count)
-        _lines(right, {story.name: story.clock for story in runs})
+        _lines(right, {story.name: story.clock for story in told})
         left.set(xlabel="candidates judged", ylabel=f"validation {loss.figure}")
         right.set(xlabel="minutes of judging")
         values = [value for points in by_count.values() for _, value in points]

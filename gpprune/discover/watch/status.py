@@ -37,7 +37,8 @@ class RunStatus:
         archive_hits: draws that needed no judging, by the last complete generation.
         dropped: candidates that lost the race.
         failed: candidates that could not be judged.
-        hourly: candidates an hour, by the time that the last ones took; None before there is one.
+        hourly: candidates an hour of judging, by the time that the last ones took, whoever else was
+            judged beside them; None before there is one.
         best: the best formula of all, a published one perhaps.
         origin: where that came from.
         figure: its figure on validation text.
@@ -78,7 +79,7 @@ class RunStatus:
     def sentences(self) -> list[str]:
         """How far it is, for a reader."""
         left = self.seconds_left
-        pace = "" if self.hourly is None else f", {self.hourly:.0f} an hour"
+        pace = "" if self.hourly is None else f", {self.hourly:.0f} an hour of judging"
         found = [
             f"{self.run}  {self.state}: {self.goal} on {self.model}",
             f"generation {self.generation} of {self.generations}, {self.judged} formulas judged"
@@ -91,7 +92,7 @@ class RunStatus:
             best = f"best {self.loss.figure} {shown(self.figure)} ({self.origin})"
             found.append(f"{best}  {self.closed_form}")
         if left is not None:
-            found.append(f"{self.left} more take about {minutes(left)} at this pace")
+            found.append(f"{self.left} more take about {minutes(left)} of judging")
         if self.state == "stopped":
             found.append(f"go on with `gpprune resume {shlex.quote(str(self.run))}`")
         elif self.state == "finished" and not self.reported:

@@ -121,7 +121,8 @@ class RunDirectory:
         if not may_write(self._database.path):
             raise GppruneError(unwritable(self.path))
         with reported(self.path / _LOCK):
-            lock = sqlite3.connect(self.path / _LOCK, timeout=0, isolation_level=None)
+            # who asks whether the run is busy has the lock for a moment
+            lock = sqlite3.connect(self.path / _LOCK, timeout=0.5, isolation_level=None)
         try:
             with reported(self.path / _LOCK):
                 self._take(lock)

@@ -99,7 +99,7 @@ def _text(told: Sequence[Story], pictures: dict[str, str]) -> str:
 
 @cache
 def _typeset(formula: Formula) -> Markup:
-    """A formula as MathML, with its text for who reads no MathML."""
+    """A formula as MathML."""
     return Markup(render(formula.canonical(None), "mathml"))
 
 

@@ -304,6 +304,7 @@ def test_a_search_reports_the_same(searched: tuple[str, Path]) -> None:
     stored = _stored("tiny-search.json")
     document = json.loads((out / "report.json").read_text(encoding="utf-8"))
     del document["run"]
+    assert {"gpprune", "torch"} <= document.pop("versions").keys()
     now, was = document.pop("formulas"), copy.deepcopy(stored[f"{goal} report"])
     since = {"loss": "next-token", "update": "none", "order": None, "shots": 1, "estimate": None}
     since |= {"draft": None, "starts": []}
@@ -313,6 +314,8 @@ def test_a_search_reports_the_same(searched: tuple[str, Path]) -> None:
         for measure in ("validation_perplexity", "test_perplexity"):
             value = old.pop(measure)
             assert new.pop(measure) == pytest.approx(value, **_LOSS), (old["name"], measure)
+        layers = new.pop("layers", [])  # since then, of evolved ones
+        assert bool(layers) == new["name"].startswith("evolved")
         assert new == old
     recipe = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
     assert recipe == stored["searches"][goal]["recipe"]

@@ -41,12 +41,14 @@ class LayerZeros:
 
     Attributes:
         name: of the layer in the model.
+        role: its name inside its block; all experts have the same.
         block: the decoder block that it is of.
         zeros: how many go.
         size: of how many.
     """
 
     name: str
+    role: str
     block: int
     zeros: int
     size: int
@@ -120,7 +122,8 @@ class Masking(ABC):
         found = []
         for layer, mask in self.masks(formula):
             goes = mask.mask if isinstance(mask, Gone) else mask
-            found.append(LayerZeros(layer.name, layer.block, int(goes.sum()), layer.size))
+            where = (layer.name, layer.role, layer.block)
+            found.append(LayerZeros(*where, int(goes.sum()), layer.size))
         return tuple(found)
 
     def fingerprint(self, formula: Formula) -> str | None:

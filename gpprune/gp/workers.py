@@ -132,9 +132,8 @@ class Workers:
             ends = min(worker.since for worker in busy) + self._limit + _GRACE
             patience = max(0.0, ends - time.monotonic())
         wait([worker.connection for worker in busy], patience)
-        if self._limit is not None:
-            for worker in busy:
-                worker.stop_past(self._limit)
+        for worker in busy:
+            worker.stop_if_late()
         return [worker for worker in busy if worker.late or worker.connection.poll()]
 
 
@@ -157,6 +156,7 @@ class _Worker:
         self.at: int | None = None
         self.since = 0.0
         self.late = False
+        self.limit = settings.candidate_time_limit
 
     def give(self, at: int, candidates: Sequence[Candidate], terms: Terms) -> None:
         """Have a candidate judged; a worker that is dead is noticed when it is asked."""
@@ -167,7 +167,8 @@ class _Worker:
     def take(self) -> tuple[int, Verdict | None]:
         """Which candidate it had, and the verdict; None: there is none to come."""
         at, self.at = self.at, None
-        assert at is not None
+        if at is None:
+            raise RuntimeError("a worker that was given nothing has no verdict")
         try:
             answer = None if self.late else self.connection.recv()
         except (EOFError, OSError):
@@ -178,11 +179,12 @@ class _Worker:
             self.stop()
         return at, answer
 
-    def stop_past(self, limit: float) -> None:
+    def stop_if_late(self) -> None:
         """Stop it if its candidate runs past the limit and has not been answered."""
-        if time.monotonic() - self.since > limit + _GRACE and not self.connection.poll():
+        if self.limit is None or self.connection.poll():
+            return
+        if time.monotonic() - self.since > self.limit + _GRACE:
             self.late = True
-            self.limit = limit
             self.stop()
 
     def stop(self) -> None:

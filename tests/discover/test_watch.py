@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import sqlite3
 import tomllib
 from collections import Counter
 from dataclasses import replace
@@ -205,6 +207,16 @@ def test_several_runs_stand_side_by_side(finished: Path, stopped: Path, tmp_path
     assert None not in values
     deviation = abs(values[0] - values[1]) / 2**0.5
     assert f"{shown(sum(values) / 2)} ± {shown(deviation)}" in words
+
+
+def test_runs_of_far_apart_figures_are_drawn(finished: Path, tmp_path: Path) -> None:
+    worse = tmp_path / "worse"
+    shutil.copytree(finished, worse)
+    with sqlite3.connect(worse / "run.db") as database:
+        database.execute("UPDATE candidates SET fitness = fitness + 10")  # 22,000 times the figure
+    database.close()
+    page, _ = page_of([finished, worse], tmp_path)
+    assert page.tags["svg"] == 3
 
 
 def test_names_are_text_and_not_markup(finished: Path, tmp_path: Path) -> None:

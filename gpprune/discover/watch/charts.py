@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to load: only a picture pays for 
     from matplotlib.lines import Line2D
 
 _EVEN = 1e-3  # sparsities that differ by less are drawn by no one
-_LOSS = 30.0  # times the best figure, past which a formula is off the picture of the front
+_LOSS = 30.0  # times a run's best figure, past which a formula is off the picture of the front
 Points = Sequence[tuple[float, float]]
 
 
@@ -99,16 +99,16 @@ def _front(told: Sequence[Story]) -> Figure:
     loss = told[0].summary.loss
     with styled_figure(f"Validation {loss.figure} against length", 3.8) as figure:
         axes = figure.add_subplot()
-        least = min(story.summary.loss.shown(o.fitness) for story in told for _, o in story.front)
         lines, values = [], []
         for place, story in enumerate(told):
             full = [o for o in story.outcomes if o.full]
             points = [(len(story.formula(o).tree), loss.shown(o.fitness)) for o in full]
-            near = [point for point in points if point[1] <= _LOSS * least]
+            worst = _LOSS * loss.shown(story.front[-1][1].fitness)
+            near = [point for point in points if point[1] <= worst]
             x, y = [point[0] for point in near], [point[1] for point in near]
             axes.scatter(x, y, s=9, lw=0, alpha=0.35, color=look(place)["color"])
             steps = [(size, loss.shown(o.fitness)) for size, o in story.front]
-            steps = [step for step in steps if step[1] <= _LOSS * least]
+            steps = [step for step in steps if step[1] <= worst]
             steps.append((max(x), steps[-1][1]))
             x, y = [step[0] for step in steps], [step[1] for step in steps]
             (line,) = axes.step(x, y, where="post", label=story.name, lw=1.8, **look(place))
@@ -133,14 +133,9 @@ def _layers(told: Sequence[Story]) -> Figure:
     alike = [s for s in told if [(at["name"], at["size"]) for at in s.layers] == places]
     return allocation_figure(
         {s.name: [layer["zeros"] / layer["size"] for layer in s.layers] for s in alike},
-        roles=[_role(str(layer["name"])) for layer in first],
+        roles=[str(layer["role"]) for layer in first],
         blocks=[int(layer["block"]) for layer in first],
         sizes=[int(layer["size"]) for layer in first],
         target=told[0].goal.sparsity,
         title="Sparsity by layer of the best formula",
     )
-
-
-def _role(name: str) -> str:
-    """A layer's name inside its block."""
-    return re.sub(r"^.*?\.\d+\.", "", name, count=1)

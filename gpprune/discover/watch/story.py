@@ -115,7 +115,7 @@ class Story:
         found = []
         for cases in sorted({outcome.cases for outcome in self.outcomes}):
             here = [outcome for outcome in self.outcomes if outcome.cases == cases]
-            kept, dropped = (sum(map(bool, own)) for own in _kinds(here))
+            kept, dropped = sum(o.full for o in here), sum(o.dropped for o in here)
             seconds = sum(outcome.seconds for outcome in here)
             found.append(Rung(cases, kept, dropped, len(here) - kept - dropped, seconds))
         return found
@@ -164,10 +164,6 @@ class Story:
         figure = f"validation_{self.summary.loss.figure}"
         rows: list[dict[str, Any]] = list(self.report.get("formulas", []))
         return sorted(rows, key=lambda row: (row.get(figure) is None, row.get(figure) or 0.0))
-
-
-def _kinds(outcomes: list[Outcome]) -> tuple[list[bool], list[bool]]:
-    return [o.full for o in outcomes], [o.dropped for o in outcomes]
 
 
 def stories(paths: list[str | Path]) -> list[Story]:

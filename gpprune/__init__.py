@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .discover import Discovery as Discovery
     from .discover import JointGoal as JointGoal
     from .discover import MetricGoal as MetricGoal
+    from .discover import RayCluster as RayCluster
     from .discover import Texts as Texts
     from .discover import carry_over as carry_over
     from .discover import compare as compare
@@ -72,6 +73,7 @@ _ROOMS = {
         "Discovery",
         "JointGoal",
         "MetricGoal",
+        "RayCluster",
         "Texts",
         "carry_over",
         "compare",

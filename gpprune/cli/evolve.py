@@ -16,11 +16,11 @@ from gpprune.cli.live import SearchScreen
 from gpprune.discover import (
     AllocationGoal,
     Discovery,
-    Goal,
     JointGoal,
     MetricGoal,
     Texts,
     discover,
+    hired,
 )
 from gpprune.discover import resume as resume_search
 from gpprune.discover.contenders import pattern_with_room, started
@@ -68,7 +68,8 @@ def _evolve(
     seed: options.Seed = 0,
     rivals: options.RivalsOption = options.Rivals.all,
     winners: options.Winners = WINNERS,
-    workers: options.Workers = 1,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     json: options.Json = False,
 ) -> None:
     amounts = (windows, window_length, calibration_samples, seed)
@@ -85,7 +86,19 @@ def _evolve(
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     changes = {"population": population, "generations": generations, "strategy": strategy}
     settings = settings_of(preset, **changes, time_limit=time_limit, seed=seed)
-    _begin(out, goal, settings, Shown(str(rivals), winners), workers, json)
+    run, shown = expanded(out), Shown(str(rivals), winners)
+    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
+        found = discover(
+            goal,
+            out=run,
+            settings=settings,
+            rivals=shown.rivals,
+            winners=shown.winners,
+            workers=hired(workers, ray),
+            progress=screen.progress,
+            observer=screen.observe,
+        )
+    _end(found, settings, shown, json)
 
 
 evolve_metric = options.with_defaults(
@@ -121,25 +134,6 @@ evolve_joint = options.with_defaults(
 )
 
 
-def _begin(
-    out: Path, goal: Goal, settings: SearchSettings, shown: Shown, workers: int, json: bool
-) -> None:
-    """Search, and say what was found."""
-    run = expanded(out)
-    with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
-        found = discover(
-            goal,
-            out=run,
-            settings=settings,
-            rivals=shown.rivals,
-            winners=shown.winners,
-            workers=workers,
-            progress=screen.progress,
-            observer=screen.observe,
-        )
-    _end(found, settings, shown, json)
-
-
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     generations: Annotated[int | None, typer.Option(help="Go on to this many.", min=0)] = None,
@@ -153,7 +147,8 @@ def resume(
     ] = None,
     rivals: options.RivalsOption = options.Rivals.all,
     winners: options.Winners = WINNERS,
-    workers: options.Workers = 1,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     json: options.Json = False,
 ) -> None:
     """Go on with a search that was broken off, or extend a finished one."""
@@ -176,7 +171,7 @@ def resume(
             calibration_text=calibration_text,
             rivals=shown.rivals,
             winners=shown.winners,
-            workers=workers,
+            workers=hired(workers, ray),
             progress=screen.progress,
             observer=screen.observe,
         )

@@ -92,7 +92,10 @@ RivalsOption = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", help="Processes that judge.", min=1)]
+Workers = Annotated[int | None, typer.Option("--workers", help="Processes that judge.", min=1)]
+Ray = Annotated[
+    str | None, typer.Option("--ray", help="Judge on a Ray cluster: auto, HOST:PORT, or local.")
+]
 Windows = Annotated[int, typer.Option("--windows", help="Windows of text to judge on.", min=1)]
 WindowLength = Annotated[
     int, typer.Option("--window-length", help="Tokens a window and a calibration sample.", min=2)

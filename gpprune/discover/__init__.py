@@ -36,7 +36,9 @@ from .report import RECIPE_FILE as RECIPE_FILE
 from .report import Discovery as Discovery
 from .runs import RunSummary as RunSummary
 from .runs import summarise as summarise
+from .search import RayCluster as RayCluster
 from .search import discover as discover
+from .search import hired as hired
 from .search import resume as resume
 from .sharing import Sharing as Sharing
 from .sharing import share_out as share_out

@@ -31,13 +31,17 @@ def problem_of(goal: Goal, bench: Workbench) -> dict[str, Any]:
     Paths are stored absolute, so that the run goes on from any directory, and the dtype is the one
     that is judged in, so that it does on any machine.
     """
-    settled = replace(
+    return {**settled(goal, bench).stored(), _DIGESTS: bench.digests()}
+
+
+def settled(goal: Goal, bench: Workbench) -> Goal:
+    """A goal that means the same from any directory, and in any machine's dtype."""
+    return replace(
         goal,
         model=_settled_model(goal.model),
         texts=goal.texts.settled(),
         dtype=str(bench.dtype).removeprefix("torch."),
     )
-    return {**settled.stored(), _DIGESTS: bench.digests()}
 
 
 def _settled_model(spec: str) -> str:

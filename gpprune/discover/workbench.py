@@ -69,6 +69,7 @@ class Workbench:
         loss: str = NEXT_TOKEN.name,
         reads: Iterable[tuple[str, str]] = (),
         names: Collection[str] = (),
+        statistics: LayerStatistics | None = None,
         progress: Progress = silent,
     ) -> None:
         """Read the texts, then load the model: texts fail sooner.
@@ -80,6 +81,7 @@ class Workbench:
             loss: what is measured, a name of `gpprune.evals.LOSSES`.
             reads: texts to read at once, pairs of specification and split.
             names: what formulas may read: of the statistics those that are named are measured.
+            statistics: what `statistics` would measure, where that is known.
             progress: called while the model is loaded.
 
         Raises:
@@ -99,7 +101,7 @@ class Workbench:
         check_weights(self.layers)
         check_length(self.loaded, texts.window_length)
         self.material = Material(texts, self.loaded, read)
-        self._statistics: LayerStatistics | None = None
+        self._statistics = statistics
         self.documents: dict[str, Mapping[str, Sequence[str]]] = {}
 
     @cached_property

@@ -22,3 +22,6 @@ from .settings import PRESETS as PRESETS
 from .settings import SearchSettings as SearchSettings
 from .settings import duration as duration
 from .settings import settings_of as settings_of
+from .workers import Crew as Crew
+from .workers import Forks as Forks
+from .workers import RayActors as RayActors

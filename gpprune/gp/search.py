@@ -17,7 +17,7 @@ from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
-from gpprune.gp.workers import Workers
+from gpprune.gp.workers import Crew, Forks
 from gpprune.primitives import Formula, Language
 
 # What a later call may set anew without changing what the earlier one did.
@@ -90,8 +90,7 @@ def evolve(
     fingerprint: Callable[[Formula], str | None] | None = None,
     run: RunDirectory | None = None,
     observer: Callable[[SearchEvent], None] | None = None,
-    workers: int = 1,
-    begin: Callable[[], None] | None = None,
+    workers: int | Crew = 1,
 ) -> SearchResult:
     """Search for the formulas of least fitness.
 
@@ -110,9 +109,9 @@ def evolve(
         run: where every outcome is kept as soon as it is known. A run that was broken off, even
             by SIGKILL, goes on from there to the same end as an unbroken one.
         observer: called with a `SearchEvent` after each candidate.
-        workers: how many processes judge, see `gpprune.gp.workers`; one seed gives the same run for
-            any number of them, but for the seconds that candidates took. 1: this process does.
-        begin: called in each worker before its first candidate.
+        workers: how many processes judge, or which workers, see `gpprune.gp.workers`; one seed
+            gives the same run for any number of them, but for the seconds that candidates took.
+            1: this process does.
 
     Raises:
         UsageError: settings that differ from the run's in more than generations and limits, a
@@ -138,7 +137,8 @@ def evolve(
         engine = Engine(language, chosen, seeds or {}, *told)
         judge: Judge = InTurn(fitness, language, chosen)
         if workers != 1:
-            judge = Workers(fitness, language, chosen, workers, begin)
+            crew = Forks(workers) if isinstance(workers, int) else workers
+            judge = crew.hire(fitness, language, chosen)
         stack.callback(judge.close)
         screened = isinstance(fitness, Screened)
         return _Search(engine, judge, screened, run, observer).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -69,7 +70,13 @@ def broken_off(problem: list[str], out: Path, after: int, how: signal.Signals) -
         return int(process.wait())
 
 
-@pytest.mark.parametrize("after", [1, 7, 15, 24, 33])
+@pytest.mark.parametrize(
+    "after",
+    [
+        *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 15, 33)),
+        *(7, 24),
+    ],
+)
 def test_a_killed_search_resumes_to_the_same_end(
     problem: list[str], unbroken: dict[str, object], tmp_path: Path, after: int
 ) -> None:
@@ -77,6 +84,34 @@ def test_a_killed_search_resumes_to_the_same_end(
     assert broken_off(problem, out, after, signal.SIGKILL) == -signal.SIGKILL
     resumed = subprocess.run(command("resume", str(out), "--json"), capture_output=True)
     assert result(resumed) == unbroken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_twenty_kills_at_random_moments_change_nothing(
+    problem: list[str], tmp_path: Path, workers: int
+) -> None:
+    longer = [*problem, "--generations", "30", "--workers", str(workers)]
+    whole = subprocess.run(command(*longer, "--out", str(tmp_path / "whole")), capture_output=True)
+    draw, out = random.Random(workers), tmp_path / "run"
+    begin = command(*longer, "--out", str(out))
+    go_on = command("resume", str(out), "--json", "--workers", str(workers))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    judged = [0]
+    for _ in range(20):
+        with subprocess.Popen(go_on if out.exists() else begin, **quiet) as process:  # type: ignore[call-overload]
+            early = draw.random() < 0.3  # while libraries load, or the model is measured
+            ends = time.monotonic() + (draw.random() * 10 if early else 120)
+            while process.poll() is None and candidates(out) == judged[-1]:
+                if time.monotonic() > ends:
+                    break
+                time.sleep(0.002)
+            time.sleep(draw.random() * 0.1)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        judged.append(candidates(out))
+    assert len(set(judged)) > 10, judged
+    assert result(subprocess.run(go_on, capture_output=True)) == result(whole)
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

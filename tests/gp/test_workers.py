@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gpprune.errors import UsageError
-from gpprune.gp import RunDirectory, SearchEvent, SearchSettings, evolve
+from gpprune.gp import Forks, RayActors, RunDirectory, SearchEvent, SearchSettings, evolve
 from gpprune.primitives import METRIC, Formula
 
 
@@ -29,7 +29,7 @@ def nobody_is_left() -> Iterator[None]:
     assert multiprocessing.active_children() == []
 
 
-def searched(toy: ModuleType, fitness: Any, workers: int, **how: Any) -> Any:
+def searched(toy: ModuleType, fitness: Any, workers: Any, **how: Any) -> Any:
     given = {"settings": toy.SETTINGS, "seeds": toy.SEEDS, **how}
     return evolve(METRIC, fitness, workers=workers, **given)
 
@@ -195,7 +195,7 @@ def test_workers_do_what_they_begin_with(toy: ModuleType, tmp_path: Path) -> Non
         (tmp_path / str(os.getpid())).touch()
 
     settings = SearchSettings(population=6, generations=0)
-    searched(toy, toy.Words(pause=0.05), 3, settings=settings, begin=begin)
+    searched(toy, toy.Words(pause=0.05), Forks(3, begin), settings=settings)
     assert 1 <= len(list(tmp_path.iterdir())) <= 3
     assert not (tmp_path / str(os.getpid())).exists()
 
@@ -204,6 +204,15 @@ def test_workers_do_what_they_begin_with(toy: ModuleType, tmp_path: Path) -> Non
 def test_no_worker_is_a_usage_error(toy: ModuleType, workers: int) -> None:
     with pytest.raises(UsageError, match="workers judge nothing"):
         searched(toy, toy.Words(), workers)
+
+
+def test_workers_of_ray_without_ray_are_a_usage_error(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    crew = RayActors("local", lambda given, cores: (toy.Words(), METRIC))
+    with pytest.raises(UsageError, match=r"pip install 'gpprune\[ray\]'"):
+        searched(toy, toy.Words(), crew)
 
 
 def test_workers_end_with_a_search_that_is_killed(toy: ModuleType) -> None:

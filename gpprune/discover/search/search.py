@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from gpprune.discover.findings import WINNERS, Shown, find
 from gpprune.discover.goals.goal import Goal
 from gpprune.discover.report import Discovery, write_report
+from gpprune.discover.search.crews import Workers, crew_of
+from gpprune.discover.search.ready import ready, starts
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
-from gpprune.errors import UsageError
-from gpprune.evals import RECIPE, ModelFitness
-from gpprune.gp import PRESETS, RunDirectory, SearchEvent, SearchSettings, evolve
-from gpprune.primitives import Formula, parse
+from gpprune.evals import ModelFitness
+from gpprune.gp import PRESETS, Crew, RunDirectory, SearchEvent, SearchSettings, evolve
 from gpprune.progress import Progress, silent
 from gpprune.prune import Loaded, check_output
 
@@ -32,7 +29,7 @@ def discover(
     settings: SearchSettings | None = None,
     rivals: str = "all",
     winners: int = WINNERS,
-    workers: int = 1,
+    workers: Workers = 1,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -47,7 +44,7 @@ def discover(
         rivals: which published formulas to judge beside: "all", or "best" on validation text.
         winners: how many of the best evolved formulas to judge on test text.
         workers: how many processes judge candidates; they share the model, and torch's threads are
-            divided among them. For a model on the CPU.
+            divided among them. For a model on the CPU. Or a `RayCluster`.
         loaded: the goal's model, loaded already in float32.
         progress: called as `progress(label, done, total)` before and after the search.
         observer: called with a `SearchEvent` after each candidate.
@@ -57,12 +54,12 @@ def discover(
         GppruneError: the model or a text cannot be had.
     """
     goal.check()
-    _starts(goal)
+    starts(goal)
     shown = Shown(rivals, winners)
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
     bench = ready(goal, loaded, progress)
-    begin = _divided(bench, workers)
+    crew = crew_of(workers, goal, bench)
     fitness = goal.fitness(bench, progress)
     making = (
         nullcontext()
@@ -70,8 +67,7 @@ def discover(
         else RunDirectory.create(path, chosen, problem_of(goal, bench))
     )
     with making as run:
-        many = {"workers": workers, "begin": begin}
-        return _search(goal, bench, fitness, chosen, run, shown, progress, observer, many)
+        return _search(goal, bench, fitness, chosen, run, shown, progress, observer, crew)
 
 
 def resume(
@@ -84,7 +80,7 @@ def resume(
     calibration_text: str | None = None,
     rivals: str = "all",
     winners: int = WINNERS,
-    workers: int = 1,
+    workers: Workers = 1,
     loaded: Loaded | None = None,
     progress: Progress = silent,
     observer: Observer | None = None,
@@ -118,65 +114,9 @@ def resume(
         settings = opened.search.replaced(**changes)
         bench = ready(goal, loaded, progress)
         check_digests(opened, bench)
-        many = {"workers": workers, "begin": _divided(bench, workers)}
+        crew = crew_of(workers, goal, bench)
         fitness = goal.fitness(bench, progress)
-        return _search(goal, bench, fitness, settings, opened, shown, progress, observer, many)
-
-
-def ready(goal: Goal, loaded: Loaded | None = None, progress: Progress = silent) -> Workbench:
-    """A workbench with all that can fail for want of a model or text done.
-
-    Args:
-        goal: what is searched for.
-        loaded: its model, if it is loaded already.
-        progress: called as `progress(label, done, total)`.
-    """
-    if loaded is not None and loaded.name != goal.model:
-        raise UsageError(
-            f"the loaded model is {loaded.name!r}, and the goal's {goal.model!r}: name one in both"
-        )
-    texts = goal.texts
-    bench = Workbench(
-        loaded or goal.model,
-        texts,
-        dtype=goal.dtype,
-        loss=goal.loss,
-        reads=[
-            *((text, "validation") for text in texts.judged),
-            (texts.calibration_text, "calibration"),
-        ],
-        names=goal.statistics.union(*(start.names for start in _starts(goal))),
-        progress=progress,
-    )
-    bench.check_pattern(goal.pattern)
-    if (goal.order or ("sequential" if goal.draft == RECIPE else "dense")) != "dense":
-        bench.check_chain()
-    for text in texts.judged:
-        bench.test_windows(spread=goal.spread, text=text)
-    bench.windows("validation", spread=goal.spread)
-    bench.statistics(progress)
-    return bench
-
-
-def _divided(bench: Workbench, workers: int) -> Callable[[], None]:
-    """What a worker begins with: its share of torch's threads."""
-    device = next(bench.loaded.model.parameters()).device
-    if workers < 1:
-        raise UsageError(f"{workers} workers judge nothing: give --workers 1 or more")
-    if workers != 1 and device.type != "cpu":
-        raise UsageError(
-            f"{workers} workers cannot share a model on {device}: give --workers 1, or --device cpu"
-        )
-    return partial(torch.set_num_threads, max(1, torch.get_num_threads() // workers))
-
-
-def _starts(goal: Goal) -> list[Formula]:
-    """What the search starts from, as it keeps formulas.
-
-    Raises:
-        FormulaError: something is no formula of the goal, or none that prunes.
-    """
-    return [goal.canonical(parse(text, goal.language)) for text in goal.starts]
+        return _search(goal, bench, fitness, settings, opened, shown, progress, observer, crew)
 
 
 def _search(
@@ -188,19 +128,19 @@ def _search(
     shown: Shown,
     progress: Progress,
     observer: Observer | None,
-    many: dict[str, Any],
+    crew: int | Crew,
 ) -> Discovery:
     result = evolve(
         goal.language,
         fitness,
         settings=settings,
         seeds=goal.seeds(),
-        starts=_starts(goal),
+        starts=starts(goal),
         canonical=goal.canonical,
         fingerprint=fitness.fingerprint,
         run=run,
         observer=observer,
-        **many,
+        workers=crew,
     )
     findings = find(goal, bench, fitness, result, shown=shown, progress=progress)
     path = None if run is None else run.path

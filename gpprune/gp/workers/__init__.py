@@ -1,0 +1,5 @@
+"""Several workers that judge at once: forks of the search, or actors of a Ray cluster."""
+
+from .actors import RayActors as RayActors
+from .forks import Forks as Forks
+from .pool import Crew as Crew

@@ -62,6 +62,7 @@ def _evolve(
     dtype: options.DTypeOption = options.DType.auto,
     preset: options.Preset = AllocationGoal.preset,
     population: options.Population = None,
+    offspring: options.Offspring = None,
     generations: options.Generations = None,
     strategy: options.Strategy = None,
     time_limit: options.TimeLimit = None,
@@ -84,8 +85,8 @@ def _evolve(
         how |= {"unit": str(unit)}
     chosen = pattern_with_room(metric or "", pattern)
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
-    changes = {"population": population, "generations": generations, "strategy": strategy}
-    settings = settings_of(preset, **changes, time_limit=time_limit, seed=seed)
+    size = {"population": population, "offspring": offspring, "generations": generations}
+    settings = settings_of(preset, **size, strategy=strategy, time_limit=time_limit, seed=seed)
     run, shown = expanded(out), Shown(str(rivals), winners)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = discover(
@@ -156,11 +157,9 @@ def resume(
     limit = None if time_limit is None else duration(time_limit)
     with RunDirectory.open(run) as opened:
         goal = restored(opened)
-        changes = {
-            "time_limit": limit,
-            "generations": opened.search.generations if generations is None else generations,
-        }
-        settings = opened.search.replaced(**changes)
+        settings = opened.search.replaced(time_limit=limit)
+        if generations is not None:
+            settings = settings.replaced(generations=generations)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = resume_search(
             run,

@@ -208,6 +208,9 @@ Preset = Annotated[
 Population = Annotated[
     int | None, typer.Option("--population", help="Formulas kept.", rich_help_panel=SEARCH)
 ]
+Offspring = Annotated[
+    int | None, typer.Option("--offspring", help="New ones a round.", rich_help_panel=SEARCH)
+]
 Generations = Annotated[
     int | None, typer.Option("--generations", help="Rounds of variation.", rich_help_panel=SEARCH)
 ]

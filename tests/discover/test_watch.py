@@ -254,7 +254,7 @@ def test_the_command_of_a_page_makes_the_search_again(
 ) -> None:
     seed = 3
     texts = replace(goal.texts, seed=seed)
-    size = {"population": 6, "generations": 1, "seed": seed}
+    size = {"population": 6, "offspring": 5, "generations": 1, "seed": seed}
     made: Any = {
         "metric": gpprune.MetricGoal(
             texts, goal.model, 0.5, "2:4", "float32", update="refit", starts=("mul(G, W)",)

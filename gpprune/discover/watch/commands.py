@@ -22,7 +22,7 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
     if goal.texts.seed != settings.seed:  # --seed is both
         return None
     own = settings.model_dump()
-    flags = ("population", "generations", "strategy", "time_limit", "seed")
+    flags = ("population", "offspring", "generations", "strategy", "time_limit", "seed")
     changed = {name: own[name] for name in flags}
     presets = [name for name, known in PRESETS.items() if known.replaced(**changed) == settings]
     if not presets:
@@ -60,6 +60,7 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
         ("dtype", goal.dtype),
         ("preset", preset),
         ("population", settings.population),
+        ("offspring", settings.offspring),
         ("generations", settings.generations),
         ("strategy", settings.strategy),
         ("time-limit", None if settings.time_limit is None else f"{settings.time_limit}s"),

@@ -26,7 +26,7 @@ from benchmarks.shown import print_table
 from gpprune.discover import AllocationGoal, Goal, MetricGoal, Texts
 from gpprune.discover.search import ready
 from gpprune.discover.workbench import Workbench
-from gpprune.gp import PRESETS, SearchEvent, evolve
+from gpprune.gp import PRESETS, SearchEvent, Trial, evolve
 from gpprune.primitives import Formula
 from gpprune.prune import load_model, prune_model
 
@@ -68,23 +68,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(columns, rows, title=title)
 
 
+class PublishedLoop:
+    """A fitness that judges a candidate as the published code does."""
+
+    def __init__(self, goal: Goal, bench: Workbench) -> None:
+        self.goal, self.bench = goal, bench
+        self.windows = bench.windows("validation", spread=goal.spread)
+        self.cases = len(self.windows)
+
+    def prepare(self, formula: Formula) -> Trial:
+        """Prune the model block by block; DSA calibrates once before that."""
+        work: Any = copy.deepcopy(self.bench.loaded.model)
+        allocates = isinstance(self.goal, AllocationGoal)
+        dense = None if allocates else self.bench.statistics()  # gradients
+        tokens = self.bench.calibration()
+        prune_model(work, self.goal.recipe(formula), tokens, order="sequential", dense=dense)
+
+        @torch.no_grad()
+        def trial(start: int, stop: int) -> list[float]:
+            return [
+                float(cross_entropy(work(window[None]).logits[0, :-1].float(), window[1:]))
+                for window in self.windows[start:stop]
+            ]
+
+        return trial
+
+
 def _published(goal: Goal, bench: Workbench, count: int) -> float:
     """Seconds a candidate of the published loop."""
     formulas = _turns([*goal.seeds().values()])
-    allocates = isinstance(goal, AllocationGoal)
-
-    def judge() -> None:
-        work: Any = copy.deepcopy(bench.loaded.model)
-        recipe = goal.recipe(next(formulas))
-        dense = None if allocates else bench.statistics()  # gradients
-        prune_model(work, recipe, bench.calibration(), order="sequential", dense=dense)
-        with torch.no_grad():
-            for window in bench.windows("validation", spread=goal.spread):
-                cross_entropy(work(window[None]).logits[0, :-1].float(), window[1:])
-
+    loop = PublishedLoop(goal, bench)
     start = time.perf_counter()
     for _ in range(count):
-        judge()
+        loop.prepare(next(formulas))(0, loop.cases)
     return (time.perf_counter() - start) / count
 
 

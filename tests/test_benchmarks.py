@@ -24,6 +24,7 @@ BENCHMARKS = (
     "bandwidth",
     "candidates",
     "distinct",
+    "duels",
     "evolve",
     "kernels",
     "loops",
@@ -177,6 +178,19 @@ def test_loops_are_held_against_searches(ran: Ran, tiny_model_dir: Path):
     said = ran("loops", "--model", tiny_model_dir, *small)
     for kind, rival in (("allocation", "DSA"), ("metric", "Pruner-Zero")):
         assert re.search(rf"{kind} +│ +\d+ +│ +{rival} │ +\d+ +│ +\d+\.\d", said)
+
+
+def test_duels_are_held_and_gone_on_with(ran: Ran, tiny_model_dir: Path, tmp_path: Path):
+    small = ("--samples", 2, "--windows", 2, "--length", 64, "--ours", 2, 64, 2, "--seeds", 0)
+    flags = ("--model", tiny_model_dir, *small, "--keep", tmp_path)
+    said = ran("duels", *flags, "--seconds", 3)
+    for kind, rival in (("allocation", "DSA"), ("metric", "Pruner-Zero")):
+        assert re.search(rf"{kind} +│ +0 │ +{rival} │ +\d+ │ +\d+\.\d\d", said)
+    assert re.search(r"gpprune's is better on test text in \d of 2", said)
+    assert len([*tmp_path.iterdir()]) == 4
+    assert ran("duels", *flags, "--seconds", 3) == said
+    with pytest.raises(SystemExit):
+        ran("duels", *flags, "--seconds", 4)
 
 
 def test_seeds_search_judge_and_go_on(

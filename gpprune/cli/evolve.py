@@ -65,6 +65,7 @@ def _evolve(
     offspring: options.Offspring = None,
     generations: options.Generations = None,
     strategy: options.Strategy = None,
+    select: options.Select = None,
     time_limit: options.TimeLimit = None,
     seed: options.Seed = 0,
     rivals: options.RivalsOption = options.Rivals.all,
@@ -86,7 +87,8 @@ def _evolve(
     chosen = pattern_with_room(metric or "", pattern)
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     size = {"population": population, "offspring": offspring, "generations": generations}
-    settings = settings_of(preset, **size, strategy=strategy, time_limit=time_limit, seed=seed)
+    course = {"strategy": strategy, "select": select, "time_limit": time_limit, "seed": seed}
+    settings = settings_of(preset, **size, **course)
     run, shown = expanded(out), Shown(str(rivals), winners)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = discover(

@@ -193,29 +193,24 @@ Plot = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")]
+Device = Annotated[str, typer.Option("--device", help="Of the model: auto, cpu, cuda or cuda:1.")]
+
+
+def _of_search(flag: str, about: str) -> Any:
+    return typer.Option(flag, help=about, rich_help_panel=SEARCH)
+
+
 TimeLimit = Annotated[
     str | None,
-    typer.Option(
-        "--time-limit",
-        help="Search no longer than so: 90s, 20m, 1h. Calibration and report come on top.",
-        rich_help_panel=SEARCH,
-    ),
+    _of_search("--time-limit", "No longer than: 90s, 20m, 1h. Calibration and report come on top."),
 ]
-Device = Annotated[str, typer.Option("--device", help="Of the model: auto, cpu, cuda or cuda:1.")]
-Preset = Annotated[
-    str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.", rich_help_panel=SEARCH)
-]
-Population = Annotated[
-    int | None, typer.Option("--population", help="Formulas kept.", rich_help_panel=SEARCH)
-]
-Offspring = Annotated[
-    int | None, typer.Option("--offspring", help="New ones a round.", rich_help_panel=SEARCH)
-]
-Generations = Annotated[
-    int | None, typer.Option("--generations", help="Rounds of variation.", rich_help_panel=SEARCH)
-]
-Strategy = Annotated[
-    str | None, typer.Option("--strategy", help="evolution or random.", rich_help_panel=SEARCH)
+Preset = Annotated[str, _of_search("--preset", f"One of {', '.join(PRESETS)}.")]
+Population = Annotated[int | None, _of_search("--population", "Formulas kept.")]
+Offspring = Annotated[int | None, _of_search("--offspring", "New formulas a generation.")]
+Generations = Annotated[int | None, _of_search("--generations", "Rounds of variation.")]
+Strategy = Annotated[str | None, _of_search("--strategy", "evolution or random.")]
+Select = Annotated[
+    str | None, _of_search("--select", "Who survives: fitness, or pareto (loss and length).")
 ]
 
 

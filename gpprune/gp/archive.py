@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from deap import base, tools
+
 from gpprune.gp.outcome import Outcome
 from gpprune.primitives import Language
 
@@ -28,15 +30,43 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return kept
 
 
-def fittest(outcomes: Iterable[Outcome], count: int, kin: int | None) -> list[Outcome]:
+def fittest(
+    outcomes: Iterable[Outcome], count: int, kin: int | None, language: Language | None = None
+) -> list[Outcome]:
     """The best of some outcomes.
 
     Args:
         outcomes: in any order; they are `ranked`.
         count: at most so many are returned, best first.
         kin: of formulas that differ in constants alone the best so many; None for all.
+        language: of their formulas; given, the best are those of NSGA-II on loss and number of
+            nodes: front by front, and of a front those first that stand alone.
     """
-    return _of_kin(ranked(outcomes), kin)[:count]
+    pool = _of_kin(ranked(outcomes), kin)
+    if language is None or not pool:
+        return pool[:count]
+    points = [_Point(outcome, language) for outcome in pool]
+    chosen: list[_Point] = []
+    for points_of_front in tools.sortNondominated(points, count):
+        tools.emo.assignCrowdingDist(points_of_front)
+        chosen += sorted(
+            points_of_front,
+            key=lambda point: (-point.fitness.crowding_dist, _standing(point.outcome)),
+        )
+    return [point.outcome for point in chosen[:count]]
+
+
+class _LossAndSize(base.Fitness):  # type: ignore[misc]
+    weights = (-1.0, -1.0)
+
+
+class _Point:
+    """An outcome as DEAP selects."""
+
+    def __init__(self, outcome: Outcome, language: Language) -> None:
+        self.outcome = outcome
+        size = outcome.parsed(language).complexity
+        self.fitness = _LossAndSize((outcome.fitness, float(size)))
 
 
 def front(outcomes: Iterable[Outcome], language: Language) -> list[tuple[int, Outcome]]:
@@ -51,7 +81,7 @@ def front(outcomes: Iterable[Outcome], language: Language) -> list[tuple[int, Ou
         is as short or shorter and as good or better.
     """
     full = [outcome for outcome in outcomes if outcome.full]
-    sized = [(len(outcome.parsed(language).tree), outcome) for outcome in full]
+    sized = [(outcome.parsed(language).complexity, outcome) for outcome in full]
     found: list[tuple[int, Outcome]] = []
     for size, outcome in sorted(sized, key=lambda pair: (pair[0], *_standing(pair[1]))):
         if not found or outcome.fitness < found[-1][1].fitness:

@@ -115,7 +115,12 @@ class Engine:
     def tell(self, outcomes: Sequence[Outcome]) -> State:
         """Take the outcomes of what was asked, select, and return the next generation's state."""
         union = [*self.population, *outcomes]
-        survivors = fittest(union, self.settings.population, self.settings.kin)
+        survivors = fittest(
+            union,
+            self.settings.population,
+            self.settings.kin,
+            self.language if self.settings.select == "pareto" else None,
+        )
         self.state = State(
             self.state.generation + 1,
             tuple(outcome.key for outcome in survivors),
@@ -128,16 +133,27 @@ class Engine:
         """The outcomes of the current population, best first."""
         return [self.archive[key] for key in self.state.population]
 
-    def reference(self, judged: Sequence[Outcome]) -> tuple[float, ...] | None:
-        """Return the losses that this generation's formulas must keep up with.
+    def bars(self, judged: Sequence[Outcome]) -> tuple[tuple[int, tuple[float, ...]], ...]:
+        """Return what this generation's formulas must keep up with, see `Terms`.
 
-        They are those of the top_k-th fully judged formula of the population, or of the last
-        one if there are fewer. Generation 0 has no population: there it is `judged`, the seeds'
-        outcomes. None if nothing was judged fully.
+        It is the losses of the top_k-th fully judged formula of the population, or of the last one
+        if there are fewer; where shorter formulas may be worse, of those that are no longer.
+        Generation 0 has no population: there it is `judged`, the seeds' outcomes. Nothing if
+        nothing was judged fully.
         """
-        pool = ranked(self.population or judged)
-        full = [outcome for outcome in pool if outcome.full][: self.settings.top_k]
-        return full[-1].losses if full else None
+        full = [outcome for outcome in ranked(self.population or judged) if outcome.full]
+        if not full:
+            return ()
+        if self.settings.select == "fitness":
+            return ((0, full[: self.settings.top_k][-1].losses),)
+        sizes = [outcome.parsed(self.language).complexity for outcome in full]
+        bars = []
+        for size in sorted(set(sizes)):
+            no_longer = [
+                own for own, outcome_size in zip(full, sizes, strict=True) if outcome_size <= size
+            ]
+            bars.append((size, no_longer[: self.settings.top_k][-1].losses))
+        return tuple(bars)
 
     def _seed_candidates(self, known: _Known) -> tuple[list[Candidate], int]:
         asked: list[Candidate] = []

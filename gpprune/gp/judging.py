@@ -11,7 +11,7 @@ from gpprune.gp.fitness import Fitness
 from gpprune.gp.outcome import Candidate, Verdict
 from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
-from gpprune.primitives import Language
+from gpprune.primitives import Formula, Language
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,18 @@ class Terms:
     """What candidates are judged by, fixed before the first of them: their order does not matter.
 
     Attributes:
-        reference: the losses to keep up with; None: each is judged on all cases.
+        bars: the losses to keep up with, for formulas of at least so many nodes, fewest first; who
+            is under none is judged on all cases.
         screen: what estimates foretell; None: nothing.
     """
 
-    reference: tuple[float, ...] | None = None
+    bars: tuple[tuple[int, tuple[float, ...]], ...] = ()
     screen: Screen | None = None
+
+    def reference(self, formula: Formula) -> tuple[float, ...] | None:
+        """The losses that a formula must keep up with."""
+        under = [losses for size, losses in self.bars if size <= formula.complexity]
+        return under[-1] if under else None
 
 
 class Judge(Protocol):
@@ -55,7 +61,8 @@ class InTurn:
             if not go_on():
                 return
             formula = candidate.parsed(self._language)
-            yield race(self._fitness, formula, self._settings, terms.reference, terms.screen)
+            reference = terms.reference(formula)
+            yield race(self._fitness, formula, self._settings, reference, terms.screen)
 
     def close(self) -> None:
         """Nothing was begun."""

@@ -204,7 +204,7 @@ class _Search:
         # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
         known = [o for o in self.engine.archive.outcomes if o.generation < generation]
         screen = Screen([*known, *outcomes]) if self.screened else None
-        return Terms(self.engine.reference(outcomes) if racing else None, screen)
+        return Terms(self.engine.bars(outcomes) if racing else (), screen)
 
     def _kept(self, outcome: Outcome) -> Outcome:
         if self.directory is not None:

@@ -42,6 +42,9 @@ class SearchSettings(BaseModel):
             joins are then of whole seeds.
         tune: chance that an offspring is instead a parent with all its constants moved a little.
         strategy: "evolution", or "random", where every offspring is a fresh random formula.
+        select: who survives: the best by "fitness", or by "pareto", where a formula that is shorter
+            than all that are as good is as good as the best: NSGA-II (Deb et al. 2002) on loss and
+            number of nodes. The race is then among formulas that are no longer.
 
     Fidelity:
         first_rung: cases that every candidate is judged on; they then double up to all.
@@ -73,6 +76,7 @@ class SearchSettings(BaseModel):
     merge: float = Field(0.0, ge=0, le=1)
     tune: float = Field(0.0, ge=0, le=1)
     strategy: Literal["evolution", "random"] = "evolution"
+    select: Literal["fitness", "pareto"] = "fitness"
     first_rung: int = Field(2, ge=2)
     race_z: float = Field(2.0, ge=0)
     seed: int = Field(0, ge=0)

@@ -22,7 +22,8 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
     if goal.texts.seed != settings.seed:  # --seed is both
         return None
     own = settings.model_dump()
-    flags = ("population", "offspring", "generations", "strategy", "time_limit", "seed")
+    size = ("population", "offspring", "generations")
+    flags = (*size, "strategy", "select", "time_limit", "seed")
     changed = {name: own[name] for name in flags}
     presets = [name for name, known in PRESETS.items() if known.replaced(**changed) == settings]
     if not presets:
@@ -63,6 +64,7 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
         ("offspring", settings.offspring),
         ("generations", settings.generations),
         ("strategy", settings.strategy),
+        ("select", None if settings.select == "fitness" else settings.select),
         ("time-limit", None if settings.time_limit is None else f"{settings.time_limit}s"),
         ("seed", settings.seed),
         ("out", out),

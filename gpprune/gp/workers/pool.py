@@ -63,7 +63,8 @@ def answer(task: Task, fitness: Fitness, language: Language, settings: SearchSet
     """What a worker does with a task, in its own process."""
     try:
         formula = parse(task.text, language)
-        return race(fitness, formula, settings, task.terms.reference, task.terms.screen)
+        terms = task.terms
+        return race(fitness, formula, settings, terms.reference(formula), terms.screen)
     except UsageError as error:
         return Refused(str(error))
     except Exception as error:

@@ -46,6 +46,8 @@ def report(
             say(f"{summary.name}  {summary.closed_form}")
         if summary.screening is not None:
             say(f"{summary.name}  {screening_line(summary.screening)}")
+        if summary.race_line is not None:
+            say(f"{summary.name}  {summary.race_line}")
     tell_written(pictures)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from gpprune.discover.report import reported
 from gpprune.errors import GppruneError
 from gpprune.evals import LOSSES, NEXT_TOKEN, Loss, ShownTable, shown
 from gpprune.files import expanded
-from gpprune.gp import Archive, Outcome, RunDirectory, Screening, front
+from gpprune.gp import Archive, Outcome, RunDirectory, RungRanks, Screening, front
 from gpprune.primitives import LANGUAGES, METRIC, Formula, Language
 
 
@@ -34,6 +34,7 @@ class RunSummary:
             before there is one, the search.
         test: its figure on test text, where the run has been judged there.
         screening: what the estimates of its candidates were worth; None where there are none.
+        rungs: how far each rung of the race ranks as all cases do.
         path: (candidates judged, least figure by then), a point for each improvement; the last
             point is the end of the run.
     """
@@ -49,7 +50,21 @@ class RunSummary:
     validation: float | None
     test: float | None
     screening: Screening | None
+    rungs: tuple[RungRanks, ...]
     path: tuple[tuple[int, float], ...]
+
+    @property
+    def race_line(self) -> str | None:
+        """How far the rungs of the race rank as all cases do, in a sentence."""
+        told = [rung for rung in self.rungs if rung.kendall_tau is not None]
+        if not told:
+            return None
+        cases = ", ".join(str(rung.cases) for rung in told)
+        taus = ", ".join(f"{rung.kendall_tau:.2f}" for rung in told)
+        return (
+            f"the first {cases} cases rank the {told[0].judged} formulas that were judged in full "
+            f"as all cases do with Kendall's tau {taus}"
+        )
 
     @property
     def closed_form(self) -> str | None:
@@ -69,6 +84,7 @@ class RunSummary:
             f"validation_{self.loss.figure}": self.validation,
             f"test_{self.loss.figure}": self.test,
             "estimate": None if self.screening is None else self.screening.as_dict(),
+            "rungs": [asdict(rung) for rung in self.rungs],
             "formula": None if self.best is None else self.best.text,
             "closed_form": self.closed_form,
         }
@@ -130,6 +146,7 @@ def _summary(name: str, run: RunDirectory) -> RunSummary:
         validation=validation,
         test=test,
         screening=Screening.of(outcomes),
+        rungs=RungRanks.of(outcomes, run.search.first_rung),
         path=best_so_far(outcomes, loss),
     )
 

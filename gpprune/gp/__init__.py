@@ -6,6 +6,7 @@ protocol.
 
 from .archive import Archive as Archive
 from .archive import front as front
+from .fidelity import RungRanks as RungRanks
 from .fitness import Fitness as Fitness
 from .fitness import FunctionFitness as FunctionFitness
 from .fitness import Screened as Screened

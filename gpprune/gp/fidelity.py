@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from gpprune.errors import Unfit, UsageError
 from gpprune.gp.fitness import Fitness, Screened
-from gpprune.gp.outcome import Verdict
-from gpprune.gp.screen import Screen
+from gpprune.gp.outcome import Outcome, Verdict
+from gpprune.gp.screen import Screen, kendall_tau
 from gpprune.gp.settings import SearchSettings
 from gpprune.memory import out_of_memory
 from gpprune.primitives import Formula
@@ -143,6 +144,32 @@ def rungs(cases: int, first: int) -> list[int]:
         stops.append(stop)
         stop *= 2
     return [*stops, cases]
+
+
+@dataclass(frozen=True)
+class RungRanks:
+    """How far a rung ranks as all cases do.
+
+    Attributes:
+        cases: the rung: the mean over the first so many.
+        kendall_tau: its rank correlation with the mean over all; None of fewer than two candidates.
+        judged: over how many candidates: those that were judged on all cases, and so were good
+            enough at the rungs before.
+    """
+
+    cases: int
+    kendall_tau: float | None
+    judged: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome], first: int) -> tuple[RungRanks, ...]:
+        """Of all candidates of a search with a first rung of so many cases, a row a rung."""
+        full = [outcome for outcome in outcomes if outcome.full]
+        stops = rungs(full[0].cases, first)[:-1] if full else []
+        return tuple(
+            cls(stop, kendall_tau([(mean(o.losses[:stop]), o.fitness) for o in full]), len(full))
+            for stop in stops
+        )
 
 
 def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float) -> bool:

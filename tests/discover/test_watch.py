@@ -284,6 +284,20 @@ def test_the_command_of_a_page_makes_the_search_again(
     assert found[0] == found[1]
 
 
+def test_a_report_says_how_far_rungs_rank_as_all_cases_do(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(finished), "--json"]) == 0
+    (rung,) = json.loads(capsys.readouterr().out)[0]["rungs"]
+    assert rung["cases"] == 2 and rung["judged"] > 2 and -1 <= rung["kendall_tau"] <= 1
+    assert run(["report", str(finished)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    tau = f"{rung['kendall_tau']:.2f}"
+    assert f"the first 2 cases rank the {rung['judged']} formulas" in said and tau in said
+    page, _ = page_of([finished], tmp_path)
+    assert "ranks as all cases" in page.words and tau in page.words
+
+
 def test_what_cannot_be_told_is_an_error_in_a_sentence(
     finished: Path, goal: gpprune.MetricGoal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

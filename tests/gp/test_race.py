@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
-from gpprune.gp import SearchSettings, evolve
+from gpprune.gp import RungRanks, SearchSettings, evolve
 from gpprune.gp.fidelity import behind, race, rungs
 from gpprune.primitives import METRIC, parse
 
@@ -147,3 +149,18 @@ def test_candidates_that_behave_alike_stand_once_among_the_best() -> None:
 @pytest.mark.parametrize("cases", [1, 2, 3])
 def test_few_cases_need_no_rungs(cases: int) -> None:
     assert verdict([1.0] * cases, [0.0] * cases, first_rung=4).full
+
+
+def test_rungs_are_held_against_all_cases(toy: ModuleType) -> None:
+    result = evolve(METRIC, toy.Words(spread=3.0), seeds=toy.SEEDS, settings=toy.SETTINGS)
+    full = [outcome for outcome in result.outcomes if outcome.full]
+    found = RungRanks.of(result.outcomes, 2)
+    assert [rung.cases for rung in found] == [2, 4, 8]
+    for rung in found:
+        assert rung.judged == len(full) > 5
+        early = [fmean(outcome.losses[: rung.cases]) for outcome in full]
+        wanted = kendalltau(early, [outcome.fitness for outcome in full]).statistic
+        assert rung.kendall_tau == pytest.approx(wanted)
+    assert found[0].kendall_tau < 1
+    assert RungRanks.of(full[:1], 2)[0].kendall_tau is None
+    assert RungRanks.of([], 2) == ()

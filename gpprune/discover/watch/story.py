@@ -49,6 +49,7 @@ class Rung:
         dropped: how many lost the race there.
         failed: how many could not be judged any further.
         seconds: that they took, in all.
+        agrees: Kendall's tau of the ranks by these cases and by all, see `gpprune.gp.RungRanks`.
     """
 
     cases: int
@@ -56,6 +57,7 @@ class Rung:
     dropped: int
     failed: int
     seconds: float
+    agrees: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +114,13 @@ class Story:
     @cached_property
     def rungs(self) -> list[Rung]:
         """Where candidates left the race, the shortest first."""
-        found = []
+        found, agrees = [], {rung.cases: rung.kendall_tau for rung in self.summary.rungs}
         for cases in sorted({outcome.cases for outcome in self.outcomes}):
             here = [outcome for outcome in self.outcomes if outcome.cases == cases]
             kept, dropped = sum(o.full for o in here), sum(o.dropped for o in here)
             seconds = sum(outcome.seconds for outcome in here)
-            found.append(Rung(cases, kept, dropped, len(here) - kept - dropped, seconds))
+            failed = len(here) - kept - dropped
+            found.append(Rung(cases, kept, dropped, failed, seconds, agrees.get(cases)))
         return found
 
     @cached_property

@@ -100,8 +100,8 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "judging": ("fidelity", "fitness", "outcome", "screen", "settings"),
         "workers": ("fidelity", "fitness", "judging", "outcome", "settings"),
         "search": (
-            *("archive", "engine", "fitness", "judging", "outcome", "rundir", "screen"),
-            *("settings", "state", "workers"),
+            *("archive", "engine", "fidelity", "fitness", "judging", "outcome", "rundir"),
+            *("screen", "settings", "state", "workers"),
         ),
     },
     "discover": {

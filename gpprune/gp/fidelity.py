@@ -21,6 +21,8 @@ from gpprune.memory import out_of_memory
 from gpprune.primitives import Formula
 
 _REASON_LIMIT = 300
+_ENOUGH = 16  # formulas before a rung may be said to mislead: their tau errs by 0.2
+_LEAST_TAU = 1 / 3  # two of three pairs in the right order
 
 
 def race(
@@ -29,6 +31,7 @@ def race(
     settings: SearchSettings,
     reference: Sequence[float] | None = None,
     screen: Screen | None = None,
+    first_rung: int | None = None,
 ) -> Verdict:
     """Evaluate a formula at rising fidelities.
 
@@ -39,6 +42,7 @@ def race(
         reference: the loss of each case of the formula to keep up with; None judges on all cases.
         screen: what the estimates of a fitness that has some foretell; a formula whose estimate
             puts it behind the reference by more than `race_z` deviations is judged on no case.
+        first_rung: in place of the settings', if it is given.
 
     Raises:
         UsageError: a trial returns another number of losses than it was asked for.
@@ -53,7 +57,8 @@ def race(
             estimate = _usable(fitness.estimate(formula))
         foretold = _foretold_behind(estimate, screen, reference, settings.race_z)
         if foretold is None:
-            _climb(fitness, formula, settings, reference, losses, started)
+            first = first_rung or settings.first_rung
+            _climb(fitness, formula, settings, first, reference, losses, started)
     except _ProtocolError:
         raise
     except Unfit as error:
@@ -112,6 +117,7 @@ def _climb(
     fitness: Fitness,
     formula: Formula,
     settings: SearchSettings,
+    first: int,
     reference: Sequence[float] | None,
     losses: list[float],
     started: float,
@@ -119,7 +125,7 @@ def _climb(
     """Extend `losses` rung by rung until all cases are in or the candidate is out."""
     trial = fitness.prepare(formula)
     _check_clock(settings, started)
-    for stop in rungs(fitness.cases, settings.first_rung):
+    for stop in rungs(fitness.cases, first):
         start = len(losses)
         values = [float(value) for value in trial(start, stop)]
         if len(values) != stop - start:
@@ -165,11 +171,28 @@ class RungRanks:
     def of(cls, outcomes: Iterable[Outcome], first: int) -> tuple[RungRanks, ...]:
         """Of all candidates of a search with a first rung of so many cases, a row a rung."""
         full = [outcome for outcome in outcomes if outcome.full]
-        stops = rungs(full[0].cases, first)[:-1] if full else []
+        stops = rungs(full[0].cases, first)[:-1] if full and first < full[0].cases else []
         return tuple(
             cls(stop, kendall_tau([(mean(o.losses[:stop]), o.fitness) for o in full]), len(full))
             for stop in stops
         )
+
+
+def first_that_ranks(outcomes: Iterable[Outcome], first: int) -> int:
+    """The first rung that ranks as all cases do: the rungs before it mislead, and all drop out.
+
+    A rung misleads that orders fewer than two of three pairs of formulas as all cases do. Of fewer
+    than 16 formulas that is not asked.
+
+    Returns:
+        Its cases: `first` while nothing speaks against it, and all if no rung ranks so.
+    """
+    full = [outcome for outcome in outcomes if outcome.full]
+    ranks = RungRanks.of(full, first)
+    if not ranks or len(full) < _ENOUGH:
+        return first
+    good = [rung.cases for rung in ranks if (rung.kendall_tau or 0) >= _LEAST_TAU]
+    return good[0] if good else full[0].cases
 
 
 def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float) -> bool:

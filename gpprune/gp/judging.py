@@ -22,15 +22,18 @@ class Terms:
         bars: the losses to keep up with, for formulas of at least so many nodes, fewest first; who
             is under none is judged on all cases.
         screen: what estimates foretell; None: nothing.
+        first_rung: cases that every candidate is judged on; None: those of the settings.
     """
 
     bars: tuple[tuple[int, tuple[float, ...]], ...] = ()
     screen: Screen | None = None
+    first_rung: int | None = None
 
-    def reference(self, formula: Formula) -> tuple[float, ...] | None:
-        """The losses that a formula must keep up with."""
+    def verdict(self, fitness: Fitness, formula: Formula, settings: SearchSettings) -> Verdict:
+        """Judge a formula by them, see `race`."""
         under = [losses for size, losses in self.bars if size <= formula.complexity]
-        return under[-1] if under else None
+        reference = under[-1] if under else None
+        return race(fitness, formula, settings, reference, self.screen, self.first_rung)
 
 
 class Judge(Protocol):
@@ -61,8 +64,7 @@ class InTurn:
             if not go_on():
                 return
             formula = candidate.parsed(self._language)
-            reference = terms.reference(formula)
-            yield race(self._fitness, formula, self._settings, reference, terms.screen)
+            yield terms.verdict(self._fitness, formula, self._settings)
 
     def close(self) -> None:
         """Nothing was begun."""

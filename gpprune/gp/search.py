@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine
+from gpprune.gp.fidelity import first_that_ranks
 from gpprune.gp.fitness import Fitness, Screened
 from gpprune.gp.judging import InTurn, Judge, Terms
 from gpprune.gp.outcome import Candidate, Outcome
@@ -204,7 +205,8 @@ class _Search:
         # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
         known = [o for o in self.engine.archive.outcomes if o.generation < generation]
         screen = Screen([*known, *outcomes]) if self.screened else None
-        return Terms(self.engine.bars(outcomes) if racing else (), screen)
+        bars = self.engine.bars(outcomes) if racing else ()
+        return Terms(bars, screen, first_that_ranks(known, self.engine.settings.first_rung))
 
     def _kept(self, outcome: Outcome) -> Outcome:
         if self.directory is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from statistics import fmean
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from scipy.stats import kendalltau
 
 from gpprune.gp import RungRanks, SearchSettings, evolve
 from gpprune.gp.fidelity import behind, race, rungs
-from gpprune.primitives import METRIC, parse
+from gpprune.primitives import METRIC, METRICS, parse
 
 numbers = st.floats(-100, 100).map(lambda value: round(value * 256) / 256)
 
@@ -164,3 +165,34 @@ def test_rungs_are_held_against_all_cases(toy: ModuleType) -> None:
     assert found[0].kendall_tau < 1
     assert RungRanks.of(full[:1], 2)[0].kendall_tau is None
     assert RungRanks.of([], 2) == ()
+
+
+class Misleading:
+    """A toy whose first cases say the opposite of the others."""
+
+    cases = 16
+
+    def __init__(self, words: Any, misled: int) -> None:
+        self.words, self.misled = words, misled
+
+    def prepare(self, formula: Any) -> Any:
+        base = self.words.true_loss(formula.text)
+
+        def trial(start: int, stop: int) -> list[float]:
+            return [10 - base / 9 if case < self.misled else base for case in range(start, stop)]
+
+        return trial
+
+
+@pytest.mark.parametrize(("misled", "first"), [(0, 2), (4, 8), (14, 16)])
+def test_a_rung_that_misleads_drops_out(toy: ModuleType, misled: int, first: int) -> None:
+    settings = toy.SETTINGS.replaced(population=20, offspring=20, generations=12)
+    fitness = Misleading(toy.Words(), misled)
+    seeds = {name: METRICS[name].formula for name in METRICS}  # judged in full, whatever rungs say
+    starts = [parse(f"mul(X, {text})") for text in ("G", "Y", "W", "sqrt(Y)", "sqrt(G)", "abs(W)")]
+    result = evolve(METRIC, fitness, seeds=seeds, starts=starts, settings=settings)
+    full = Counter(outcome.generation for outcome in result.outcomes if outcome.full)
+    known = {at: sum(full[earlier] for earlier in range(at)) for at in range(13)}
+    late = [o.cases for o in result.outcomes if known[o.generation] >= 16 and not o.full]
+    assert max(known.values()) >= 16
+    assert min(late, default=16) == first

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gpprune.errors import UsageError
-from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Judge, Terms
 from gpprune.gp.outcome import Candidate, Verdict
@@ -63,8 +62,7 @@ def answer(task: Task, fitness: Fitness, language: Language, settings: SearchSet
     """What a worker does with a task, in its own process."""
     try:
         formula = parse(task.text, language)
-        terms = task.terms
-        return race(fitness, formula, settings, terms.reference(formula), terms.screen)
+        return task.terms.verdict(fitness, formula, settings)
     except UsageError as error:
         return Refused(str(error))
     except Exception as error:

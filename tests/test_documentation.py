@@ -37,7 +37,7 @@ from gpprune.cli.main import app
 from gpprune.compile import lower
 from gpprune.compile.cpp import generated_source
 from gpprune.discover import Texts, Workbench
-from gpprune.discover import search as discover_search
+from gpprune.discover.search import search as discover_search
 from gpprune.tables import Table
 
 ROOT = Path(__file__).parent.parent

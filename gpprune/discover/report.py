@@ -181,20 +181,44 @@ def reported(run: Path, text: str | None, figure: str) -> tuple[float | None, fl
     Raises:
         GppruneError: the report is damaged.
     """
-    file = run / REPORT_FILE
-    if text is None or not file.is_file():
+    if text is None:
         return None, None
+    row = next((row for row in _evolved_rows(run) if row["formula"] == text), {})
+    try:
+        return _number(row.get(f"validation_{figure}")), _number(row.get(f"test_{figure}"))
+    except ValueError as error:
+        raise _unreadable(run, error) from error
+
+
+def is_reported(run: Path, text: str | None) -> bool:
+    """Whether a run's report tells of an evolved formula; None: whether there is a report.
+
+    Raises:
+        GppruneError: the report is damaged.
+    """
+    if text is None:
+        return (run / REPORT_FILE).is_file()
+    return any(row["formula"] == text for row in _evolved_rows(run))
+
+
+def _evolved_rows(run: Path) -> list[dict[str, Any]]:
+    """What a run's report says of evolved formulas; nothing without one."""
+    file = run / REPORT_FILE
+    if not file.is_file():
+        return []
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["formulas"]
         # a published formula may be of the same text, in another setting
         evolved = [row for row in rows if str(row["name"]).startswith("evolved")]
-        row: dict[str, Any] = next((row for row in evolved if row["formula"] == text), {})
-        validation, test = (row.get(f"{text}_{figure}") for text in ("validation", "test"))
-        return _number(validation), _number(test)
+        return [{**row, "formula": str(row["formula"])} for row in evolved]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GppruneError(
-            f"{file} cannot be read: {error}; make it anew with `gpprune resume {run}`"
-        ) from error
+        raise _unreadable(run, error) from error
+
+
+def _unreadable(run: Path, error: Exception) -> GppruneError:
+    return GppruneError(
+        f"{run / REPORT_FILE} cannot be read: {error}; make it anew with `gpprune resume {run}`"
+    )
 
 
 def _number(value: object) -> float | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,16 @@ def summarise(runs: Iterable[str | Path]) -> list[RunSummary]:
     found: list[RunSummary] = []
     for path in map(expanded, runs):
         taken = {summary.name for summary in found}
-        name = path.name if path.name not in taken else str(path)
+        short, whole = path.absolute().name, str(path.absolute())
+        name = next(name for name in _names(short, whole) if name not in taken)
         with RunDirectory.open(path) as run:
             found.append(_summary(name, run))
     return found
+
+
+def _names(short: str, whole: str) -> Iterator[str]:
+    yield from (short, whole)
+    yield from (f"{whole} ({number})" for number in count(2))
 
 
 def summary_table(found: Sequence[RunSummary]) -> ShownTable:

@@ -115,6 +115,22 @@ def test_the_command_says_how_far_a_search_is(
     assert "is not a run directory" in capsys.readouterr().err
 
 
+def test_a_search_that_goes_on_past_its_end_is_not_finished(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+
+    def break_off(event: Any) -> None:
+        if event.generation == 4 and event.outcome is not None:
+            status = run_status(tmp_path / "run")
+            assert (status.state, status.generation, status.left) == ("running", 4, None)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gpprune.discover.resume(tmp_path / "run", generations=9, observer=break_off)
+    found = run_status(tmp_path / "run")
+    assert (found.state, found.generation, found.seconds_left) == ("stopped", 4, None)
+    assert any("gpprune resume" in sentence for sentence in found.sentences)
+
+
 # The page
 
 
@@ -296,6 +312,51 @@ def test_a_report_says_how_far_rungs_rank_as_all_cases_do(
     assert f"the first 2 cases rank the {rung['judged']} formulas" in said and tau in said
     page, _ = page_of([finished], tmp_path)
     assert "ranks as all cases" in page.words and tau in page.words
+
+
+def test_a_report_of_another_formula_says_nothing_of_the_best(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "report.json"
+    document = json.loads(file.read_text())
+    for row in document["formulas"]:
+        if row["name"] == "evolved 1":
+            row["formula"] = "mul(abs(W), pow(X, 0.123))"
+            row["test_perplexity"] = 1.2345
+    file.write_text(json.dumps(document))
+    (tmp_path / "run" / "recipe.json").unlink()
+    page, _ = page_of([tmp_path / "run"], tmp_path)
+    words = " ".join(" ".join(page.words).split())
+    assert "Its winners have not been judged on test text." in words
+    assert "On test text its perplexity is" not in words
+    assert "gpprune prune" not in words
+    assert not run_status(tmp_path / "run").reported
+
+
+def test_runs_are_averaged_that_differ_in_their_seed_alone(
+    finished: Path, goal: gpprune.MetricGoal, tmp_path: Path
+) -> None:
+    other = replace(goal, texts=replace(goal.texts, windows=2))
+    runs = [finished, finished]
+    for seed, own in ((1, goal), (2, goal), (2, other)):
+        texts = replace(own.texts, seed=seed)
+        runs.append(tmp_path / f"{own.texts.windows}-{seed}")
+        settings = FEW.replaced(seed=seed, generations=1)
+        gpprune.discover(
+            replace(own, texts=texts), out=runs[-1], settings=settings, rivals="best", winners=1
+        )
+    page, _ = page_of(runs, tmp_path / "all")
+    words = " ".join(page.words)
+    assert "The grey line" not in words
+    page, _ = page_of(runs[:4], tmp_path / "like")
+    assert "The grey line" in " ".join(page.words)
+
+
+def test_runs_have_names_of_their_own(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    names = [one.name for one in gpprune.summarise([".", finished, finished])]
+    assert names[0] == finished.name and len(set(names)) == 3
 
 
 def test_what_cannot_be_told_is_an_error_in_a_sentence(

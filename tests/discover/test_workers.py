@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 import gpprune
 from gpprune.cli import run
 from gpprune.discover import Texts
+from gpprune.errors import GppruneError, UsageError
 from gpprune.gp import RunDirectory, SearchEvent
 
 FEW = gpprune.SearchSettings(population=14, offspring=8, generations=2)
@@ -94,3 +98,44 @@ def test_the_command_takes_workers(
     capsys.readouterr()
     assert run(["evolve", "metric", *on, "--workers", "0", "--out", out]) == 2
     assert "--workers" in capsys.readouterr().err
+
+
+def test_workers_that_cannot_be_had_leave_nothing(
+    texts: Texts, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goal = gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32")
+    out = tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="need Ray"):
+        gpprune.discover(goal, out=out, settings=FEW, workers=gpprune.RayCluster("auto", 2))
+    assert not out.exists()
+    started = []
+
+    def scarce(*given: Any, **how: Any) -> Any:
+        if len(started) == 2:
+            raise OSError(24, "Too many open files")
+        started.append(pipe(*given, **how))
+        return started[-1]
+
+    pipe = multiprocessing.get_context("fork").Pipe
+    monkeypatch.setattr(multiprocessing.context.ForkContext, "Pipe", scarce, raising=False)
+    with pytest.raises(GppruneError, match=r"cannot start a worker.*try fewer"):
+        gpprune.discover(goal, out=out, settings=FEW, workers=3)
+    assert not out.exists() and not multiprocessing.active_children()
+
+
+def test_a_signal_to_all_processes_ends_them_without_a_traceback(
+    texts: Texts, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    on = ["--model", str(tiny_model_dir), "--text", texts.text, "--calibration-text", texts.text]
+    few = ["--windows", "4", "--window-length", "32", "--generations", "500", "--workers", "2"]
+    command = [sys.executable, "-m", "gpprune", "evolve", "metric", *on, *few, "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not (out / "run.db").exists() or not told(out):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert b"Traceback" not in said and b"gpprune resume" in said

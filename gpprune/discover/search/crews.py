@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +15,8 @@ from gpprune.discover.search.ready import ready
 from gpprune.discover.stored import settled
 from gpprune.discover.workbench import LayerStatistics, Workbench
 from gpprune.errors import UsageError
-from gpprune.gp import Crew, Fitness, Forks, RayActors
+from gpprune.gp import Crew, Fitness, Forks, RayActors, SearchSettings
+from gpprune.gp.workers import Hired, connect, disconnect
 from gpprune.primitives import Language
 from gpprune.prune import use_device
 
@@ -52,11 +55,51 @@ class _Given:
     device: str
 
 
-def crew_of(workers: Workers, goal: Goal, bench: Workbench) -> int | Crew:
+@contextmanager
+def reached(workers: Workers) -> Iterator[None]:
+    """Be connected to the cluster of the workers, if they are on one.
+
+    Raises:
+        UsageError: there is no worker, or no cluster answers.
+    """
+    cluster = isinstance(workers, RayCluster)
+    count = workers.workers if isinstance(workers, RayCluster) else workers
+    if count is not None and count < 1:
+        raise UsageError(f"{count} workers judge nothing: give --workers 1 or more")
+    own = isinstance(workers, RayCluster) and connect(workers.address)
+    try:
+        yield
+    finally:
+        if cluster and own:
+            disconnect()
+
+
+@contextmanager
+def started(
+    workers: Workers, goal: Goal, bench: Workbench, fitness: Fitness, settings: SearchSettings
+) -> Iterator[int | Crew]:
+    """Workers that judge by a fitness: they start before a search has begun anything.
+
+    Raises:
+        UsageError: they cannot be had here.
+        GppruneError: they do not start.
+    """
+    crew = _crew_of(workers, goal, bench)
+    if isinstance(crew, int):
+        yield crew
+        return
+    judge = crew.hire(fitness, goal.language, settings)
+    try:
+        yield Hired(judge)
+    finally:
+        judge.close()
+
+
+def _crew_of(workers: Workers, goal: Goal, bench: Workbench) -> int | Crew:
     """What `gpprune.evolve` takes as workers.
 
     Raises:
-        UsageError: there are none, or several are to share a GPU.
+        UsageError: several are to share a GPU.
     """
     device = next(bench.loaded.model.parameters()).device
     if isinstance(workers, RayCluster):
@@ -65,8 +108,6 @@ def crew_of(workers: Workers, goal: Goal, bench: Workbench) -> int | Crew:
         )
         gpus = int(device.type == "cuda")
         return RayActors(workers.address, _made, given, workers.workers, gpus)
-    if workers < 1:
-        raise UsageError(f"{workers} workers judge nothing: give --workers 1 or more")
     if workers == 1:
         return 1
     if device.type != "cpu":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from gpprune.discover.findings import WINNERS, Shown, find
 from gpprune.discover.goals.goal import Goal
 from gpprune.discover.report import Discovery, write_report
-from gpprune.discover.search.crews import Workers, crew_of
+from gpprune.discover.search.crews import Workers, reached, started
 from gpprune.discover.search.ready import ready, starts
 from gpprune.discover.stored import check_digests, moved, problem_of, restored
 from gpprune.discover.workbench import Workbench
@@ -58,15 +58,15 @@ def discover(
     shown = Shown(rivals, winners)
     path = None if out is None else check_output(out)
     chosen = settings or PRESETS[goal.preset]
-    bench = ready(goal, loaded, progress)
-    crew = crew_of(workers, goal, bench)
-    fitness = goal.fitness(bench, progress)
-    making = (
-        nullcontext()
-        if path is None
-        else RunDirectory.create(path, chosen, problem_of(goal, bench))
-    )
-    with making as run:
+    with ExitStack() as stack:
+        stack.enter_context(reached(workers))
+        bench = ready(goal, loaded, progress)
+        fitness = goal.fitness(bench, progress)
+        crew = stack.enter_context(started(workers, goal, bench, fitness, chosen))
+        run = None
+        if path is not None:
+            problem = problem_of(goal, bench)
+            run = stack.enter_context(RunDirectory.create(path, chosen, problem))
         return _search(goal, bench, fitness, chosen, run, shown, progress, observer, crew)
 
 
@@ -106,16 +106,17 @@ def resume(
         GppruneError: the directory is damaged, or is no search of this gpprune.
     """
     shown = Shown(rivals, winners)
-    with RunDirectory.open(run) as opened:
+    with RunDirectory.open(run) as opened, ExitStack() as stack:
         goal = moved(restored(opened), model, texts, calibration_text)
         changes: dict[str, Any] = {"time_limit": time_limit}
         if generations is not None:
             changes["generations"] = generations
         settings = opened.search.replaced(**changes)
+        stack.enter_context(reached(workers))
         bench = ready(goal, loaded, progress)
         check_digests(opened, bench)
-        crew = crew_of(workers, goal, bench)
         fitness = goal.fitness(bench, progress)
+        crew = stack.enter_context(started(workers, goal, bench, fitness, settings))
         return _search(goal, bench, fitness, settings, opened, shown, progress, observer, crew)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gpprune.discover.plots.allocations import allocation_figure
 from gpprune.discover.plots.searches import figure_axis
 from gpprune.discover.plots.style import STYLE, legend, look, styled_figure
-from gpprune.discover.watch.story import Story
+from gpprune.discover.watch.story import Story, likeness
 
 if TYPE_CHECKING:  # matplotlib takes a second to load: only a picture pays for it
     from matplotlib.axes import Axes
@@ -28,12 +28,22 @@ Points = Sequence[tuple[float, float]]
 def figures(told: Sequence[Story]) -> dict[str, Figure]:
     """The pictures that searches of one loss have something to show in, by name."""
     found = {}
-    if known := [story for story in told if story.clock and math.isfinite(story.clock[-1][1])]:
+    if known := [story for story in told if _drawn(story)]:
         found["convergence"] = _convergence(known)
         found["front"] = _front(known)
     if uneven := [story for story in told if _uneven(story)]:
         found["layers"] = _layers(uneven)
     return found
+
+
+def averaged(told: Sequence[Story]) -> bool:
+    """Whether the picture of convergence has a mean: of three searches or more of one likeness."""
+    drawn = [story for story in told if _drawn(story)]
+    return len(drawn) > 2 and len({likeness(story) for story in drawn}) == 1
+
+
+def _drawn(story: Story) -> bool:
+    return bool(story.clock) and math.isfinite(story.clock[-1][1])
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -56,8 +66,9 @@ def _convergence(told: Sequence[Story]) -> Figure:
     with styled_figure(f"Best validation {loss.figure} so far", 3.8) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         by_count = {s.name: [(float(n), value) for n, value in s.summary.path] for s in told}
-        lines = _lines(left, by_count)
-        _lines(right, {story.name: story.clock for story in told})
+        mean = averaged(told)
+        lines = _lines(left, by_count, mean)
+        _lines(right, {story.name: story.clock for story in told}, mean)
         left.set(xlabel="candidates judged", ylabel=f"validation {loss.figure}")
         right.set(xlabel="minutes of judging")
         values = [value for points in by_count.values() for _, value in points]
@@ -67,14 +78,14 @@ def _convergence(told: Sequence[Story]) -> Figure:
         return figure
 
 
-def _lines(axes: Axes, searches: Mapping[str, Points]) -> list[Line2D]:
-    """A step line a search; of several also their mean, and where they lie."""
+def _lines(axes: Axes, searches: Mapping[str, Points], mean: bool) -> list[Line2D]:
+    """A step line a search; if so asked also their mean, and where they lie."""
     drawn = []
     for place, (name, points) in enumerate(searches.items()):
         x, y = [point[0] for point in points], [point[1] for point in points]
         (line,) = axes.step(x, y, where="post", label=name, lw=1.6, **look(place))
         drawn.append(line)
-    if len(searches) > 2:
+    if mean:
         x, means, low, high = _spread([*searches.values()])
         axes.fill_between(x, low, high, step="post", color="#777777", alpha=0.18, lw=0)
         (line,) = axes.step(x, means, where="post", color="#777777", lw=2.6, label="mean")
@@ -103,7 +114,8 @@ def _front(told: Sequence[Story]) -> Figure:
         for place, story in enumerate(told):
             full = [o for o in story.outcomes if o.full]
             points = [(len(story.formula(o).tree), loss.shown(o.fitness)) for o in full]
-            worst = _LOSS * loss.shown(story.front[-1][1].fitness)
+            best = loss.shown(story.front[-1][1].fitness)
+            worst = _LOSS * best if best > 0 else math.inf
             near = [point for point in points if point[1] <= worst]
             x, y = [point[0] for point in near], [point[1] for point in near]
             axes.scatter(x, y, s=9, lw=0, alpha=0.35, color=look(place)["color"])

@@ -14,10 +14,11 @@ from markupsafe import Markup
 
 from gpprune.compile import render
 from gpprune.discover.plots.style import save_figure
-from gpprune.discover.watch.charts import figures, svg
+from gpprune.discover.report import RECIPE_FILE
+from gpprune.discover.watch.charts import averaged, figures, svg
 from gpprune.discover.watch.commands import evolve_command, use_commands
 from gpprune.discover.watch.status import minutes
-from gpprune.discover.watch.story import Story, stories
+from gpprune.discover.watch.story import Story, likeness, stories
 from gpprune.errors import GppruneError, UsageError
 from gpprune.evals import shown
 from gpprune.files import expanded, whole_file
@@ -86,12 +87,13 @@ def _text(told: Sequence[Story], pictures: dict[str, str]) -> str:
         loss=loss,
         about=list(dict.fromkeys(_ABOUT.get(story.goal.kind, "") for story in told)),
         groups=_groups(told),
+        averaged=averaged(told),
         pictures={name: Markup(text) for name, text in pictures.items()},
         row_formula=_row_formula,
         terminals=_terminals,
         command=lambda story: evolve_command(story.goal, story.settings),
         uses=lambda story: use_commands(
-            story.status.run, story.goal.model, story.summary.best is not None
+            story.status.run, story.goal.model, (story.status.run / RECIPE_FILE).is_file()
         ),
         closed=Story.formula,
     )
@@ -114,15 +116,12 @@ def _terminals(story: Story, formula: Formula) -> list[tuple[str, str]]:
 
 
 def _groups(told: Sequence[Story]) -> list[dict[str, Any]]:
-    """Runs of one goal, model, sparsity and strategy: how many, and their mean and spread."""
-
-    def alike(story: Story) -> tuple[str, ...]:
-        goal, run = story.goal, story.summary
-        return goal.kind, goal.model, f"{goal.sparsity:g}", goal.pattern, goal.update, run.strategy
-
+    """Runs that differ in their seed alone: what they are, how many, their mean and spread."""
     found = []
-    for what, group in groupby(sorted(told, key=alike), alike):
+    for _, group in groupby(sorted(told, key=likeness), likeness):
         own = list(group)
+        goal, run = own[0].goal, own[0].summary
+        what = goal.kind, goal.model, f"{goal.sparsity:g}", goal.pattern, goal.update, run.strategy
         figures = {
             split: _spread([getattr(story.summary, split) for story in own])
             for split in ("validation", "test")

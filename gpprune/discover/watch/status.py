@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpprune.compile import render
-from gpprune.discover.report import REPORT_FILE
+from gpprune.discover.report import is_reported
 from gpprune.discover.runs import language_of, loss_of
+from gpprune.discover.stored import restored
 from gpprune.evals import Loss, shown
 from gpprune.files import expanded
 from gpprune.gp import Archive, Outcome, RunDirectory
@@ -33,7 +34,8 @@ class RunStatus:
         generations: that follow number 0, as the search began; more were done where it was resumed
             for more.
         judged: candidates so far, those that failed or were dropped included.
-        left: candidates that are still to be judged.
+        left: candidates that are still to be judged; None where the run was gone on with past its
+            end, which only who does that knows.
         archive_hits: draws that needed no judging, by the last complete generation.
         dropped: candidates that lost the race.
         failed: candidates that could not be judged.
@@ -42,7 +44,7 @@ class RunStatus:
         best: the best formula of all, a published one perhaps.
         origin: where that came from.
         figure: its figure on validation text.
-        reported: whether the winners have been judged on test text.
+        reported: whether the best evolved formula has been judged on test text.
     """
 
     run: Path
@@ -53,7 +55,7 @@ class RunStatus:
     generation: int
     generations: int
     judged: int
-    left: int
+    left: int | None
     archive_hits: int
     dropped: int
     failed: int
@@ -66,7 +68,7 @@ class RunStatus:
     @property
     def seconds_left(self) -> float | None:
         """What judging the candidates that are left takes at the pace of the last ones."""
-        if self.hourly is None or self.state == "finished":
+        if self.hourly is None or self.left is None or self.state == "finished":
             return None
         return 3600 * self.left / self.hourly
 
@@ -141,12 +143,18 @@ def run_status(path: str | Path) -> RunStatus:
     with RunDirectory.open(expanded(path)) as run:
         busy, loss, language = run.busy, loss_of(run), language_of(run)
         state, outcomes, settings = run.state(), run.outcomes(language), run.search
+        goal = restored(run)
+        given = len(goal.seeds()) + len(goal.starts)
     archive = Archive(outcomes)
-    done = state.generation > settings.generations
     here = sum(outcome.generation == state.generation for outcome in outcomes)
-    size = settings.offspring if state.generation else settings.population
+    # past its end it was gone on with, to a generation that its settings do not say
+    extended = state.generation > settings.generations and (here > 0 or busy)
+    done = state.generation > settings.generations and not extended
+    size = settings.offspring if state.generation else max(settings.population, given)
     later = settings.offspring * (settings.generations - state.generation)
-    best = archive.champion
+    left = 0 if done else None if extended else max(0, size - here) + later
+    best, evolved = archive.champion, next(iter(archive.evolved(1)), None)
+    told = None if evolved is None else evolved.text
     return RunStatus(
         run=run.path,
         state="running" if busy else "finished" if done else "stopped",
@@ -156,7 +164,7 @@ def run_status(path: str | Path) -> RunStatus:
         generation=state.generation - done,
         generations=settings.generations,
         judged=len(outcomes),
-        left=0 if done else max(0, size - here) + later,
+        left=left,
         archive_hits=state.archive_hits,
         dropped=archive.dropped,
         failed=archive.failed,
@@ -164,7 +172,7 @@ def run_status(path: str | Path) -> RunStatus:
         best=None if best is None else best.parsed(language),
         origin=None if best is None else best.origin,
         figure=None if best is None else loss.shown(best.fitness),
-        reported=(run.path / REPORT_FILE).is_file(),
+        reported=is_reported(run.path, told),
     )
 
 

@@ -17,6 +17,7 @@ from gpprune.discover.stored import restored
 from gpprune.discover.watch.status import RunStatus, run_status
 from gpprune.errors import GppruneError
 from gpprune.evals import shown
+from gpprune.files import expanded
 from gpprune.gp import Outcome, RunDirectory, SearchSettings, front
 from gpprune.primitives import Formula
 
@@ -104,8 +105,9 @@ class Story:
 
         def ancestor(outcome: Outcome, depth: int) -> Ancestor:
             repeated = outcome.key in told and bool(outcome.parents)
-            told.add(outcome.key)
             parents = [] if repeated or depth == 0 else outcome.parents
+            if depth:  # one that is cut off here may have its parents elsewhere
+                told.add(outcome.key)
             own = [ancestor(known[key], depth - 1) for key in parents if key in known]
             return Ancestor(outcome, tuple(own), repeated)
 
@@ -145,7 +147,7 @@ class Story:
     def verdict(self) -> str | None:
         """How the best evolved formula stands to the best published one, in a sentence."""
         loss = self.summary.loss
-        evolved = next((row for row in self.rows if row["name"].startswith("evolved")), None)
+        evolved = self._winner
         published = next((row for row in self.rows if not row["name"].startswith("evolved")), None)
         if evolved is None or published is None:
             return None
@@ -159,7 +161,16 @@ class Story:
     @property
     def layers(self) -> list[dict[str, Any]]:
         """How much of each layer the best evolved formula takes, where the report says it."""
-        return next((row["layers"] for row in self.rows if "layers" in row), [])
+        return list((self._winner or {}).get("layers", []))
+
+    @property
+    def _winner(self) -> dict[str, Any] | None:
+        """The report's row of the best evolved formula; it may be newer than the report."""
+        best = self.summary.best
+        evolved = (row for row in self.rows if row["name"].startswith("evolved"))
+        return next(
+            (row for row in evolved if best is not None and row["formula"] == best.text), None
+        )
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -169,14 +180,23 @@ class Story:
         return sorted(rows, key=lambda row: (row.get(figure) is None, row.get(figure) or 0.0))
 
 
+def likeness(story: Story) -> str:
+    """What runs have in common that differ in their seed alone, or in how long they went on."""
+    goal = story.goal.stored()
+    goal["texts"] = {name: value for name, value in goal["texts"].items() if name != "seed"}
+    length = {"seed", "generations", "time_limit", "candidate_time_limit"}
+    return repr((sorted(goal.items()), story.settings.model_dump(exclude=length)))
+
+
 def stories(paths: list[str | Path]) -> list[Story]:
-    """Searches, read whole.
+    """Searches, read whole, each once.
 
     Raises:
         UsageError: a path is no run directory.
         GppruneError: a run or its report is damaged, or is no search of this gpprune.
     """
     found = []
+    paths = [*{expanded(path).resolve(): path for path in paths}.values()]
     for path, summary in zip(paths, summarise(paths), strict=True):
         status = run_status(path)
         with RunDirectory.open(status.run) as run:

@@ -6,9 +6,12 @@ Ray carries what workers are made of and what they answer; no file is read for i
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
@@ -21,6 +24,7 @@ from gpprune.gp.workers.pool import Answer, NoMemory, Pool, Task, Worker, answer
 from gpprune.primitives import Language
 
 _PATIENCE = 900.0  # seconds that a worker may take to find its place and to make its fitness
+_KNOCK = 5.0  # seconds that a machine may take to answer
 _LINE = 200
 
 Build = Callable[[Any, int], tuple[Fitness, Language]]
@@ -57,14 +61,15 @@ class RayActors:
         if self.count is not None and self.count < 1:
             raise UsageError(f"{self.count} workers judge nothing: give --workers 1 or more")
         ray = _ray()
-        own = _connect(ray, self.address)
+        own = connect(self.address)
         workers: list[_Remote] = []
 
         def close() -> None:
             for worker in workers:
-                worker.stop()
+                with suppress(Exception):
+                    worker.stop()
             if own:
-                ray.shutdown()
+                disconnect()
 
         def fresh() -> _Remote:
             worker = _Remote(ray, kind.remote(*told), settings.candidate_time_limit)
@@ -77,7 +82,8 @@ class RayActors:
             return worker
 
         def wait(busy: Sequence[Worker], patience: float | None) -> None:
-            ray.wait([worker.task for worker in cast(Sequence[_Remote], busy)], timeout=patience)
+            tasks = [worker.task for worker in cast(Sequence[_Remote], busy)]
+            _asked(ray.wait, tasks, timeout=patience)
 
         try:
             count, cores = self._places(ray)
@@ -117,10 +123,20 @@ def _ray() -> ModuleType:
     return cast(ModuleType, ray)
 
 
-def _connect(ray: ModuleType, address: str) -> bool:
-    """Connect to a cluster; say whether that is for us to end."""
+def connect(address: str) -> bool:
+    """Connect to a Ray cluster, unless this process is connected; say whether it was not.
+
+    Raises:
+        UsageError: Ray is not installed, or no cluster answers.
+    """
+    ray = _ray()
     if ray.is_initialized():
         return False
+    if match := re.fullmatch(r"([\w.-]+):(\d+)", address):  # Ray tries for 14 minutes
+        try:
+            socket.create_connection((match[1], int(match[2])), _KNOCK).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
     main = threading.current_thread() is threading.main_thread()
     kept = signal.getsignal(signal.SIGTERM)
     try:
@@ -129,14 +145,34 @@ def _connect(ray: ModuleType, address: str) -> bool:
             how["include_dashboard"] = False
         ray.init(address=address, **how)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"no Ray cluster answers at --ray {address!r} ({_line(error)}): start one with `ray "
-            "start --head`, or give local"
-        ) from error
+        raise _no_cluster(address, error) from error
     finally:
-        if main:  # Ray puts a handler of its own there
+        if main and kept is not None:  # Ray puts a handler of its own there
             signal.signal(signal.SIGTERM, kept)
     return True
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that `connect` began by the address "local" ends."""
+    _ray().shutdown()
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers at --ray {address!r} ({_line(error)}): start one with `ray start "
+        "--head`, or give local"
+    )
+
+
+def _asked(call: Callable[..., Any], *what: Any, **how: Any) -> Any:
+    """What Ray answers; an interrupt in the midst of its C code is an interrupt."""
+    try:
+        return call(*what, **how)
+    except SystemError as error:
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause from None
+        raise
 
 
 def _line(error: BaseException) -> str:
@@ -183,7 +219,7 @@ class _Remote(Worker):
             GppruneError: it does not start.
         """
         try:
-            wrong = self._ray.get(self._actor.ready.remote(), timeout=_PATIENCE)
+            wrong = _asked(self._ray.get, self._actor.ready.remote(), timeout=_PATIENCE)
         except self._ray.exceptions.GetTimeoutError:
             wrong = f"it is not ready after {_PATIENCE / 60:g} minutes"
         except self._ray.exceptions.RayError as error:
@@ -203,12 +239,12 @@ class _Remote(Worker):
         self.task = self._actor.judge.remote(task)
 
     def answered(self) -> bool:
-        ready, _ = self._ray.wait([self.task], timeout=0)
+        ready, _ = _asked(self._ray.wait, [self.task], timeout=0)
         return bool(ready)
 
     def receive(self) -> Answer | None:
         try:
-            return cast(Answer, self._ray.get(self.task))
+            return cast(Answer, _asked(self._ray.get, self.task))
         except self._ray.exceptions.OutOfMemoryError:
             return NoMemory()
         except self._ray.exceptions.RayError as error:

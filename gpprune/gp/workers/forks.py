@@ -26,6 +26,7 @@ from gpprune.gp.workers.pool import Answer, Pool, Task, Worker, answer
 from gpprune.primitives import Language
 
 _LOOK = 1.0  # seconds after which a worker looks whether its search still lives
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BROKEN = 70  # the exit code of a worker that cannot go on
 
 
@@ -54,7 +55,15 @@ class Forks:
             except OSError as error:
                 raise GppruneError(f"cannot start a worker: {error}; try fewer") from error
 
-        return Pool([fresh() for _ in range(self.count)], fresh, _wait)
+        workers: list[_Fork] = []
+        try:
+            while len(workers) < self.count:
+                workers.append(fresh())
+        except BaseException:
+            for worker in workers:
+                worker.stop()
+            raise
+        return Pool(workers, fresh, _wait)
 
 
 def _wait(busy: Sequence[Worker], patience: float | None) -> None:
@@ -76,7 +85,12 @@ class _Fork(Worker):
         self.connection, own = context.Pipe()
         given = (own, fitness, language, settings, begin)
         self.process: BaseProcess = context.Process(target=_serve, args=given, daemon=True)
-        self.process.start()
+        # a signal between the fork and `_serve` would end in the search's own handler, in a worker
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         own.close()
 
     def alive(self) -> bool:
@@ -117,6 +131,8 @@ def _serve(
     The thread that forked believes that it still has them, and waits for them for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the search's process ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     search = os.getppid()
 
     def judge() -> None:

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,17 @@ class Crew(Protocol):
             GppruneError: they do not start.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Hired:
+    """A crew that was started before, to fail before anything else is begun."""
+
+    judge: Judge
+
+    def hire(self, fitness: Fitness, language: Language, settings: SearchSettings) -> Judge:
+        """See `Crew`."""
+        return self.judge
 
 
 @dataclass(frozen=True)
@@ -216,9 +228,11 @@ class Pool:
                 told += 1
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; once they have ended, nothing."""
         for worker in self._workers:
-            worker.stop()
+            with suppress(Exception):  # one that cannot be reached must not keep the others
+                worker.stop()
+        self._workers = []
         self._close()
 
     def _replaced(self, worker: Worker) -> Worker:

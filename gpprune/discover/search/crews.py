@@ -62,7 +62,6 @@ def reached(workers: Workers) -> Iterator[None]:
     Raises:
         UsageError: there is no worker, or no cluster answers.
     """
-    cluster = isinstance(workers, RayCluster)
     count = workers.workers if isinstance(workers, RayCluster) else workers
     if count is not None and count < 1:
         raise UsageError(f"{count} workers judge nothing: give --workers 1 or more")
@@ -70,7 +69,7 @@ def reached(workers: Workers) -> Iterator[None]:
     try:
         yield
     finally:
-        if cluster and own:
+        if own:
             disconnect()
 
 

@@ -119,6 +119,7 @@ def test_stages_are_each_given_their_seconds(ran: Ran):
     assert "kron-admm, corrected" in found
 
 
+@pytest.mark.slow
 def test_memory_is_held_against_that_of_fewer_blocks(ran: Ran):
     small = ("--hidden", 64, "--blocks", 1, "--times", 2, "--length", 16)
     for update in ("none", "admm"):

@@ -73,8 +73,8 @@ def broken_off(problem: list[str], out: Path, after: int, how: signal.Signals) -
 @pytest.mark.parametrize(
     "after",
     [
-        *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 15, 33)),
-        *(7, 24),
+        *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 7, 15, 33)),
+        24,
     ],
 )
 def test_a_killed_search_resumes_to_the_same_end(

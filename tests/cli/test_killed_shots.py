@@ -128,6 +128,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_pruning_killed_at_any_moment_goes_on_to_the_same_bytes(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

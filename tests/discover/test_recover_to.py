@@ -167,6 +167,7 @@ def test_an_output_without_a_name_is_refused(
         assert f"gpprune: the output {out!r}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(pruned: Path, tmp_path: Path) -> None:
     how = ["--samples", "8", "--window-length", "64", "--epochs", "20", "--rate", "1e-3"]
     command = [sys.executable, "-m", "gpprune", "recover", str(pruned), *how]

@@ -85,6 +85,9 @@ def test_the_commands_take_a_cluster(
     begin = ["evolve", "metric", *on, *few, *size, "--out", out]
     assert run([*begin, "--workers", "3", "--ray", "auto"]) == 2
     assert "2 cores, too few for 3 workers" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+    assert run([*begin, "--ray", "auto"]) == 0
+    capsys.readouterr()
     again = ["--ray", "auto", "--json"]
     assert run(["resume", out, "--generations", "2", "--workers", "2", *again]) == 0
     assert json.loads(capsys.readouterr().out)["formulas"]

@@ -17,8 +17,9 @@ import json
 import math
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in given.seeds:
             duel = _Duel(goal, loaded, given.seconds, seed)
             loop = kept.figures(f"{kind}-{seed}-loop", duel.loop)
-            ours = kept.figures(f"{kind}-{seed}-gpprune", lambda: duel.ours(given.ours))  # noqa: B023
+            ours = kept.figures(f"{kind}-{seed}-gpprune", partial(duel.ours, given.ours))
             better += ours["test"] < loop["test"]
             rows.append([kind, str(seed), PAPERS[kind][0], *_shown(loop), *_shown(ours)])
             print(*rows[-1], flush=True)  # the next one takes a while
@@ -151,17 +152,17 @@ class _Kept:
             name: str(value) for name, value in others.items() if name not in ("seeds", "kinds")
         }
 
-    def figures(self, name: str, search: Any) -> dict[str, Any]:
+    def figures(self, name: str, search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Those of a search, which is run if they are not there."""
         if self.folder is None:
-            return dict(search())
+            return search()
         path = self.folder / f"{name}.json"
         if path.is_file():
             known = json.loads(path.read_text(encoding="utf-8"))
             if known["how"] != self.how:
                 self.parser.error(f"{path} is of other settings: give another --keep")
             return dict(known["figures"])
-        found = dict(search())
+        found = search()
         self.folder.mkdir(parents=True, exist_ok=True)
         whole_file(path, json.dumps({"how": self.how, "figures": found}, indent=2) + "\n")
         return found

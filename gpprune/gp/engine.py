@@ -142,16 +142,11 @@ class Engine:
         nothing was judged fully.
         """
         full = [outcome for outcome in ranked(self.population or judged) if outcome.full]
-        if not full:
-            return ()
-        if self.settings.select == "fitness":
-            return ((0, full[: self.settings.top_k][-1].losses),)
-        sizes = [outcome.parsed(self.language).complexity for outcome in full]
+        by_length = self.settings.select == "pareto"
+        sizes = [o.parsed(self.language).complexity if by_length else 0 for o in full]
         bars = []
         for size in sorted(set(sizes)):
-            no_longer = [
-                own for own, outcome_size in zip(full, sizes, strict=True) if outcome_size <= size
-            ]
+            no_longer = [o for o, own in zip(full, sizes, strict=True) if own <= size]
             bars.append((size, no_longer[: self.settings.top_k][-1].losses))
         return tuple(bars)
 

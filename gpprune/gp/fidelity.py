@@ -62,11 +62,11 @@ def race(
     except _ProtocolError:
         raise
     except Unfit as error:
-        reason = _clipped(str(error))
+        reason = clipped(str(error))
     except Exception as error:  # the fitness is foreign code; the reason is kept and shown
         if out_of_memory(error):
             raise
-        reason = _clipped(f"{type(error).__name__}: {error}")
+        reason = clipped(f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - started
     full = reason is None and len(losses) == fitness.cases
     value = math.inf
@@ -230,6 +230,7 @@ def _check_clock(settings: SearchSettings, started: float) -> None:
         raise Unfit(f"ran past {limit:g} s")
 
 
-def _clipped(reason: str) -> str:
+def clipped(reason: str) -> str:
+    """A reason as it is kept: on one line, of no more than 300 characters."""
     line = " ".join(reason.split()) or "no reason given"
     return line if len(line) <= _REASON_LIMIT else line[: _REASON_LIMIT - 3] + "..."

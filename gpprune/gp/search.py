@@ -185,8 +185,15 @@ class _Search:
         outcomes: list[Outcome] = []
         given = [candidate for candidate in asked if candidate.given]  # they come first
         self._notify(asked, outcomes, None)
+        # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
+        generation = self.engine.state.generation
+        known = [o for o in self.engine.archive.outcomes if o.generation < generation]
+        first_rung = first_that_ranks(known, self.engine.settings.first_rung)
         for group in (given, asked[len(given) :]):
-            terms = self._terms(outcomes, racing=group is not given)
+            # those that are given race with none
+            bars = () if group is given else self.engine.bars(outcomes)
+            screen = Screen([*known, *outcomes]) if self.screened else None
+            terms = Terms(bars, screen, first_rung)
             new = [candidate for candidate in group if candidate.key not in self.engine.archive]
             verdicts = self.judge.judge(new, terms, self._has_time)
             for candidate in group:
@@ -198,15 +205,6 @@ class _Search:
                 outcomes.append(outcome)
                 self._notify(asked, outcomes, outcome)
         return outcomes
-
-    def _terms(self, outcomes: list[Outcome], *, racing: bool) -> Terms:
-        """What a group of a generation's candidates is judged by; its givens race with none."""
-        generation = self.engine.state.generation
-        # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
-        known = [o for o in self.engine.archive.outcomes if o.generation < generation]
-        screen = Screen([*known, *outcomes]) if self.screened else None
-        bars = self.engine.bars(outcomes) if racing else ()
-        return Terms(bars, screen, first_that_ranks(known, self.engine.settings.first_rung))
 
     def _kept(self, outcome: Outcome) -> Outcome:
         if self.directory is not None:

@@ -131,6 +131,16 @@ def test_a_search_that_goes_on_past_its_end_is_not_finished(finished: Path, tmp_
     assert any("gpprune resume" in sentence for sentence in found.sentences)
 
 
+def test_a_search_of_another_fitness_has_a_status_too(tmp_path: Path) -> None:
+    settings = FEW.replaced(generations=1)
+    with RunDirectory.create(tmp_path / "run", settings, {}) as own:
+        gpprune.evolve(
+            METRIC, gpprune.gp.FunctionFitness(lambda formula: 1.0 + formula.depth), run=own
+        )
+    found = run_status(tmp_path / "run")
+    assert (found.state, found.left, found.judged > 0) == ("finished", 0, True)
+
+
 # The page
 
 

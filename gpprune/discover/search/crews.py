@@ -16,7 +16,7 @@ from gpprune.discover.stored import settled
 from gpprune.discover.workbench import LayerStatistics, Workbench
 from gpprune.errors import UsageError
 from gpprune.gp import Crew, Fitness, Forks, RayActors, SearchSettings
-from gpprune.gp.workers import Hired, connect, disconnect
+from gpprune.gp.workers import Hired, check_count, connect, disconnect
 from gpprune.primitives import Language
 from gpprune.prune import use_device
 
@@ -62,9 +62,7 @@ def reached(workers: Workers) -> Iterator[None]:
     Raises:
         UsageError: there is no worker, or no cluster answers.
     """
-    count = workers.workers if isinstance(workers, RayCluster) else workers
-    if count is not None and count < 1:
-        raise UsageError(f"{count} workers judge nothing: give --workers 1 or more")
+    check_count(workers.workers if isinstance(workers, RayCluster) else workers)
     own = isinstance(workers, RayCluster) and connect(workers.address)
     try:
         yield

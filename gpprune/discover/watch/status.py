@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from gpprune.compile import render
 from gpprune.discover.report import is_reported
 from gpprune.discover.runs import language_of, loss_of
 from gpprune.discover.stored import restored
+from gpprune.errors import GppruneError
 from gpprune.evals import Loss, shown
 from gpprune.files import expanded
 from gpprune.gp import Archive, Outcome, RunDirectory
@@ -143,8 +145,10 @@ def run_status(path: str | Path) -> RunStatus:
     with RunDirectory.open(expanded(path)) as run:
         busy, loss, language = run.busy, loss_of(run), language_of(run)
         state, outcomes, settings = run.state(), run.outcomes(language), run.search
-        goal = restored(run)
-        given = len(goal.seeds()) + len(goal.starts)
+        given = 0
+        with suppress(GppruneError):  # a search of another fitness has no goal
+            goal = restored(run)
+            given = len(goal.seeds()) + len(goal.starts)
     archive = Archive(outcomes)
     here = sum(outcome.generation == state.generation for outcome in outcomes)
     # past its end it was gone on with, to a generation that its settings do not say

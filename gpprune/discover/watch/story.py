@@ -167,10 +167,9 @@ class Story:
     def _winner(self) -> dict[str, Any] | None:
         """The report's row of the best evolved formula; it may be newer than the report."""
         best = self.summary.best
+        text = None if best is None else best.text
         evolved = (row for row in self.rows if row["name"].startswith("evolved"))
-        return next(
-            (row for row in evolved if best is not None and row["formula"] == best.text), None
-        )
+        return next((row for row in evolved if row["formula"] == text), None)
 
     @property
     def rows(self) -> list[dict[str, Any]]:

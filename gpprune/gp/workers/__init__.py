@@ -6,3 +6,4 @@ from .actors import disconnect as disconnect
 from .forks import Forks as Forks
 from .pool import Crew as Crew
 from .pool import Hired as Hired
+from .pool import check_count as check_count

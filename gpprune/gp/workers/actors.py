@@ -11,21 +11,21 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
 
 from gpprune.errors import GppruneError, UsageError
+from gpprune.gp.fidelity import clipped
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Judge
 from gpprune.gp.settings import SearchSettings
-from gpprune.gp.workers.pool import Answer, NoMemory, Pool, Task, Worker, answer
+from gpprune.gp.workers.pool import Answer, NoMemory, Pool, Task, Worker, answer, check_count
 from gpprune.primitives import Language
 
 _PATIENCE = 900.0  # seconds that a worker may take to find its place and to make its fitness
 _KNOCK = 5.0  # seconds that a machine may take to answer
-_LINE = 200
 
 Build = Callable[[Any, int], tuple[Fitness, Language]]
 """Makes a fitness of what is given to all workers, on so many CPU cores; says its language too."""
@@ -58,43 +58,39 @@ class RayActors:
             UsageError: Ray is not installed, no cluster answers, or it has no place for so many.
             GppruneError: a worker does not start.
         """
-        if self.count is not None and self.count < 1:
-            raise UsageError(f"{self.count} workers judge nothing: give --workers 1 or more")
+        check_count(self.count)
         ray = _ray()
-        own = connect(self.address)
-        workers: list[_Remote] = []
-
-        def close() -> None:
-            for worker in workers:
-                with suppress(Exception):
-                    worker.stop()
-            if own:
-                disconnect()
+        leave = disconnect if connect(self.address) else _stay
 
         def fresh() -> _Remote:
-            worker = _Remote(ray, kind.remote(*told), settings.candidate_time_limit)
-            workers.append(worker)
-            return worker
+            return _Remote(ray, kind.remote(*told), settings.candidate_time_limit)
 
         def started() -> _Remote:
             worker = fresh()
-            worker.check()
+            try:
+                worker.check()
+            except BaseException:
+                worker.stop()
+                raise
             return worker
 
         def wait(busy: Sequence[Worker], patience: float | None) -> None:
             tasks = [worker.task for worker in cast(Sequence[_Remote], busy)]
             _asked(ray.wait, tasks, timeout=patience)
 
-        try:
+        with ExitStack() as undo:
+            undo.callback(leave)
             count, cores = self._places(ray)
             kind = ray.remote(_Actor).options(num_cpus=cores, num_gpus=self.gpus)
             told = (self.build, ray.put(self.given), cores, settings)
-            for worker in [fresh() for _ in range(count)]:
+            workers = [fresh() for _ in range(count)]
+            pool = Pool(workers, started, wait, leave)
+            undo.pop_all()
+            undo.callback(pool.close)
+            for worker in workers:
                 worker.check()
-        except BaseException:
-            close()
-            raise
-        return Pool(workers, started, wait, close)
+            undo.pop_all()
+        return pool
 
     def _places(self, ray: ModuleType) -> tuple[int, int]:
         """How many workers, and how many cores each: as many as all of them have room for."""
@@ -175,9 +171,12 @@ def _asked(call: Callable[..., Any], *what: Any, **how: Any) -> Any:
         raise
 
 
+def _stay() -> None:
+    """Leave a cluster as it was found."""
+
+
 def _line(error: BaseException) -> str:
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
+    return clipped(str(error) or type(error).__name__)
 
 
 class _Actor:

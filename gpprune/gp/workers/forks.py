@@ -22,7 +22,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Judge
 from gpprune.gp.settings import SearchSettings
-from gpprune.gp.workers.pool import Answer, Pool, Task, Worker, answer
+from gpprune.gp.workers.pool import Answer, Pool, Task, Worker, answer, check_count
 from gpprune.primitives import Language
 
 _LOOK = 1.0  # seconds after which a worker looks whether its search still lives
@@ -44,8 +44,7 @@ class Forks:
 
     def hire(self, fitness: Fitness, language: Language, settings: SearchSettings) -> Judge:
         """See `Crew`; each worker has the fitness as it is now."""
-        if self.count < 1:
-            raise UsageError(f"{self.count} workers judge nothing: give --workers 1 or more")
+        check_count(self.count)
         if "fork" not in multiprocessing.get_all_start_methods():
             raise UsageError("this system cannot fork processes: leave --workers out")
 

@@ -36,6 +36,16 @@ class Crew(Protocol):
         ...
 
 
+def check_count(count: int | None) -> None:
+    """See that a number of workers can judge; None: as many as there is room for.
+
+    Raises:
+        UsageError: it is less than one.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"{count} workers judge nothing: give --workers 1 or more")
+
+
 @dataclass(frozen=True)
 class Hired:
     """A crew that was started before, to fail before anything else is begun."""

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flags import add_length, add_model, parser_of, positive
+from benchmarks.flags import add_length, add_model, add_ours, of_size, parser_of, positive
 from benchmarks.loops import PublishedLoop
 from benchmarks.shown import print_table
 from gpprune.discover import AllocationGoal, Goal, MetricGoal, Texts, Workbench
@@ -69,13 +69,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--samples", type=positive, default=8, help="calibration sequences")
     parser.add_argument("--windows", type=positive, default=8)
     add_length(parser, 2048)
-    parser.add_argument(
-        "--ours",
-        type=positive,
-        nargs=3,
-        metavar=("WINDOWS", "LENGTH", "SAMPLES"),
-        help="of our searches, in place of the command line's",
-    )
+    add_ours(parser)
     parser.add_argument("--keep", type=Path, help="a directory for the figures of each search")
     return parser
 
@@ -113,8 +107,7 @@ class _Duel:
         own = self.goal.__class__(model=self.goal.model, sparsity=self.goal.sparsity)
         if isinstance(own, MetricGoal):
             own = replace(own, pattern="layer")  # as the command line has it
-        if amounts is not None:
-            own = replace(own, texts=Texts(own.texts.text, own.texts.calibration_text, *amounts))
+        own = replace(own, texts=of_size(own.texts, amounts))
         bench = ready(own, self.loaded)
         fitness = own.fitness(bench)
         result = evolve(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import replace
 
+from gpprune.discover import Texts
 from gpprune.errors import UsageError
 from gpprune.prune import UPDATES
 
@@ -30,6 +33,25 @@ def add_model(parser: ArgumentParser) -> None:
 def add_length(parser: ArgumentParser, default: int = 512) -> None:
     """How long windows and calibration sequences are."""
     parser.add_argument("--length", type=positive, default=default, help="tokens a window")
+
+
+def add_ours(parser: ArgumentParser) -> None:
+    """What searches of ours judge and calibrate on, see `of_size`."""
+    parser.add_argument(
+        "--ours",
+        type=positive,
+        nargs=3,
+        metavar=("WINDOWS", "LENGTH", "SAMPLES"),
+        help="of our searches, in place of the command line's",
+    )
+
+
+def of_size(texts: Texts, amounts: Sequence[int] | None) -> Texts:
+    """Texts in other amounts: windows, tokens of each, calibration sequences; None: as they are."""
+    if amounts is None:
+        return texts
+    count, length, samples = amounts
+    return replace(texts, windows=count, window_length=length, calibration_samples=samples)
 
 
 def add_layers(parser: ArgumentParser) -> None:

@@ -1,29 +1,32 @@
 """Candidates an hour: the loops of the published searches against searches of ours, one text.
 
     python -m benchmarks.loops [--model smollm2] [--samples 8] [--windows 8] [--length 2048]
-        [--candidates 2] [--seconds 300]
+        [--candidates 2] [--seconds 300] [--ours WINDOWS LENGTH SAMPLES]
 
 DSA's loop calibrates on the dense model for the allocation and again while it prunes block by
 block, then judges every window in float32. Pruner-Zero's measures gradients once, and then does the
 same but for the first calibration. Both are rebuilt from gpprune's own parts, kernels and masks
 included, so that loops are compared and not implementations. Ours are searches of the command
-line's settings on the same sequences and windows, their calibration not counted; nor is the time
-of Pruner-Zero's gradients. All have one seed.
+line's settings, first on the same sequences and windows, then on as many as the command line takes,
+or as ``--ours`` says. Their calibration is not counted; nor is the time of Pruner-Zero's gradients.
+All have one seed.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.flags import add_length, add_model, parser_of, positive
+from benchmarks.flags import add_length, add_model, add_ours, of_size, parser_of, positive
 from benchmarks.shown import print_table
-from gpprune.discover import AllocationGoal, Goal, MetricGoal, Texts
+from gpprune.discover import AllocationGoal, Goal, MetricGoal
 from gpprune.discover.search import ready
 from gpprune.discover.workbench import Workbench
 from gpprune.gp import PRESETS, SearchEvent, Trial, evolve
@@ -39,33 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_length(parser, 2048)
     parser.add_argument("--candidates", type=positive, default=2, help="of each published loop")
     parser.add_argument("--seconds", type=positive, default=300, help="of each search of ours")
+    add_ours(parser)
     given = parser.parse_args(arguments)
-    texts = Texts(
-        windows=given.windows, window_length=given.length, calibration_samples=given.samples
-    )
+    rows = _rows(given)
+    columns = ["search for", "its loop", "of", "gpprune", "ratio", "on its own", "ratio"]
+    title = f"candidates an hour on {given.model}, {given.windows} windows of {given.length} tokens"
+    print_table(columns, rows, title=title)
+
+
+def _rows(given: Namespace) -> list[list[str]]:
+    amounts = (given.windows, given.length, given.samples)
     loaded = load_model(given.model, device="cpu")
     rows = []
     goals: list[tuple[Goal, str]] = [
-        (AllocationGoal(texts, given.model), "DSA"),
-        (MetricGoal(texts, given.model, sparsity=0.5), "Pruner-Zero"),
+        (AllocationGoal(model=given.model), "DSA"),
+        (MetricGoal(model=given.model, sparsity=0.5), "Pruner-Zero"),
     ]
-    for goal, rival in goals:
-        bench = ready(goal, loaded)
-        theirs = _published(goal, bench, given.candidates)
-        ours = _searched(goal, bench, given.seconds)
-        rows.append(
-            [
-                goal.kind,
-                f"{3600 / theirs:.0f}",
-                rival,
-                f"{3600 / ours:.0f}",
-                f"{theirs / ours:.1f}",
-            ]
-        )
-        print(*rows[-1], flush=True)  # the next one takes minutes
-    columns = ["search for", "its loop", "of", "gpprune", "ratio"]
-    title = f"candidates an hour on {given.model}, {given.windows} windows of {given.length} tokens"
-    print_table(columns, rows, title=title)
+    for own, rival in goals:
+        same = replace(own, texts=of_size(own.texts, amounts))
+        bench = ready(same, loaded)
+        theirs = _published(same, bench, given.candidates)
+        row = [own.kind, f"{3600 / theirs:.0f}", rival]
+        for goal in (same, replace(own, texts=of_size(own.texts, given.ours))):
+            bench = bench if goal is same else ready(goal, loaded)
+            ours = _searched(goal, bench, given.seconds)
+            row += [f"{3600 / ours:.0f}", f"{theirs / ours:.1f}"]
+        rows.append(row)
+        print(*row, flush=True)  # the next one takes minutes
+    return rows
 
 
 class PublishedLoop:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
-from gpprune.evals.losses import NEXT_TOKEN, CaseLoss, Loss
+from gpprune.evals.losses.loss import CaseLoss, Loss
+from gpprune.evals.losses.next_token import NEXT_TOKEN
 from gpprune.progress import Progress, silent
 
 ShownTable = tuple[str, list[str], list[list[str]], list[str]]

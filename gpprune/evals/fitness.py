@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gpprune.compile import kernel
 from gpprune.errors import GppruneError
 from gpprune.evals.evaluation import Evaluation, check_windows
-from gpprune.evals.losses import NEXT_TOKEN, Loss
+from gpprune.evals.losses.loss import Loss
+from gpprune.evals.losses.next_token import NEXT_TOKEN
 from gpprune.evals.masking import Masked, Masking
 from gpprune.evals.precision import copy_as
 from gpprune.primitives import Formula

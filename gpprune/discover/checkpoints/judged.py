@@ -7,7 +7,8 @@ import time
 from gpprune.discover.compare import Row
 from gpprune.discover.texts import Texts
 from gpprune.discover.workbench import Workbench
-from gpprune.evals import NEXT_TOKEN
+from gpprune.errors import UsageError
+from gpprune.evals import LOSSES, NEXT_TOKEN
 from gpprune.progress import Progress, silent
 from gpprune.prune import Inspection, Loaded, inspect_model, load_model, locate, read_record
 
@@ -52,9 +53,15 @@ def evaluate_model(
         The evaluation with its seconds, and the dtype that was judged in.
 
     Raises:
+        UsageError: the loss compares with a dense model, which is not given here.
         GppruneError: the model or text cannot be had.
     """
     texts = texts or Texts()
+    if LOSSES.find(loss).compares:
+        raise UsageError(
+            f"the loss {loss!r} compares a pruned model with the dense one, and one model is given:"
+            " score metrics, allocations or a recipe by it"
+        )
     bench = Workbench(
         model, texts, dtype=dtype, loss=loss, reads=[(texts.text, split)], progress=progress
     )

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
-from gpprune.evals.losses import Cases, Loss, Reading
-from gpprune.evals.next_token import separate_head
+from gpprune.evals.losses.loss import Cases, Loss, Reading
+from gpprune.evals.losses.read import separate_head
 from gpprune.evals.tasks.quiz import DOCUMENTS, Question, quizzes, right_answer
 from gpprune.evals.tasks.table import Task, named_tasks
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gpprune.evals.losses import NEXT_TOKEN, Loss
+from gpprune.evals.losses.divergence import KL
+from gpprune.evals.losses.loss import Loss
+from gpprune.evals.losses.next_token import NEXT_TOKEN
+from gpprune.evals.losses.reconstruction import RECONSTRUCTION
 from gpprune.evals.tasks.margin import TASK, task_loss
 from gpprune.tables import Table
 
@@ -20,4 +23,4 @@ class Losses(Table[Loss]):
         return task_loss(name) if of_tasks else super().find(name)
 
 
-LOSSES = Losses("loss", [NEXT_TOKEN])
+LOSSES = Losses("loss", [NEXT_TOKEN, KL, RECONSTRUCTION])

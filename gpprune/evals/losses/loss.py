@@ -1,4 +1,4 @@
-"""What is measured of a pruned model, a number a window of text; a loss is an entry of a table."""
+"""What is measured of a pruned model, a number a window of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from gpprune.errors import UsageError
-from gpprune.evals.next_token import WindowLoss
 
 CaseLoss = Callable[[Tensor], float]
 """From a window's tokens, ``[length]``, int64, to its loss."""
@@ -68,6 +67,8 @@ class Loss:
         shown: an increasing function.
         logarithmic: whether figures are best drawn on a logarithmic axis.
         cases: what is judged on, where that is not the windows of a text.
+        compares: whether it is a distance from the dense model, so that it says nothing of one
+            model alone.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Loss:
     shown: Callable[[float], float] = float
     logarithmic: bool = False
     cases: Callable[[Reading], Cases] | None = None
+    compares: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", self.mean or self.name)
@@ -96,15 +98,3 @@ def perplexity(nll: float) -> float:
         return math.exp(nll)
     except OverflowError:
         return math.inf
-
-
-NEXT_TOKEN = Loss(
-    name="next-token",
-    about="mean negative log-likelihood of each next token",
-    unit="nats a token",
-    on=lambda model, dense: WindowLoss(model),
-    mean="nll",
-    figure="perplexity",
-    shown=perplexity,
-    logarithmic=True,
-)

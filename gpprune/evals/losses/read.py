@@ -1,7 +1,8 @@
-"""How well a model predicts a window of text: the loss of its next tokens."""
+"""What a model makes of a window of text, without ever holding all of its logits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,18 +17,18 @@ _CHUNK = 256
 _PROBE = 8
 
 
-class WindowLoss:
-    """The loss of one window under a causal language model.
+class Reader:
+    """A causal language model that reads windows, one by one.
 
-    Calls of one object are as exact as the model's own logits, whatever its weights have become
-    since: only its structure is looked at when the object is made.
+    What it gives is as exact as the model's own logits, whatever its weights have become since:
+    only its structure is looked at when the object is made.
 
     Where the model's logits are its head applied to its hidden states and nothing else, the head
     is run on a chunk of tokens at a time and no window's logits are ever held whole. That is
     proven on a few tokens, bit for bit: a model that scales or caps its logits is run as it is.
 
-    Windows go through the model one by one, so a window's loss does not depend on its company
-    (and on a CPU larger batches are no faster).
+    Windows go through the model one by one, so what is made of a window does not depend on its
+    company (and on a CPU larger batches are no faster).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,46 +39,44 @@ class WindowLoss:
         self._buffer: Tensor | None = None
 
     @torch.no_grad()
-    def __call__(self, window: Tensor) -> float:
-        """The mean negative log-likelihood of a window's tokens after its first.
+    def states(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads where a next token is foretold, and these tokens.
 
         Args:
             window: ``[length]``, int64, on any device.
 
         Returns:
-            Nats a token.
+            ``[tokens, hidden]``, or logits ``[tokens, vocabulary]`` where no head can be told
+            apart, and ``[tokens]``: all after the first but for images, which are not foretold.
         """
         window = window.to(self._device)
-        states, targets = self._states(window)[:-1], window[1:]
-        if self._image != NO_IMAGE:  # which is not foretold
+        model = self._model if self._head is None else self._model.base_model
+        found = model(input_ids=window[None], use_cache=False)
+        states = found.logits[0] if self._head is None else found.last_hidden_state[0]
+        states, targets = states[:-1], window[1:]
+        if self._image != NO_IMAGE:
             words = targets != self._image
             states, targets = states[words], targets[words]
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        return states, targets
+
+    @torch.no_grad()
+    def logits(self, window: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The logits ``[tokens, vocabulary]`` of some tokens and these, ``[tokens]``, in turns.
+
+        Args:
+            window: ``[length]``, int64, on any device.
+        """
+        states, targets = self.states(window)
         for chunk, wanted in zip(
             torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True
         ):
-            logits = chunk if self._head is None else self._head(chunk)
-            total += self._chunk_loss(logits, wanted)
-        return float(total) / len(targets)
+            yield chunk if self._head is None else self._head(chunk), wanted
 
-    def _states(self, window: Tensor) -> Tensor:
-        """Hidden states ``[length, hidden]``, or logits ``[length, vocabulary]`` without a head."""
-        model = self._model if self._head is None else self._model.base_model
-        found = model(input_ids=window[None], use_cache=False)
-        states: Tensor = found.logits[0] if self._head is None else found.last_hidden_state[0]
-        return states
-
-    def _chunk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The summed negative log-likelihood of a chunk, a float64 scalar.
-
-        Args:
-            logits: ``[tokens, vocabulary]``.
-            targets: ``[tokens]``.
-        """
-        chosen = logits.gather(1, targets[:, None])[:, 0].double()
+    def normaliser(self, logits: Tensor) -> Tensor:
+        """The logarithm of the sum of the exponentials of each row of logits, float64."""
         highest = logits.amax(dim=1, keepdim=True)
         powers = self._wide(logits).sub_(highest).exp_()
-        return (powers.sum(dim=1).double().log() + highest[:, 0].double() - chosen).sum()
+        return powers.sum(dim=1).double().log() + highest[:, 0].double()
 
     def _wide(self, logits: Tensor) -> Tensor:
         """A copy of logits that may be overwritten, float32 at least, in memory used again."""

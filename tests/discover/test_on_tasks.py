@@ -11,6 +11,7 @@ import pytest
 import task_rows
 import torch
 import transformers
+from short_texts import short_texts
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -24,7 +25,7 @@ from gpprune.prune import Recipe, load_model
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'gpprune[tasks]'")
 
 SEVEN = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
-TEXTS = Texts(calibration_samples=2, window_length=32)
+TEXTS = short_texts(calibration_samples=2, window_length=32)
 
 
 @pytest.fixture(scope="module")

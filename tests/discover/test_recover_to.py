@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_texts import short_texts
 from typer.testing import CliRunner
 
 from gpprune.cli import run
 from gpprune.cli.main import app
-from gpprune.discover import Texts, inspect_checkpoint, prune_to, recover_to
+from gpprune.discover import inspect_checkpoint, prune_to, recover_to
 from gpprune.errors import UsageError
 from gpprune.prune import Adapters, Recipe, linear_layers, load_model
 
-TEXTS = Texts(calibration_samples=4, window_length=32)
+TEXTS = short_texts(calibration_samples=4, window_length=32)
 
 
 @pytest.fixture

@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 import tiny_families
 import torch
+from short_texts import short_texts
 from tiny_families import tiny
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from gpprune.discover import Texts, evaluate_model, prune_to, recover_to
+from gpprune.discover import evaluate_model, prune_to, recover_to
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import Recipe, coverage, prune_model, shrink, units_to_go
 
 FAMILIES = ("mixtral", "granitemoe", "qwen2moe", "qwen3moe", "gptoss", "deepseek", "qwen3next")
 TOKENS = torch.randint(64, (8, 48), generator=torch.Generator().manual_seed(1))
-TEXTS = Texts(calibration_samples=4, window_length=64)
+TEXTS = short_texts(calibration_samples=4, window_length=64)
 
 
 def mixture(family: str, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Any:
@@ -98,7 +99,7 @@ def test_tokens_go_to_the_experts_that_stay(
         found = small(TOKENS).logits
     assert float((found - wanted).norm()) < 1e-5 * float(wanted.norm())
 
-    texts = Texts(windows=2, window_length=32)
+    texts = short_texts(windows=2, window_length=32)
     judged, _ = evaluate_model(str(tmp_path / "out"), texts=texts, dtype="float32")
     assert math.isfinite(judged.evaluation.figure)
     again = prune_to(
@@ -108,7 +109,7 @@ def test_tokens_go_to_the_experts_that_stay(
     trained = recover_to(
         tmp_path / "trained",
         str(tmp_path / "out"),
-        texts=Texts(calibration_samples=2, window_length=32),
+        texts=short_texts(calibration_samples=2, window_length=32),
     )
     assert len(trained.losses) == 1
 

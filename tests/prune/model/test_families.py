@@ -10,15 +10,16 @@ import pytest
 import tiny_families
 import torch
 import transformers
+from short_texts import short_texts
 from tiny_families import tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from gpprune.discover import Texts, evaluate_model, prune_to
+from gpprune.discover import evaluate_model, prune_to
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import Recipe, calibrate, prune_model
 
-TEXTS = Texts(calibration_samples=4, window_length=32)
+TEXTS = short_texts(calibration_samples=4, window_length=32)
 # What of the blocks stays dense, by the last parts of its name.
 GATES = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "shared_expert_gate")
 PRUNED: dict[str, tuple[str, ...]] = {
@@ -89,7 +90,9 @@ def test_half_of_every_matrix_goes(
     assert report.block_zeros == size // 2  # of all, what is left alone too
     assert report.coverage.left_size == sum(found[name].numel() for name in left)
     assert report.coverage.size == size
-    judged, _ = evaluate_model(str(out), texts=Texts(windows=2, window_length=32), dtype="float32")
+    judged, _ = evaluate_model(
+        str(out), texts=short_texts(windows=2, window_length=32), dtype="float32"
+    )
     assert math.isfinite(judged.evaluation.figure)
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from short_texts import short_texts
 from tiny_families import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from gpprune.discover import Texts, inspect_checkpoint, prune_to
+from gpprune.discover import inspect_checkpoint, prune_to
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import Recipe, Stored, load_model
 
-TEXTS = Texts(calibration_samples=2, window_length=32)
+TEXTS = short_texts(calibration_samples=2, window_length=32)
 RECIPE = Recipe(metric="magnitude", sparsity=0.5)
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from short_texts import SHORT, short_texts
 from tiny_families import tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import gpprune.discover.checkpoints.pruned as pruned
-from gpprune.discover import Texts, inspect_checkpoint, prune_to
+from gpprune.discover import inspect_checkpoint, prune_to
 from gpprune.errors import GppruneError, UsageError
 from gpprune.prune import (
     NotStreamed,
@@ -37,7 +38,7 @@ from gpprune.prune.model.streamed.opened import Streamed
 from gpprune.prune.model.streamed.pages import pages_of
 from gpprune.prune.model.streamed.shelf import Row
 
-TEXTS = Texts(calibration_samples=3, window_length=32)
+TEXTS = short_texts(calibration_samples=3, window_length=32)
 WANDA = Recipe(sparsity=0.5)
 
 
@@ -209,7 +210,8 @@ def test_a_killed_process_goes_on(checkpoint: Any, tmp_path: Path) -> None:
         "    if label == 'pruning':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "prune_to(sys.argv[1], Recipe(sparsity=0.5), model=sys.argv[2], stream=True,\n"
-        "         texts=Texts(calibration_samples=3, window_length=32), progress=killing)\n"
+        f"         texts=Texts({SHORT!r}, {SHORT!r}, calibration_samples=3, window_length=32),\n"
+        "         progress=killing)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(out), source], check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -289,7 +291,8 @@ def test_files_of_a_run_without_blocks_are_not_gone_on_with(
         "    if label == 'reading the calibration text':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "prune_to(sys.argv[1], Recipe(sparsity=0.5), model=sys.argv[2], stream=True,\n"
-        "         texts=Texts(calibration_samples=3, window_length=32), progress=killing,\n"
+        f"         texts=Texts({SHORT!r}, {SHORT!r}, calibration_samples=3, window_length=32),\n"
+        "         progress=killing,\n"
         "         dtype='float32')\n"
     )
     subprocess.run([sys.executable, "-c", code, str(out), other], check=False)

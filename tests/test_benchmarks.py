@@ -31,6 +31,7 @@ BENCHMARKS = (
     "masks",
     "memory",
     "protocol",
+    "roofline",
     "search",
     "seeds",
     "small_models",
@@ -172,6 +173,14 @@ def test_backends_are_held_against_the_chooser(ran: Ran, tiny_model_dir: Path):
 def test_candidates_are_held_against_the_published_loop(ran: Ran, tiny_model_dir: Path):
     said = ran("candidates", "--model", tiny_model_dir, "--windows", 2, "--length", 64)
     assert re.search(r"eager tree, stable sorts, float32 \d+  ratio \d+\.\d\d", said)
+
+
+def test_judging_is_held_against_the_plain_model_and_the_peak(ran: Ran, tiny_model_dir: Path):
+    said = ran("roofline", "--model", tiny_model_dir, "--length", 64, "--passes", 1)
+    assert re.search(r"the peak is \d+\.\d{3} TFLOPS", said)
+    figures = r" +│ +\d+ │ +\d+\.\d\d │ +\d+\.\d\d │"
+    assert re.search(rf"transformers, float32{figures}", said)
+    assert re.search(rf"gpprune, b?float\d\d{figures}", said)
 
 
 def test_loops_are_held_against_searches(ran: Ran, tiny_model_dir: Path):

@@ -58,14 +58,17 @@ def _rows(given: Namespace) -> list[list[str]]:
         (AllocationGoal(model=given.model), "DSA"),
         (MetricGoal(model=given.model, sparsity=0.5), "Pruner-Zero"),
     ]
-    for own, rival in goals:
-        same = replace(own, texts=of_size(own.texts, amounts))
+    for goal, rival in goals:
+        same = replace(goal, texts=of_size(goal.texts, amounts))
         bench = ready(same, loaded)
         theirs = _published(same, bench, given.candidates)
+        own = replace(goal, texts=of_size(goal.texts, given.ours))
+        searched = [
+            _searched(same, bench, given.seconds),
+            _searched(own, ready(own, loaded), given.seconds),
+        ]
         row = [own.kind, f"{3600 / theirs:.0f}", rival]
-        for goal in (same, replace(own, texts=of_size(own.texts, given.ours))):
-            bench = bench if goal is same else ready(goal, loaded)
-            ours = _searched(goal, bench, given.seconds)
+        for ours in searched:
             row += [f"{3600 / ours:.0f}", f"{theirs / ours:.1f}"]
         rows.append(row)
         print(*row, flush=True)  # the next one takes minutes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gpprune.evals.losses.loss import Loss
-from gpprune.evals.losses.read import Reader
+from gpprune.evals.losses.read import Once, Reader
 
 TOP = 256  # of the vocabulary: what is kept of a prediction
 _LEAST = 1e-12  # probability of all others, where the kept ones are all that there are
@@ -32,7 +32,7 @@ class Divergence:
             top: tokens of a prediction that are kept.
         """
         self._pruned, self._dense, self._top = Reader(model), Reader(dense), top
-        self._known: dict[bytes, list[tuple[Tensor, Tensor]]] = {}
+        self._predicted = Once(self._predictions)
 
     @torch.no_grad()
     def __call__(self, window: Tensor) -> float:
@@ -54,17 +54,14 @@ class Divergence:
             count += len(logits)
         return total / count
 
-    def _predicted(self, window: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _predictions(self, window: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of the dense model, a chunk at a time: its likeliest tokens, and `_shares` of them."""
-        key = window.cpu().numpy().tobytes()
-        if key not in self._known:
-            kept = []
-            for logits, _ in self._dense.logits(window):
-                places = logits.topk(min(self._top, logits.shape[1]), dim=1).indices
-                shares = _shares(self._dense, logits, places)
-                kept.append((places.int().cpu(), shares.float().cpu()))
-            self._known[key] = kept
-        return self._known[key]
+        kept = []
+        for logits, _ in self._dense.logits(window):
+            places = logits.topk(min(self._top, logits.shape[1]), dim=1).indices
+            shares = _shares(self._dense, logits, places)
+            kept.append((places.int().cpu(), shares.float().cpu()))
+        return kept
 
 
 def _shares(reader: Reader, logits: Tensor, places: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from gpprune.prune.model.run import NO_IMAGE, image_token
 _CHUNK = 256
 # Tokens on which the head alone is checked against the whole model.
 _PROBE = 8
+
+Made = TypeVar("Made")
 
 
 class Reader:
@@ -86,6 +88,25 @@ class Reader:
         if buffer is None or buffer.dtype != dtype or buffer.shape[1] != columns:
             buffer = self._buffer = logits.new_empty((_CHUNK, columns), dtype=dtype)
         return buffer[:rows].copy_(logits)
+
+
+class Once(Generic[Made]):
+    """What is made of a window, made when it is first asked for and kept.
+
+    Args:
+        make: of a window's tokens, ``[length]``.
+    """
+
+    def __init__(self, make: Callable[[Tensor], Made]) -> None:
+        self._make = make
+        self._made: dict[bytes, Made] = {}
+
+    def __call__(self, window: Tensor) -> Made:
+        """What is made of a window, int64 ``[length]``, on any device."""
+        key = window.cpu().numpy().tobytes()
+        if key not in self._made:
+            self._made[key] = self._make(window)
+        return self._made[key]
 
 
 @torch.no_grad()

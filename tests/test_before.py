@@ -265,7 +265,7 @@ def _same_outcomes(now: list[list[Any]], was: list[list[Any]]) -> None:
         assert losses[row[1]] == pytest.approx(row[5], **_LOSS), row[1]
 
 
-SINCE = {"select": "fitness"}  # settings that there were none of
+SINCE = {"select": "fitness", "overlap": 0}  # settings that there were none of
 
 
 def test_a_search_keeps_the_same_settings(searched: tuple[str, Path]) -> None:

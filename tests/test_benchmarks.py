@@ -30,6 +30,7 @@ BENCHMARKS = (
     "loops",
     "masks",
     "memory",
+    "overlap",
     "protocol",
     "roofline",
     "search",
@@ -181,6 +182,13 @@ def test_judging_is_held_against_the_plain_model_and_the_peak(ran: Ran, tiny_mod
     figures = r" +│ +\d+ │ +\d+\.\d\d │ +\d+\.\d\d │"
     assert re.search(rf"transformers, float32{figures}", said)
     assert re.search(rf"gpprune, b?float\d\d{figures}", said)
+
+
+def test_workers_are_held_against_those_that_wait(ran: Ran):
+    said = ran("overlap", "--workers", 2, "--candidates", 12, "--seconds", 0.01)
+    for offspring, overlap in ((12, 0), (12, 1), (12, 2), (1, 4)):
+        figures = r" +│ \d+ +│ \d+\.\d +│ \d+% +│ \d+\.\d\d"
+        assert re.search(rf"│ 2 +│ {offspring} +│ {overlap}{figures}", said)
 
 
 def test_loops_are_held_against_searches(ran: Ran, tiny_model_dir: Path):

@@ -64,6 +64,7 @@ def _evolve(
     population: options.Population = None,
     offspring: options.Offspring = None,
     generations: options.Generations = None,
+    overlap: options.Overlap = None,
     strategy: options.Strategy = None,
     select: options.Select = None,
     time_limit: options.TimeLimit = None,
@@ -88,7 +89,7 @@ def _evolve(
     goal = kind(texts, model, sparsity, chosen, str(dtype), loss, update, **how)
     size = {"population": population, "offspring": offspring, "generations": generations}
     course = {"strategy": strategy, "select": select, "time_limit": time_limit, "seed": seed}
-    settings = settings_of(preset, **size, **course)
+    settings = settings_of(preset, overlap=overlap, **size, **course)
     run, shown = expanded(out), Shown(str(rivals), winners)
     with SearchScreen(goal.language, goal.loss, settings) as screen, _kept(run, settings, shown):
         found = discover(

@@ -208,6 +208,7 @@ Preset = Annotated[str, _of_search("--preset", f"One of {', '.join(PRESETS)}.")]
 Population = Annotated[int | None, _of_search("--population", "Formulas kept.")]
 Offspring = Annotated[int | None, _of_search("--offspring", "New formulas a generation.")]
 Generations = Annotated[int | None, _of_search("--generations", "Rounds of variation.")]
+Overlap = Annotated[int | None, _of_search("--overlap", "Generations begun before one has ended.")]
 Strategy = Annotated[str | None, _of_search("--strategy", "evolution or random.")]
 Select = Annotated[
     str | None, _of_search("--select", "Who survives: fitness, or pareto (loss and length).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from gpprune.errors import UsageError
 from gpprune.gp.archive import Archive, fittest, ranked
@@ -42,6 +43,9 @@ class Engine:
     `offspring` new formulas. Formulas are kept in canonical form. Every draw follows from
     (settings.seed, generation, slot) and from the outcomes of earlier generations alone, so
     asking again after a crash asks for the same, and the order of evaluation does not matter.
+
+    With an `overlap` of n a generation is bred from the one n before its last, and may be asked
+    for once that one is told of: the n between them may still be judged.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class Engine:
         seeds: Mapping[str, Formula],
         canonical: Canonical,
         fingerprint: Fingerprint | None,
-        state: State,
+        states: Sequence[State],
         archive: Archive,
         starts: Sequence[Formula] = (),
     ) -> None:
@@ -63,7 +67,7 @@ class Engine:
             seeds: formulas to start from, by name.
             canonical: brings formulas that are the same candidate to one form.
             fingerprint: says of a canonical form what it does, None where nothing does.
-            state: where to go on from.
+            states: after each complete generation, in order: what to go on from.
             archive: all outcomes so far; whoever judges adds to it.
             starts: formulas of earlier searches that generation 0 judges beside the seeds.
 
@@ -71,8 +75,9 @@ class Engine:
             UsageError: a seed or a start is of another language.
         """
         self.settings = settings
-        self.state = state
         self.archive = archive
+        self._states = [State(), *states]
+        self._asked: dict[int, tuple[list[Candidate], int]] = {}  # and the archive's hits
         self.language = language
         self._canonical = canonical
         self._fingerprint = fingerprint
@@ -87,61 +92,73 @@ class Engine:
         self._starts = [canonical(start) for start in starts]
         self._breeder = Breeder(language, settings, self._seeds)
 
-    def ask(self) -> list[Candidate]:
-        """Return the current generation's formulas, none of which was evaluated before it.
+    @property
+    def state(self) -> State:
+        """Where the search stands: after the last generation that was told of."""
+        return self._states[-1]
 
-        Adds to `state.archive_hits`. A generation is smaller than asked for when `TRIES` draws
-        in a row bring nothing new, as happens when a small language is used up.
+    @property
+    def archive_hits(self) -> int:
+        """How many draws the archive had answered, those of generations under way included."""
+        return self.state.archive_hits + sum(hits for _, hits in self._asked.values())
+
+    def ask(self, generation: int) -> list[Candidate] | None:
+        """Return a generation's formulas, none of which was asked for in another.
+
+        A generation is smaller than asked for when `TRIES` draws in a row bring nothing new, as
+        happens when a small language is used up.
+
+        Args:
+            generation: the oldest that was not told of, or one after those that were asked for.
+
+        Returns:
+            The same, however often it is asked for; None while what it is bred from is not known.
         """
-        generation = self.state.generation
-        # A broken-off generation may be in the archive in part; it must not count as known.
-        known = _Known(o for o in self.archive.outcomes if o.generation < generation)
-        asked: list[Candidate] = []
-        hits = 0
-        if generation == 0:
-            asked, hits = self._seed_candidates(known)
-            count = max(0, self.settings.population - len(asked))
-        else:
-            count = self.settings.offspring
-        for slot in range(count):
-            candidate, slot_hits = self._draw(slot, known)
-            hits += slot_hits
-            if candidate is not None:
-                known.add(candidate)
-                asked.append(candidate)
-        self.state = State(generation, self.state.population, self.state.archive_hits + hits)
-        return asked
+        if generation not in self._asked:
+            if self.bred_from(generation) > self.state.generation:
+                return None
+            self._asked[generation] = self._generation(generation)
+        return self._asked[generation][0]
+
+    def bred_from(self, generation: int) -> int:
+        """How many generations are told of in the state that a generation is bred from."""
+        return max(1, generation - self.settings.overlap) if generation else 0
 
     def tell(self, outcomes: Sequence[Outcome]) -> State:
-        """Take the outcomes of what was asked, select, and return the next generation's state."""
-        union = [*self.population, *outcomes]
+        """Take the outcomes of the oldest generation asked for, select, and return the state."""
+        generation = self.state.generation
+        union = [*self._population(self.state), *outcomes]
         survivors = fittest(
             union,
             self.settings.population,
             self.settings.kin,
             self.language if self.settings.select == "pareto" else None,
         )
-        self.state = State(
-            self.state.generation + 1,
-            tuple(outcome.key for outcome in survivors),
-            self.state.archive_hits,
-        )
+        _, hits = self._asked.pop(generation)
+        keys = tuple(outcome.key for outcome in survivors)
+        self._states.append(State(generation + 1, keys, self.state.archive_hits + hits))
         return self.state
 
-    @property
-    def population(self) -> list[Outcome]:
-        """The outcomes of the current population, best first."""
-        return [self.archive[key] for key in self.state.population]
+    def _population(self, state: State) -> list[Outcome]:
+        """The outcomes of a population, best first."""
+        return [self.archive[key] for key in state.population]
 
-    def bars(self, judged: Sequence[Outcome]) -> tuple[tuple[int, tuple[float, ...]], ...]:
-        """Return what this generation's formulas must keep up with, see `Terms`.
+    def _parents(self, generation: int) -> list[Outcome]:
+        """The population that a generation is bred from, best first."""
+        return self._population(self._states[self.bred_from(generation)])
 
-        It is the losses of the top_k-th fully judged formula of the population, or of the last one
-        if there are fewer; where shorter formulas may be worse, of those that are no longer.
-        Generation 0 has no population: there it is `judged`, the seeds' outcomes. Nothing if
-        nothing was judged fully.
+    def bars(
+        self, generation: int, judged: Sequence[Outcome]
+    ) -> tuple[tuple[int, tuple[float, ...]], ...]:
+        """Return what a generation's formulas must keep up with, see `Terms`.
+
+        It is the losses of the top_k-th fully judged formula of the population that it is bred
+        from, or of the last one if there are fewer; where shorter formulas may be worse, of those
+        that are no longer. Generation 0 has no population: there it is `judged`, the seeds'
+        outcomes. Nothing if nothing was judged fully.
         """
-        full = [outcome for outcome in ranked(self.population or judged) if outcome.full]
+        population = self._parents(generation) or judged
+        full = [outcome for outcome in ranked(population) if outcome.full]
         by_length = self.settings.select == "pareto"
         sizes = [o.parsed(self.language).complexity if by_length else 0 for o in full]
         bars = []
@@ -150,21 +167,46 @@ class Engine:
             bars.append((size, no_longer[: self.settings.top_k][-1].losses))
         return tuple(bars)
 
+    def _generation(self, generation: int) -> tuple[list[Candidate], int]:
+        """The formulas of a generation, and how many draws the archive answered."""
+        # A broken-off generation may be in the archive in part; it must not count as known.
+        known = _Known(o for o in self.archive.outcomes if o.generation < self.state.generation)
+        for under_way, _ in self._asked.values():
+            for other in under_way:
+                known.add(other)
+        asked: list[Candidate] = []
+        hits = 0
+        drawing = self._breeder.initial
+        count = self.settings.offspring
+        if generation == 0:
+            asked, hits = self._seed_candidates(known)
+            count = max(0, self.settings.population - len(asked))
+        else:
+            drawing = partial(self._breeder.later, self._parents(generation))
+        for slot in range(count):
+            with reproducible(self.settings.seed, generation, slot):
+                candidate, slot_hits = self._draw(drawing(), generation, known)
+            hits += slot_hits
+            if candidate is not None:
+                known.add(candidate)
+                asked.append(candidate)
+        return asked, hits
+
     def _seed_candidates(self, known: _Known) -> tuple[list[Candidate], int]:
         asked: list[Candidate] = []
         given = [(formula, seed_origin(name)) for name, formula in self._seeds.items()]
         given += [(formula, START) for formula in self._starts]
         for formula, origin in given:
-            candidate = self._unless_known(known, formula, origin)
+            candidate = self._unless_known(known, Draft(formula.tree, origin), formula, 0)
             if candidate is not None:
                 known.add(candidate)
                 asked.append(candidate)
         return asked, len(given) - len(asked)
 
     def _unless_known(
-        self, known: _Known, formula: Formula, origin: str, parents: tuple[str, ...] = ()
+        self, known: _Known, draft: Draft, formula: Formula, generation: int
     ) -> Candidate | None:
-        """A candidate of a formula, unless it or one that does the same is known."""
+        """A candidate of a draft's formula, unless it or one that does the same is known."""
         if formula.digest in known.keys:
             return None
         behaviour = self._behaviour(formula)
@@ -173,9 +215,9 @@ class Engine:
         return Candidate(
             key=formula.digest,
             text=formula.text,
-            origin=origin,
-            parents=parents,
-            generation=self.state.generation,
+            origin=draft.origin,
+            parents=draft.parents,
+            generation=generation,
             behaviour=behaviour,
             # What a custom form's tree holds may be another primitive than its text is read as;
             # a search that is resumed knows the text alone.
@@ -190,26 +232,21 @@ class Engine:
                 raise
             return None  # the search records what is wrong with it when it judges it
 
-    def _draw(self, slot: int, known: _Known) -> tuple[Candidate | None, int]:
+    def _draw(
+        self, drawn: Callable[[], Draft], generation: int, known: _Known
+    ) -> tuple[Candidate | None, int]:
         """Draw until a formula within the limits is new; also return the archive's hits."""
         hits = 0
-        with reproducible(self.settings.seed, self.state.generation, slot):
-            drawn = self._drawing()
-            for _ in range(TRIES):
-                draft = drawn()
-                formula = self._settled(draft)
-                if formula is None:
-                    continue
-                candidate = self._unless_known(known, formula, draft.origin, draft.parents)
-                if candidate is not None:
-                    return candidate, hits
-                hits += formula.digest not in draft.parents  # an unchanged parent saves nothing
+        for _ in range(TRIES):
+            draft = drawn()
+            formula = self._settled(draft)
+            if formula is None:
+                continue
+            candidate = self._unless_known(known, draft, formula, generation)
+            if candidate is not None:
+                return candidate, hits
+            hits += formula.digest not in draft.parents  # an unchanged parent saves nothing
         return None, hits
-
-    def _drawing(self) -> Callable[[], Draft]:
-        if self.state.generation == 0:
-            return self._breeder.initial()
-        return self._breeder.later(self.population)
 
     def _settled(self, draft: Draft) -> Formula | None:
         """Return the canonical formula of a tree, None if it is past the limits."""

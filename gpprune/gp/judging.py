@@ -1,8 +1,8 @@
-"""Who judges the candidates of a generation: one after another here, or several workers at once."""
+"""Who judges candidates: one after another here, or several workers at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,13 +36,27 @@ class Terms:
         return race(fitness, formula, settings, reference, self.screen, self.first_rung)
 
 
+@dataclass(frozen=True)
+class Task:
+    """A candidate that awaits its verdict."""
+
+    candidate: Candidate
+    terms: Terms
+
+
+Tasks = Iterator[Task | None]
+"""What is to be judged, in order. None: what comes next follows from verdicts that are to come."""
+
+
 class Judge(Protocol):
     """Judges candidates."""
 
-    def judge(
-        self, candidates: Sequence[Candidate], terms: Terms, go_on: Callable[[], bool]
-    ) -> Iterator[Verdict]:
-        """Verdicts in the order of the candidates; fewer, once `go_on` says no."""
+    def judge(self, tasks: Tasks, go_on: Callable[[], bool]) -> Iterator[Verdict]:
+        """Verdicts in the order of the tasks; fewer, once `go_on` says no.
+
+        A task is asked for when there is somebody to judge it. Whoever takes the verdicts has
+        told the tasks of each before it takes the next.
+        """
         ...
 
     def close(self) -> None:
@@ -56,15 +70,11 @@ class InTurn:
     def __init__(self, fitness: Fitness, language: Language, settings: SearchSettings) -> None:
         self._fitness, self._language, self._settings = fitness, language, settings
 
-    def judge(
-        self, candidates: Sequence[Candidate], terms: Terms, go_on: Callable[[], bool]
-    ) -> Iterator[Verdict]:
+    def judge(self, tasks: Tasks, go_on: Callable[[], bool]) -> Iterator[Verdict]:
         """See `Judge`."""
-        for candidate in candidates:
-            if not go_on():
-                return
-            formula = candidate.parsed(self._language)
-            yield terms.verdict(self._fitness, formula, self._settings)
+        while go_on() and (task := next(tasks, None)) is not None:
+            formula = task.candidate.parsed(self._language)
+            yield task.terms.verdict(self._fitness, formula, self._settings)
 
     def close(self) -> None:
         """Nothing was begun."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine
 from gpprune.gp.fidelity import first_that_ranks
 from gpprune.gp.fitness import Fitness, Screened
-from gpprune.gp.judging import InTurn, Judge, Terms
-from gpprune.gp.outcome import Candidate, Outcome
+from gpprune.gp.judging import InTurn, Judge, Task, Tasks, Terms
+from gpprune.gp.outcome import Candidate, Outcome, Verdict
 from gpprune.gp.rundir import RunDirectory
 from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
@@ -129,12 +129,12 @@ def evolve(
         raise UsageError(f"the fitness has {fitness.cases} cases: it needs at least one")
     with ExitStack() as stack:
         chosen = _settings(settings, run)
-        archive, state = Archive(), State()
+        archive, states = Archive(), list[State]()
         if run is not None:
             stack.enter_context(run.exclusive())
-            archive, state = Archive(run.outcomes(language)), run.state()
+            archive, states = Archive(run.outcomes(language)), run.states()
             _check_cases(archive, fitness, run)
-        told = (canonical, fingerprint, state, archive, starts)
+        told = (canonical, fingerprint, states, archive, starts)
         engine = Engine(language, chosen, seeds or {}, *told)
         judge: Judge = InTurn(fitness, language, chosen)
         if workers != 1:
@@ -167,44 +167,66 @@ class _Search:
     def run(self) -> SearchResult:
         """Go on to the last generation or the time limit."""
         stopped = None
-        while self.engine.state.generation <= self.engine.settings.generations:
-            outcomes = self._generation(self.engine.ask())
+        verdicts = self.judge.judge(self._tasks(), self._has_time)
+        while (generation := self.engine.state.generation) <= self.engine.settings.generations:
+            outcomes = self._generation(self.engine.ask(generation) or [], verdicts)
             if outcomes is None:
                 stopped = "time limit"
                 break
             state = self.engine.tell(outcomes)
             if self.directory is not None:
                 self.directory.commit(state)
-        state = self.engine.state
-        return SearchResult(
-            self.engine.archive, max(0, state.generation - 1), state.archive_hits, stopped
-        )
+        done, hits = self.engine.state.generation, self.engine.archive_hits
+        return SearchResult(self.engine.archive, max(0, done - 1), hits, stopped)
 
-    def _generation(self, asked: list[Candidate]) -> list[Outcome] | None:
+    def _generation(
+        self, asked: list[Candidate], verdicts: Iterator[Verdict]
+    ) -> list[Outcome] | None:
         """Return the outcomes of one generation, None if the time ran out before the last."""
         outcomes: list[Outcome] = []
-        given = [candidate for candidate in asked if candidate.given]  # they come first
         self._notify(asked, outcomes, None)
-        # Of a generation that was broken off in the middle, nothing: it is to end as a whole one.
-        generation = self.engine.state.generation
-        known = [o for o in self.engine.archive.outcomes if o.generation < generation]
-        first_rung = first_that_ranks(known, self.engine.settings.first_rung)
-        for group in (given, asked[len(given) :]):
-            # those that are given race with none
-            bars = () if group is given else self.engine.bars(outcomes)
-            screen = Screen([*known, *outcomes]) if self.screened else None
-            terms = Terms(bars, screen, first_rung)
-            new = [candidate for candidate in group if candidate.key not in self.engine.archive]
-            verdicts = self.judge.judge(new, terms, self._has_time)
-            for candidate in group:
-                outcome = self.engine.archive.get(candidate.key)
-                if outcome is None:
-                    if (verdict := next(verdicts, None)) is None:
-                        return None
-                    outcome = self._kept(Outcome.of(candidate, verdict))
-                outcomes.append(outcome)
-                self._notify(asked, outcomes, outcome)
+        for candidate in asked:
+            outcome = self.engine.archive.get(candidate.key)
+            if outcome is None:
+                if (verdict := next(verdicts, None)) is None:
+                    return None
+                outcome = self._kept(Outcome.of(candidate, verdict))
+            outcomes.append(outcome)
+            self._notify(asked, outcomes, outcome)
         return outcomes
+
+    def _tasks(self) -> Tasks:
+        """What is to be judged, generation by generation, as soon as verdicts allow."""
+        archive = self.engine.archive
+        for generation in range(self.engine.state.generation, self.engine.settings.generations + 1):
+            while (asked := self.engine.ask(generation)) is None:
+                yield None
+            given = [candidate for candidate in asked if candidate.given]  # they come first
+            yield from self._new(given, generation, [])
+            while not all(candidate.key in archive for candidate in given):
+                yield None
+            seeds = [archive[candidate.key] for candidate in given]
+            yield from self._new(asked[len(given) :], generation, seeds)
+
+    def _new(
+        self, asked: Sequence[Candidate], generation: int, seeds: Sequence[Outcome]
+    ) -> Iterator[Task]:
+        """Those that were not judged before the search was broken off."""
+        new = [candidate for candidate in asked if candidate.key not in self.engine.archive]
+        if new:
+            terms = self._terms(generation, seeds)
+            yield from (Task(candidate, terms) for candidate in new)
+
+    def _terms(self, generation: int, seeds: Sequence[Outcome]) -> Terms:
+        """What formulas of a generation are judged by, by what it is bred from and the seeds."""
+        # What a broken-off generation has left is in the archive, and does not count.
+        told = self.engine.bred_from(generation)
+        known = [o for o in self.engine.archive.outcomes if o.generation < told]
+        return Terms(
+            self.engine.bars(generation, seeds),
+            Screen([*known, *seeds]) if self.screened else None,
+            first_that_ranks(known, self.engine.settings.first_rung),
+        )
 
     def _kept(self, outcome: Outcome) -> Outcome:
         if self.directory is not None:
@@ -234,7 +256,7 @@ class _Search:
                 index=len(outcomes),
                 total=len(asked),
                 evaluated=len(archive),
-                archive_hits=self.engine.state.archive_hits,
+                archive_hits=self.engine.archive_hits,
                 failed=archive.failed,
                 dropped=archive.dropped,
                 seconds=self._seconds(),

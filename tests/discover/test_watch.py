@@ -292,7 +292,8 @@ def test_the_command_of_a_page_makes_the_search_again(
     }[kind]
     first = tmp_path / "the first"
     select = "pareto" if kind == "joint" else None
-    settings = gpprune.gp.settings_of(made.preset, **size, select=select, time_limit="10m")
+    how = {"select": select, "overlap": 1 if kind == "metric" else None}
+    settings = gpprune.gp.settings_of(made.preset, **size, **how, time_limit="10m")
     gpprune.discover(made, out=first, settings=settings, rivals="best", winners=1)
     page, _ = page_of([first], tmp_path)
     (line,) = [word for word in page.words if word.startswith("gpprune evolve")]

@@ -67,6 +67,87 @@ def test_any_number_of_workers_gives_the_same_run(
         assert any(row[-1] is not None for row in found[0] if isinstance(row, tuple))
 
 
+STEADY = {"overlap": 5, "offspring": 1, "generations": 30}
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("how", [{"overlap": 2}, STEADY], ids=["generations", "steady"])
+def test_generations_that_overlap_give_the_same_run_for_any_number_of_workers(
+    toy: ModuleType, tmp_path: Path, workers: int, how: dict[str, int]
+) -> None:
+    settings = toy.SETTINGS.replaced(**how)
+    found = []
+    for count in (1, workers):
+        run = RunDirectory.create(tmp_path / str(count), settings, {})
+        fitness = toy.Words(pause=0.001)
+        found.append(toy.facts(searched(toy, fitness, count, run=run, settings=None)))
+        with RunDirectory.open(tmp_path / str(count)) as kept:
+            found[-1] += [(o.text, o.losses, o.reason) for o in kept.outcomes()]
+            found[-1] += kept.states()
+    assert found[0] == found[1]
+
+
+def test_a_formula_is_bred_from_what_was_judged_an_overlap_before(toy: ModuleType) -> None:
+    for overlap in (0, 1, 3):
+        settings = toy.SETTINGS.replaced(overlap=overlap, generations=8)
+        found = searched(toy, toy.Words(), 1, settings=settings)
+        born = {o.key: o.generation for o in found.outcomes}
+        gaps = [
+            o.generation - max(born[parent] for parent in o.parents)
+            for o in found.outcomes
+            if o.parents and o.generation > overlap
+        ]
+        assert min(gaps) == overlap + 1
+
+
+class Waiting:
+    """A toy fitness, one of whose candidates is not done before another one has begun."""
+
+    def __init__(self, words: Any, text: str, other: str, begun: Path) -> None:
+        self.words, self.text, self.other, self.begun = words, text, other, begun
+        self.cases = words.cases
+
+    def prepare(self, formula: Formula) -> Any:
+        if formula.text == self.other:
+            self.begun.touch()
+        for _ in range(2000):
+            if formula.text != self.text or self.begun.exists():
+                return self.words.prepare(formula)
+            time.sleep(0.01)
+        raise RuntimeError("it waited in vain")
+
+
+def test_a_slow_candidate_does_not_keep_the_next_generation(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    settings = toy.SETTINGS.replaced(overlap=1)
+    whole = searched(toy, toy.Words(), 1, settings=settings)
+    of = [[o.text for o in whole.outcomes if o.generation == number] for number in range(4)]
+    waiting = Waiting(toy.Words(), of[1][0], of[2][-1], tmp_path / "begun")
+    assert toy.facts(searched(toy, waiting, 2, settings=settings)) == toy.facts(whole)
+
+
+@pytest.mark.parametrize("at", [5, 14, 23, 31])
+@pytest.mark.parametrize("how", [{"overlap": 2}, STEADY], ids=["generations", "steady"])
+def test_a_run_whose_generations_overlap_goes_on_as_if_unbroken(
+    toy: ModuleType, tmp_path: Path, at: int, how: dict[str, int]
+) -> None:
+    settings = toy.SETTINGS.replaced(**how)
+    whole = toy.facts(searched(toy, toy.Words(), 1, settings=settings))
+    run = RunDirectory.create(tmp_path / "run", settings, {})
+
+    def break_off(event: SearchEvent) -> None:
+        if event.evaluated == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(toy, toy.Words(), 3, run=run, settings=None, observer=break_off)
+    shorter = settings.replaced(generations=settings.generations - 1)
+    with RunDirectory.open(tmp_path / "run") as kept:
+        searched(toy, toy.Words(), 2, run=kept, settings=shorter)
+        assert toy.facts(searched(toy, toy.Words(), 1, run=kept, settings=None)) == whole
+
+
 def test_a_run_goes_on_with_another_number_of_workers(toy: ModuleType, tmp_path: Path) -> None:
     whole = toy.facts(searched(toy, toy.Words(), 1))
     run = RunDirectory.create(tmp_path / "run", toy.SETTINGS, {})

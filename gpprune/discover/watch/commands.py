@@ -23,7 +23,7 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
         return None
     own = settings.model_dump()
     size = ("population", "offspring", "generations")
-    flags = (*size, "strategy", "select", "time_limit", "seed")
+    flags = (*size, "overlap", "strategy", "select", "time_limit", "seed")
     changed = {name: own[name] for name in flags}
     presets = [name for name, known in PRESETS.items() if known.replaced(**changed) == settings]
     if not presets:
@@ -63,6 +63,7 @@ def evolve_command(goal: Goal, settings: SearchSettings, out: str = "DIR") -> st
         ("population", settings.population),
         ("offspring", settings.offspring),
         ("generations", settings.generations),
+        ("overlap", settings.overlap or None),
         ("strategy", settings.strategy),
         ("select", None if settings.select == "fitness" else settings.select),
         ("time-limit", None if settings.time_limit is None else f"{settings.time_limit}s"),

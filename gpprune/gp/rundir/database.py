@@ -100,7 +100,9 @@ class Database:
             if found != "ok":
                 raise sqlite3.DatabaseError(" ".join(str(found).split()))
             known = {outcome.key for outcome in self.outcomes()}
-            for state in self.states():
+            for number, state in enumerate(self.states(), start=1):
+                if state.generation != number:
+                    raise ValueError(f"generation {number - 1} is not there, but later ones are")
                 if not known.issuperset(state.population):
                     raise ValueError("a generation names a candidate that is not there")
 

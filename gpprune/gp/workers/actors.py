@@ -21,7 +21,7 @@ from gpprune.gp.fidelity import clipped
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Judge
 from gpprune.gp.settings import SearchSettings
-from gpprune.gp.workers.pool import Answer, NoMemory, Pool, Task, Worker, answer, check_count
+from gpprune.gp.workers.pool import Answer, NoMemory, Order, Pool, Worker, answer, check_count
 from gpprune.primitives import Language
 
 _PATIENCE = 900.0  # seconds that a worker may take to find its place and to make its fitness
@@ -75,8 +75,8 @@ class RayActors:
             return worker
 
         def wait(busy: Sequence[Worker], patience: float | None) -> None:
-            tasks = [worker.task for worker in cast(Sequence[_Remote], busy)]
-            _asked(ray.wait, tasks, timeout=patience)
+            answers = [worker.answer for worker in cast(Sequence[_Remote], busy)]
+            _asked(ray.wait, answers, timeout=patience)
 
         with ExitStack() as undo:
             undo.callback(leave)
@@ -195,11 +195,11 @@ class _Actor:
         """What is wrong with it."""
         return self._refused
 
-    def judge(self, task: Task) -> Answer:
+    def judge(self, order: Order) -> Answer:
         """Judge one candidate."""
         if self._made is None:
-            raise RuntimeError("a worker that did not start was given a task")
-        return answer(task, *self._made, self._settings)
+            raise RuntimeError("a worker that did not start was given an order")
+        return answer(order, *self._made, self._settings)
 
 
 class _Remote(Worker):
@@ -208,7 +208,7 @@ class _Remote(Worker):
     def __init__(self, ray: ModuleType, actor: Any, limit: float | None) -> None:
         super().__init__(limit)
         self._ray, self._actor = ray, actor
-        self.task: Any = None
+        self.answer: Any = None
         self._why = "with its actor"
 
     def check(self) -> None:
@@ -234,16 +234,16 @@ class _Remote(Worker):
             return False
         return True
 
-    def send(self, task: Task) -> None:
-        self.task = self._actor.judge.remote(task)
+    def send(self, order: Order) -> None:
+        self.answer = self._actor.judge.remote(order)
 
     def answered(self) -> bool:
-        ready, _ = _asked(self._ray.wait, [self.task], timeout=0)
+        ready, _ = _asked(self._ray.wait, [self.answer], timeout=0)
         return bool(ready)
 
     def receive(self) -> Answer | None:
         try:
-            return cast(Answer, _asked(self._ray.get, self.task))
+            return cast(Answer, _asked(self._ray.get, self.answer))
         except self._ray.exceptions.OutOfMemoryError:
             return NoMemory()
         except self._ray.exceptions.RayError as error:

@@ -22,7 +22,7 @@ from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.judging import Judge
 from gpprune.gp.settings import SearchSettings
-from gpprune.gp.workers.pool import Answer, Pool, Task, Worker, answer, check_count
+from gpprune.gp.workers.pool import Answer, Order, Pool, Worker, answer, check_count
 from gpprune.primitives import Language
 
 _LOOK = 1.0  # seconds after which a worker looks whether its search still lives
@@ -95,9 +95,9 @@ class _Fork(Worker):
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def send(self, task: Task) -> None:
+    def send(self, order: Order) -> None:
         with suppress(OSError):
-            self.connection.send(task)
+            self.connection.send(order)
 
     def answered(self) -> bool:
         return self.connection.poll()

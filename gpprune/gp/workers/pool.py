@@ -13,8 +13,8 @@ from typing import Protocol
 
 from gpprune.errors import UsageError
 from gpprune.gp.fitness import Fitness
-from gpprune.gp.judging import Judge, Terms
-from gpprune.gp.outcome import Candidate, Verdict
+from gpprune.gp.judging import Judge, Tasks, Terms
+from gpprune.gp.outcome import Verdict
 from gpprune.gp.settings import SearchSettings
 from gpprune.memory import out_of_memory
 from gpprune.primitives import Language, parse
@@ -58,8 +58,8 @@ class Hired:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a worker is given."""
+class Order:
+    """What a worker is given: a formula, and what it is judged by."""
 
     text: str
     terms: Terms
@@ -80,11 +80,11 @@ class NoMemory:
 Answer = Verdict | Refused | NoMemory
 
 
-def answer(task: Task, fitness: Fitness, language: Language, settings: SearchSettings) -> Answer:
-    """What a worker does with a task, in its own process."""
+def answer(order: Order, fitness: Fitness, language: Language, settings: SearchSettings) -> Answer:
+    """What a worker does with an order, in its own process."""
     try:
-        formula = parse(task.text, language)
-        return task.terms.verdict(fitness, formula, settings)
+        formula = parse(order.text, language)
+        return order.terms.verdict(fitness, formula, settings)
     except UsageError as error:
         return Refused(str(error))
     except Exception as error:
@@ -111,11 +111,11 @@ class Worker(ABC):
 
     @abstractmethod
     def alive(self) -> bool:
-        """Whether an idle worker can be given a task."""
+        """Whether an idle worker can be given an order."""
 
     @abstractmethod
-    def send(self, task: Task) -> None:
-        """Have a task judged; a worker that is dead is noticed when it is asked."""
+    def send(self, order: Order) -> None:
+        """Have a formula judged; a worker that is dead is noticed when it is asked."""
 
     @abstractmethod
     def answered(self) -> bool:
@@ -133,10 +133,10 @@ class Worker(ABC):
     def end(self) -> str:
         """How it died, such as "by signal 9"."""
 
-    def give(self, at: int, task: Task) -> None:
+    def give(self, at: int, order: Order) -> None:
         """Have the candidate of a number judged."""
         self.at, self.since = at, time.monotonic()
-        self.send(task)
+        self.send(order)
 
     def take(self) -> tuple[int, Verdict | None]:
         """Which candidate it had, and the verdict; None: there is none to come, and it is stopped.
@@ -175,6 +175,41 @@ class Worker(ABC):
         return Verdict(fitness=math.inf, losses=(), full=False, reason=reason, seconds=seconds)
 
 
+class _Orders:
+    """The orders of a pool by their numbers, and who tries again."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._open: dict[int, Order] = {}
+        self._again: deque[int] = deque()
+        self._tries = Counter[int]()
+        self._count = 0
+
+    def next(self) -> tuple[int, Order] | None:
+        """One to give away; None: there is none at the moment."""
+        if self._again:
+            at = self._again.popleft()
+        else:
+            task = next(self._tasks, None)
+            if task is None:
+                return None
+            at, self._count = self._count, self._count + 1
+            self._open[at] = Order(task.candidate.text, task.terms)
+        self._tries[at] += 1
+        return at, self._open[at]
+
+    def again(self, at: int) -> bool:
+        """Have another worker try, if that may be."""
+        if self._tries[at] == _TRIES:
+            return False
+        self._again.appendleft(at)
+        return True
+
+    def settled(self, at: int) -> None:
+        """Forget one that has its verdict."""
+        del self._open[at], self._tries[at]
+
+
 class Pool:
     """A `Judge` of several workers."""
 
@@ -197,9 +232,7 @@ class Pool:
         self._workers = [*workers]
         self._fresh, self._wait, self._close = fresh, wait, close
 
-    def judge(
-        self, candidates: Sequence[Candidate], terms: Terms, go_on: Callable[[], bool]
-    ) -> Iterator[Verdict]:
+    def judge(self, tasks: Tasks, go_on: Callable[[], bool]) -> Iterator[Verdict]:
         """See `Judge`.
 
         A candidate whose worker dies or runs out of memory has a second try with another one, and
@@ -208,32 +241,28 @@ class Pool:
         Raises:
             UsageError: the fitness breaks its protocol.
         """
-        waiting, tries = deque(range(len(candidates))), Counter[int]()
+        orders = _Orders(tasks)
         done: dict[int, Verdict] = {}
         told = 0
-        while told < len(candidates):
+        while True:
             for worker in [*self._workers]:
-                if waiting and worker.at is None:
-                    if not go_on():
-                        waiting.clear()
-                        break
+                if worker.at is None and go_on() and (found := orders.next()) is not None:
                     if not worker.alive():  # it died of no candidate
                         worker = self._replaced(worker)
-                    at = waiting.popleft()
-                    worker.give(at, Task(candidates[at].text, terms))
+                    worker.give(*found)
             busy = [worker for worker in self._workers if worker.at is not None]
             if not busy:
                 return
             for worker in self._heard(busy):
                 at, verdict = worker.take()
-                if verdict is None and tries[at] + 1 < _TRIES and not worker.late:
-                    tries[at] += 1
-                    waiting.appendleft(at)
-                else:
-                    done[at] = verdict or worker.failure()
+                if verdict is not None:
+                    done[at] = verdict
+                elif worker.late or not orders.again(at):
+                    done[at] = worker.failure()
                 if verdict is None:
                     self._replaced(worker)
             while told in done:
+                orders.settled(told)
                 yield done.pop(told)
                 told += 1
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import gpprune
 from benchmarks import evolve, protocol, structures, updates
 from gpprune.errors import UsageError
 from gpprune.prune import MEASURERS
@@ -32,6 +33,7 @@ BENCHMARKS = (
     "memory",
     "overlap",
     "protocol",
+    "ranking",
     "roofline",
     "search",
     "seeds",
@@ -189,6 +191,31 @@ def test_workers_are_held_against_those_that_wait(ran: Ran):
     for offspring, overlap in ((12, 0), (12, 1), (12, 2), (1, 4)):
         figures = r" +│ \d+ +│ \d+\.\d +│ \d+% +│ \d+\.\d\d"
         assert re.search(rf"│ 2 +│ {offspring} +│ {overlap}{figures}", said)
+
+
+def test_what_is_judged_by_is_held_against_test_text(
+    ran: Ran, tiny_model_dir: Path, tiny_text: str, tmp_path: Path
+):
+    (tmp_path / "text.txt").write_text(tiny_text, encoding="utf-8")
+    text = str(tmp_path / "text.txt")
+    texts = gpprune.Texts(text, text, windows=4, window_length=48, calibration_samples=2)
+    goal = gpprune.MetricGoal(texts, str(tiny_model_dir), dtype="float32")
+    settings = gpprune.SearchSettings(population=8, offspring=8, generations=1, seed=4)
+    gpprune.discover(goal, out=tmp_path / "run", settings=settings, rivals="best", winners=1)
+    how = ("--formulas", 4, "--windows", "4x48", "2x16-spread", "--losses", "kl")
+    said = ran("ranking", tmp_path / "run", *how)
+    assert "4 formulas, " in said
+    figures = r" +│ +-?[01]\.\d\d │ +-?[01]\.\d\d │ +\d+\.\d %"
+    for name in ("next-token loss, 4 of 48, the first", "kl, 2 of 16, from all over it"):
+        assert re.search(rf"{name}{figures}", said)
+    assert re.search(rf"the other half of the test text{figures}", said)
+
+
+@pytest.mark.parametrize("wrong", ["8", "x512", "8x512-all", "0x512"])
+def test_windows_that_are_none_are_refused(ran: Ran, wrong: str, tmp_path: Path):
+    with pytest.raises(SystemExit) as ended:
+        ran("ranking", tmp_path, "--windows", wrong)
+    assert ended.value.code == 2
 
 
 def test_loops_are_held_against_searches(ran: Ran, tiny_model_dir: Path):

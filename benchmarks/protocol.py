@@ -125,11 +125,11 @@ def variants(
     stated = recipe.model_dump() | others
     if others:
         stated["order"] = None  # --order has the last word
-    own_or_none = {recipe.permute: recipe.permute, "none": None}
-    orders = [own_or_none.get(name, name) for name in permutes or [recipe.permute]]
+    own: Sequence[str | None] = permutes or [recipe.permute]
+    orders = [None if name == "none" else name for name in own]
     names = ("sparsity", "update", "permute")
     changes = product(sparsities or [recipe.sparsity], updates or [recipe.update], orders)
-    return [Recipe(**{**stated, **dict(zip(names, own, strict=True))}) for own in changes]
+    return [Recipe(**{**stated, **dict(zip(names, each, strict=True))}) for each in changes]
 
 
 class Judge:

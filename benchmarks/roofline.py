@@ -38,20 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Workbench(loaded, Texts(windows=1, window_length=given.length))
     (window,) = bench.windows("validation")
     judged = bench.judged
-    readers: dict[Hashable, Callable[[], object]] = {
+    readers: dict[str, Callable[[], object]] = {
         f"transformers, {_name(loaded.model)}": partial(_plain, loaded.model, window),
         f"transformers, {_name(judged)}": partial(_plain, judged, window),
         f"gpprune, {_name(judged)}": partial(WindowLoss(judged), window),
     }
     shapes = _products(judged)
     products = {shape: _product(shape, given.length, judged) for shape in shapes}
-    seconds = _fastest({**readers, **products}, given.passes)
+    timed: dict[Hashable, Callable[[], object]] = {}
+    seconds = _fastest(timed | readers | products, given.passes)
     alone = sum(seconds[shape] * count for shape, count in shapes.items())
     flops = sum(2 * given.length * out * width * count for (out, width), count in shapes.items())
     plain = seconds[next(iter(readers))]
     rows = [
         [
-            str(reader),
+            reader,
             f"{given.length / seconds[reader]:.0f}",
             f"{plain / seconds[reader]:.2f}",
             f"{alone / seconds[reader]:.2f}",
@@ -72,8 +73,9 @@ def _plain(model: Any, window: Tensor) -> float:
 
 def _products(model: Any) -> Counter[tuple[int, int]]:
     """How often each shape ``[out, in]`` is multiplied with in a pass."""
-    layers = Counter(layer.shape for layer in linear_layers(model).values())
-    return layers + Counter([tuple(model.get_output_embeddings().weight.shape)])
+    weights = [layer.weight for layer in linear_layers(model).values()]
+    shapes = (weight.shape for weight in (*weights, model.get_output_embeddings().weight))
+    return Counter((out, width) for out, width in shapes)
 
 
 def _product(shape: tuple[int, int], tokens: int, model: nn.Module) -> Callable[[], object]:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             folder = given.folder / name
             if not folder.exists():
-                model = FAMILIES[name].made(given.seed)
+                model: Any = FAMILIES[name].made(given.seed)
                 ids = _ids(tokenizer, text)
                 train(model, ids, given.epochs, given.batch, given.seed, name, report)
                 with whole_folder(folder) as made:

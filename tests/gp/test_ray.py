@@ -46,12 +46,14 @@ def searched(toy: ModuleType, given: dict[str, Any], count: int = 2, **how: Any)
     return evolve(METRIC, toy.Words(), workers=crew, **how)
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
 def test_two_actors_give_the_same_run(
-    toy: ModuleType, tmp_path: Path, given: dict[str, Any]
+    toy: ModuleType, tmp_path: Path, given: dict[str, Any], overlap: int
 ) -> None:
-    whole = RunDirectory.create(tmp_path / "whole", toy.SETTINGS, {})
+    settings = toy.SETTINGS.replaced(overlap=overlap)
+    whole = RunDirectory.create(tmp_path / "whole", settings, {})
     alone = toy.facts(evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=whole))
-    many = RunDirectory.create(tmp_path / "many", toy.SETTINGS, {})
+    many = RunDirectory.create(tmp_path / "many", settings, {})
     assert toy.facts(searched(toy, given, settings=None, run=many)) == alone
     kept = []
     for name in ("whole", "many"):

@@ -95,7 +95,7 @@ SUB_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "breeding": ("outcome", "settings", "variation"),
         "engine": ("archive", "breeding", "outcome", "settings", "state", "variation"),
         "screen": ("outcome",),
-        "fidelity": ("fitness", "outcome", "screen", "settings"),
+        "fidelity": ("archive", "fitness", "outcome", "screen", "settings"),
         "rundir": ("outcome", "settings", "state"),
         "judging": ("fidelity", "fitness", "outcome", "screen", "settings"),
         "workers": ("fidelity", "fitness", "judging", "outcome", "settings"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from deap import base, tools
 
@@ -25,7 +25,7 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
     usable = sorted((outcome for outcome in outcomes if outcome.reason is None), key=_standing)
     kept: list[Outcome] = []
     for outcome in usable:
-        if not any(_alike(outcome, other) for other in kept):
+        if not any(alike(outcome.losses, other.losses) for other in kept):
             kept.append(outcome)
     return kept
 
@@ -100,12 +100,10 @@ def _of_kin(outcomes: Iterable[Outcome], kin: int | None) -> list[Outcome]:
     return kept
 
 
-def _alike(a: Outcome, b: Outcome) -> bool:
-    """Whether two outcomes tell of one behaviour, as far as both were judged."""
-    common = min(a.cases, b.cases)
-    return common > 1 and all(
-        math.isclose(x, y, rel_tol=_ALIKE)
-        for x, y in zip(a.losses[:common], b.losses[:common], strict=True)
+def alike(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two formulas' losses tell of one behaviour, as far as both were judged."""
+    return min(len(a), len(b)) > 1 and all(
+        math.isclose(x, y, rel_tol=_ALIKE) for x, y in zip(a, b, strict=False)
     )
 
 

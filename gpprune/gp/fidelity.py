@@ -2,17 +2,21 @@
 
 The cases are paired: they are the same for every formula, so the difference to a reference, case
 by case, has a far smaller variance than the losses themselves. A successive-halving ladder
-of rungs (2, 4, 8 ... cases) with a one-sided test at each, after Maron and Moore's races (1994).
+of rungs (1, 2, 4 ... cases) with a one-sided test at each, after Maron and Moore's races (1994).
+What little the cases of a low rung say of that variance is weighed with what is usual among
+formulas that were judged on all.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gpprune.errors import Unfit, UsageError
+from gpprune.gp.archive import alike, ranked
 from gpprune.gp.fitness import Fitness, Screened
 from gpprune.gp.outcome import Outcome, Verdict
 from gpprune.gp.screen import Screen, kendall_tau
@@ -23,6 +27,8 @@ from gpprune.primitives import Formula
 _REASON_LIMIT = 300
 _ENOUGH = 16  # formulas before a rung may be said to mislead: their tau errs by 0.2
 _LEAST_TAU = 1 / 3  # two of three pairs in the right order
+_LEAST_USUAL = 3  # formulas that say what is usual
+_WEIGHT = 4  # cases that the usual variance counts for beside a formula's own
 
 
 def race(
@@ -32,6 +38,7 @@ def race(
     reference: Sequence[float] | None = None,
     screen: Screen | None = None,
     first_rung: int | None = None,
+    usual: float | None = None,
 ) -> Verdict:
     """Evaluate a formula at rising fidelities.
 
@@ -43,6 +50,7 @@ def race(
         screen: what the estimates of a fitness that has some foretell; a formula whose estimate
             puts it behind the reference by more than `race_z` deviations is judged on no case.
         first_rung: in place of the settings', if it is given.
+        usual: see `behind`.
 
     Raises:
         UsageError: a trial returns another number of losses than it was asked for.
@@ -57,8 +65,9 @@ def race(
             estimate = _usable(fitness.estimate(formula))
         foretold = _foretold_behind(estimate, screen, reference, settings.race_z)
         if foretold is None:
-            first = first_rung or settings.first_rung
-            _climb(fitness, formula, settings, first, reference, losses, started)
+            stops = rungs(fitness.cases, first_rung or settings.first_rung)
+            test = partial(behind, reference=reference, z=settings.race_z, usual=usual)
+            _climb(fitness, formula, settings, stops, test, losses, started)
     except _ProtocolError:
         raise
     except Unfit as error:
@@ -117,15 +126,15 @@ def _climb(
     fitness: Fitness,
     formula: Formula,
     settings: SearchSettings,
-    first: int,
-    reference: Sequence[float] | None,
+    stops: Sequence[int],
+    is_behind: Callable[[Sequence[float]], bool],
     losses: list[float],
     started: float,
 ) -> None:
     """Extend `losses` rung by rung until all cases are in or the candidate is out."""
     trial = fitness.prepare(formula)
     _check_clock(settings, started)
-    for stop in rungs(fitness.cases, first):
+    for stop in stops:
         start = len(losses)
         values = [float(value) for value in trial(start, stop)]
         if len(values) != stop - start:
@@ -138,7 +147,7 @@ def _climb(
                 raise Unfit(f"the loss of case {case} is {value}")
             losses.append(value)
         _check_clock(settings, started)
-        if stop == fitness.cases or behind(losses, reference, settings.race_z):
+        if stop == fitness.cases or is_behind(losses):
             return
 
 
@@ -195,23 +204,60 @@ def first_that_ranks(outcomes: Iterable[Outcome], first: int) -> int:
     return good[0] if good else full[0].cases
 
 
-def behind(losses: Sequence[float], reference: Sequence[float] | None, z: float) -> bool:
+def behind(
+    losses: Sequence[float],
+    reference: Sequence[float] | None,
+    z: float,
+    usual: float | None = None,
+) -> bool:
     """Say whether losses are worse than the reference's by more than `z` standard errors.
 
     Args:
         losses: of the first cases, which are the ones compared.
         reference: of all cases; without one nothing is behind.
         z: `inf` says that nothing is behind.
+        usual: the variance that such differences usually have, see `usual_variance`. It counts
+            for as much as 4 cases do: two cases that differ alike by chance would else say that
+            there is no noise. None: the variance is the sample's own, and one case says nothing.
     """
     if reference is None or math.isinf(z):
         return False
     differences = _differences(losses, reference)
-    centre = mean(differences)
     count = len(differences)
-    if count < 2:
+    squares, freedom = _squares(differences), float(count - 1)
+    if usual is not None:
+        squares, freedom = squares + _WEIGHT * usual, freedom + _WEIGHT
+    if freedom == 0:
         return False
-    variance = math.fsum((value - centre) ** 2 for value in differences) / (count - 1)
-    return centre - z * math.sqrt(variance / count) > 0
+    return mean(differences) - z * math.sqrt(squares / freedom / count) > 0
+
+
+def usual_variance(outcomes: Iterable[Outcome], reference: Sequence[float]) -> float | None:
+    """The variance, case by case, of a formula's difference to a reference.
+
+    The mean over the better half of those judged on all cases, near copies of the reference left
+    out: what is hopeless differs more. None where fewer than three are left, or one case is all.
+
+    Args:
+        outcomes: in any order.
+        reference: the loss of each case.
+    """
+    if len(reference) < 2:
+        return None
+    full = ranked(outcome for outcome in outcomes if outcome.full)
+    better = full[: max(_LEAST_USUAL + 1, len(full) // 2)]
+    found = [
+        _squares(_differences(outcome.losses, reference)) / (len(reference) - 1)
+        for outcome in better
+        if not alike(outcome.losses, reference)
+    ]
+    return mean(found) if len(found) >= _LEAST_USUAL else None
+
+
+def _squares(values: Sequence[float]) -> float:
+    """The sum of the squares of what values differ by from their mean."""
+    centre = mean(values)
+    return math.fsum((value - centre) ** 2 for value in values)
 
 
 def mean(values: Iterable[float]) -> float:

@@ -23,17 +23,20 @@ class Terms:
             is under none is judged on all cases.
         screen: what estimates foretell; None: nothing.
         first_rung: cases that every candidate is judged on; None: those of the settings.
+        usual: the variance of differences to a bar, see `usual_variance`; None: not known.
     """
 
     bars: tuple[tuple[int, tuple[float, ...]], ...] = ()
     screen: Screen | None = None
     first_rung: int | None = None
+    usual: float | None = None
 
     def verdict(self, fitness: Fitness, formula: Formula, settings: SearchSettings) -> Verdict:
         """Judge a formula by them, see `race`."""
         under = [losses for size, losses in self.bars if size <= formula.complexity]
         reference = under[-1] if under else None
-        return race(fitness, formula, settings, reference, self.screen, self.first_rung)
+        told = (self.screen, self.first_rung, self.usual)
+        return race(fitness, formula, settings, reference, *told)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class SearchSettings(BaseModel):
     Fidelity:
         first_rung: cases that every candidate is judged on; they then double up to all.
         race_z: a candidate is dropped when its paired loss difference to the top_k-th is above
-            zero by more than this many standard errors; `inf` drops none.
+            zero by more than this many standard errors; `inf` drops none. The error is the
+            candidate's own, weighed with what is usual among formulas that were judged on all.
 
     seed: the one number that, with the other settings, fixes every draw.
     """
@@ -82,7 +83,7 @@ class SearchSettings(BaseModel):
     tune: float = Field(0.0, ge=0, le=1)
     strategy: Literal["evolution", "random"] = "evolution"
     select: Literal["fitness", "pareto"] = "fitness"
-    first_rung: int = Field(2, ge=2)
+    first_rung: int = Field(1, ge=1)
     race_z: float = Field(2.0, ge=0)
     seed: int = Field(0, ge=0)
 

@@ -8,13 +8,15 @@ from statistics import fmean
 from types import ModuleType
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from gpprune.gp import RungRanks, SearchSettings, evolve
-from gpprune.gp.fidelity import behind, race, rungs
+from gpprune.gp.fidelity import behind, race, rungs, usual_variance
+from gpprune.gp.outcome import Candidate, Outcome, Verdict
 from gpprune.primitives import METRIC, METRICS, parse
 
 numbers = st.floats(-100, 100).map(lambda value: round(value * 256) / 256)
@@ -91,6 +93,61 @@ def test_the_test_is_the_paired_one(pairs: list[tuple[float, float]], z: float) 
     if abs(margin) > 1e-6:
         losses, reference = [mine for mine, _ in pairs], [other for _, other in pairs]
         assert behind(losses, reference, z) == (margin > 0)
+
+
+@given(
+    st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40),
+    st.floats(0, 4),
+    st.floats(0, 100),
+)
+def test_the_usual_variance_counts_for_four_cases(
+    pairs: list[tuple[float, float]], z: float, usual: float
+) -> None:
+    differences = [mine - other for mine, other in pairs]
+    n = len(differences)
+    squares = float(numpy.var(differences)) * n
+    margin = numpy.mean(differences) - z * math.sqrt((squares + 4 * usual) / (n + 3) / n)
+    if abs(margin) > 1e-6:
+        losses, reference = [mine for mine, _ in pairs], [other for _, other in pairs]
+        assert behind(losses, reference, z, usual) == (margin > 0)
+
+
+def judged(text: str, losses: list[float], full: bool = True) -> Outcome:
+    fitness = fmean(losses)
+    formula = parse(text)
+    verdict = Verdict(fitness=fitness, losses=tuple(losses), full=full, reason=None, seconds=0.0)
+    return Outcome.of(Candidate(key=formula.digest, text=text, origin="", generation=0), verdict)
+
+
+def test_what_is_usual_is_that_of_the_better_half() -> None:
+    reference = [1.0, 2.0, 3.0, 4.0]
+    rng = numpy.random.default_rng(0)
+    noise = [rng.normal(0, 0.1, 4) for _ in range(4)] + [rng.normal(0, 9, 4) for _ in range(4)]
+    outcomes = [
+        judged(
+            f"mul({at + 2}, abs(W))",
+            [r + 1 + 2 * at + d for r, d in zip(reference, own, strict=True)],
+        )
+        for at, own in enumerate(noise)
+    ]
+    wanted = fmean(float(numpy.var(own, ddof=1)) for own in noise[:4])
+    copy = judged("abs(W)", [loss * 1.0001 for loss in reference])
+    half = judged("X", [0.0, 5.0], full=False)
+    found = usual_variance([half, *outcomes[::-1], copy], reference)
+    assert found is not None
+    assert math.isclose(found, fmean(float(numpy.var(own, ddof=1)) for own in noise[:3]))
+    assert math.isclose(usual_variance(outcomes, reference) or 0, wanted)
+    assert usual_variance(outcomes[:2], reference) is None
+    assert usual_variance([judged(o.text, [o.losses[0]]) for o in outcomes], reference[:1]) is None
+
+
+def test_one_case_drops_what_is_far_behind_where_the_usual_is_known() -> None:
+    reference = [3.0, 3.5, 4.0, 4.5]
+    far, near = [loss + 1 for loss in reference], [loss + 0.1 for loss in reference]
+    for losses, cases in ((far, 1), (near, 4)):
+        found = race(Fixed(losses), parse("abs(W)"), SearchSettings(), reference, usual=0.04)
+        assert len(found.losses) == cases
+    assert len(race(Fixed(far), parse("abs(W)"), SearchSettings(), reference).losses) == 2
 
 
 def test_a_race_asks_for_no_case_twice() -> None:
@@ -184,7 +241,7 @@ class Misleading:
         return trial
 
 
-@pytest.mark.parametrize(("misled", "first"), [(0, 2), (4, 8), (14, 16)])
+@pytest.mark.parametrize(("misled", "first"), [(0, 1), (4, 8), (14, 16)])
 def test_a_rung_that_misleads_drops_out(toy: ModuleType, misled: int, first: int) -> None:
     settings = toy.SETTINGS.replaced(population=20, offspring=20, generations=12)
     fitness = Misleading(toy.Words(), misled)

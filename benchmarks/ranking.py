@@ -30,7 +30,7 @@ from gpprune.discover.search import ready
 from gpprune.discover.stored import restored
 from gpprune.discover.workbench import Workbench
 from gpprune.errors import UsageError
-from gpprune.evals import LOSSES
+from gpprune.evals import LOSSES, NEXT_TOKEN
 from gpprune.gp import RunDirectory
 from gpprune.gp.screen import kendall_tau
 from gpprune.primitives import Formula
@@ -93,13 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _found(runs: Sequence[Path], count: int) -> tuple[Goal, list[Formula]]:
-    """The first run's goal, and the best formulas of all, each once."""
+    """The first run's goal, by the next-token loss, and the best formulas of all, each once."""
     with ExitStack() as stack:
         opened = [stack.enter_context(RunDirectory.open(run)) for run in runs]
         goals = [restored(run) for run in opened]
         if len({goal.kind for goal in goals}) > 1:
             raise UsageError("the runs are of several kinds of formulas: give those of one")
-        goal = goals[0]
+        goal = replace(goals[0], loss=NEXT_TOKEN.name)
         each = [best_evolved(run, goal.language, count) for run in opened]
         turns = [o for turn in zip_longest(*each) for o in turn if o is not None]
         by_key = {outcome.key: outcome.parsed(goal.language) for outcome in turns}

@@ -27,7 +27,7 @@ import pytest
 from gpprune.cli.main import run as command
 from gpprune.compile import behaviour
 from gpprune.evals import calibration_samples, read_text, tokenize
-from gpprune.gp import RunDirectory, SearchSettings, Unfit, evolve, fidelity
+from gpprune.gp import RunDirectory, SearchSettings, Unfit, evolve, paired
 from gpprune.gp.variation import half_and_half, reproducible
 from gpprune.primitives import LANGUAGES, METRICS, STATISTICS, Formula, FormulaError, parse
 from gpprune.prune import Recipe, linear_layers, load_model, prune_model
@@ -57,7 +57,7 @@ def drawn_then() -> Iterator[None]:
         for entry in since:
             STATISTICS.remove(entry.name)
         with STATISTICS.including(*kept), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fidelity, "_WEIGHT", 0)
+            patch.setattr(paired, "_WEIGHT", 0)
             yield
     finally:
         for entry in since:

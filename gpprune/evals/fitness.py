@@ -64,6 +64,7 @@ class ModelFitness:
         update: str | Update = "none",
         damping: Damping = DAMPING,
         dtype: torch.dtype | None = None,
+        kinds: int = 1,
     ) -> None:
         """Make the copy that is pruned.
 
@@ -75,12 +76,14 @@ class ModelFitness:
                 an entry.
             damping: of the curvature that the update inverts.
             dtype: what to judge in, see `gpprune.evals.compute_dtype`; None: as the model.
+            kinds: of how many texts the windows are, in turns.
 
         Raises:
             UsageError: the windows are impossible, or there is no such update.
         """
         check_windows(windows)
         self.masking, self.windows, self.loss = masking, windows, loss
+        self.kinds = kinds
         self._update = UPDATES.find(update) if isinstance(update, str) else update
         self._damping = damping
         self._model = copy_as(masking.model, dtype)

@@ -9,6 +9,7 @@ from .archive import front as front
 from .fidelity import RungRanks as RungRanks
 from .fitness import Fitness as Fitness
 from .fitness import FunctionFitness as FunctionFitness
+from .fitness import Mixed as Mixed
 from .fitness import Screened as Screened
 from .fitness import Trial as Trial
 from .fitness import Unfit as Unfit

@@ -9,6 +9,7 @@ from gpprune.errors import UsageError
 from gpprune.gp.archive import Archive, fittest, ranked
 from gpprune.gp.breeding import Breeder, Draft
 from gpprune.gp.outcome import START, Candidate, Outcome, seed_origin
+from gpprune.gp.paired import Bar, usual_variance
 from gpprune.gp.settings import SearchSettings
 from gpprune.gp.state import State
 from gpprune.gp.variation import reproducible
@@ -44,8 +45,8 @@ class Engine:
     (settings.seed, generation, slot) and from the outcomes of earlier generations alone, so
     asking again after a crash asks for the same, and the order of evaluation does not matter.
 
-    With an `overlap` of n a generation is bred from the one n before its last, and may be asked
-    for once that one is told of: the n between them may still be judged.
+    With an `overlap` of n a generation is bred from the one n before its last, generation 0 at the
+    least, and may be asked for once that one is told of: the n between may still be judged.
     """
 
     def __init__(
@@ -112,8 +113,11 @@ class Engine:
             generation: the oldest that was not told of, or one after those that were asked for.
 
         Returns:
-            The same, however often it is asked for; None while what it is bred from is not known.
+            The same, however often it is asked for, and nothing of what was told of; None while
+            what it is bred from is not known.
         """
+        if generation < self.state.generation:
+            return []
         if generation not in self._asked:
             if self.bred_from(generation) > self.state.generation:
                 return None
@@ -147,24 +151,34 @@ class Engine:
         """The population that a generation is bred from, best first."""
         return self._population(self._states[self.bred_from(generation)])
 
-    def bars(
-        self, generation: int, judged: Sequence[Outcome]
-    ) -> tuple[tuple[int, tuple[float, ...]], ...]:
-        """Return what a generation's formulas must keep up with, see `Terms`.
+    def bars(self, generation: int, judged: Sequence[Outcome]) -> tuple[Bar, ...]:
+        """Return what a generation's formulas must keep up with.
 
         It is the losses of the top_k-th fully judged formula of the population that it is bred
         from, or of the last one if there are fewer; where shorter formulas may be worse, of those
-        that are no longer. Generation 0 has no population: there it is `judged`, the seeds'
-        outcomes. Nothing if nothing was judged fully.
+        that are no longer.
+
+        Args:
+            generation: which.
+            judged: all that it may know of. Generation 0 has no population: there these are the
+                seeds' outcomes, and stand for it.
+
+        Returns:
+            Nothing if nothing was judged fully.
         """
         population = self._parents(generation) or judged
         full = [outcome for outcome in ranked(population) if outcome.full]
         by_length = self.settings.select == "pareto"
-        sizes = [o.parsed(self.language).complexity if by_length else 0 for o in full]
+
+        def size_of(outcome: Outcome) -> int:
+            return outcome.parsed(self.language).complexity if by_length else 0
+
         bars = []
-        for size in sorted(set(sizes)):
-            no_longer = [o for o, own in zip(full, sizes, strict=True) if own <= size]
-            bars.append((size, no_longer[: self.settings.top_k][-1].losses))
+        for size in sorted({size_of(outcome) for outcome in full}):
+            no_longer = [outcome for outcome in full if size_of(outcome) <= size]
+            losses = no_longer[: self.settings.top_k][-1].losses
+            known = (outcome for outcome in judged if outcome.full and size_of(outcome) <= size)
+            bars.append(Bar(size, losses, usual_variance(known, losses)))
         return tuple(bars)
 
     def _generation(self, generation: int) -> tuple[list[Candidate], int]:

@@ -1,24 +1,20 @@
 """The race: judge a candidate on a few cases first, on all of them only if it keeps up.
 
-The cases are paired: they are the same for every formula, so the difference to a reference, case
-by case, has a far smaller variance than the losses themselves. A successive-halving ladder
-of rungs (1, 2, 4 ... cases) with a one-sided test at each, after Maron and Moore's races (1994).
-What little the cases of a low rung say of that variance is weighed with what is usual among
-formulas that were judged on all.
+A successive-halving ladder of rungs (1, 2, 4 ... cases) with a one-sided test of paired differences
+at each, after Maron and Moore's races (1994).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 from gpprune.errors import Unfit, UsageError
-from gpprune.gp.archive import alike, ranked
-from gpprune.gp.fitness import Fitness, Screened
+from gpprune.gp.fitness import Fitness, Mixed, Screened
 from gpprune.gp.outcome import Outcome, Verdict
+from gpprune.gp.paired import Bar, mean
 from gpprune.gp.screen import Screen, kendall_tau
 from gpprune.gp.settings import SearchSettings
 from gpprune.memory import out_of_memory
@@ -27,18 +23,15 @@ from gpprune.primitives import Formula
 _REASON_LIMIT = 300
 _ENOUGH = 16  # formulas before a rung may be said to mislead: their tau errs by 0.2
 _LEAST_TAU = 1 / 3  # two of three pairs in the right order
-_LEAST_USUAL = 3  # formulas that say what is usual
-_WEIGHT = 4  # cases that the usual variance counts for beside a formula's own
 
 
 def race(
     fitness: Fitness,
     formula: Formula,
     settings: SearchSettings,
-    reference: Sequence[float] | None = None,
+    bar: Bar | None = None,
     screen: Screen | None = None,
     first_rung: int | None = None,
-    usual: float | None = None,
 ) -> Verdict:
     """Evaluate a formula at rising fidelities.
 
@@ -46,11 +39,10 @@ def race(
         fitness: gives the losses. An ordinary exception of it becomes the verdict's reason.
         formula: what is judged.
         settings: `first_rung`, `race_z` and `candidate_time_limit` of it.
-        reference: the loss of each case of the formula to keep up with; None judges on all cases.
+        bar: what to keep up with; None judges on all cases.
         screen: what the estimates of a fitness that has some foretell; a formula whose estimate
-            puts it behind the reference by more than `race_z` deviations is judged on no case.
+            puts it behind the bar by more than `race_z` deviations is judged on no case.
         first_rung: in place of the settings', if it is given.
-        usual: see `behind`.
 
     Raises:
         UsageError: a trial returns another number of losses than it was asked for.
@@ -63,11 +55,12 @@ def race(
     try:
         if isinstance(fitness, Screened):
             estimate = _usable(fitness.estimate(formula))
-        foretold = _foretold_behind(estimate, screen, reference, settings.race_z)
+        foretold = _foretold_behind(estimate, screen, bar, settings.race_z)
         if foretold is None:
-            stops = rungs(fitness.cases, first_rung or settings.first_rung)
-            test = partial(behind, reference=reference, z=settings.race_z, usual=usual)
-            _climb(fitness, formula, settings, stops, test, losses, started)
+            first = first_rung or settings.first_rung
+            if isinstance(fitness, Mixed):
+                first = max(first, fitness.kinds)
+            _climb(fitness, formula, settings, first, bar, losses, started)
     except _ProtocolError:
         raise
     except Unfit as error:
@@ -80,7 +73,9 @@ def race(
     full = reason is None and len(losses) == fitness.cases
     value = math.inf
     if reason is None:
-        value = _estimate(losses, None if full else reference) if foretold is None else foretold
+        value = foretold if foretold is not None else mean(losses)
+        if bar is not None and foretold is None and not full:
+            value = bar.expected(losses)
     return Verdict(
         fitness=value,
         losses=tuple(losses),
@@ -99,23 +94,16 @@ def _usable(estimate: float | None) -> float | None:
 
 
 def _foretold_behind(
-    estimate: float | None, screen: Screen | None, reference: Sequence[float] | None, z: float
+    estimate: float | None, screen: Screen | None, bar: Bar | None, z: float
 ) -> float | None:
     """The loss to expect of a formula that needs no judging; None if it is to be judged."""
-    if estimate is None or screen is None or reference is None or math.isinf(z):
+    if estimate is None or screen is None or bar is None or math.isinf(z):
         return None
     found = screen.foretold(estimate)
     if found is None:
         return None
     expected, deviation = found
-    return expected if expected - z * deviation > mean(reference) else None
-
-
-def _estimate(losses: Sequence[float], reference: Sequence[float] | None) -> float:
-    """The mean over all cases, of a part of which only the reference is known."""
-    if reference is None:
-        return mean(losses)
-    return mean(reference) + mean(_differences(losses, reference))
+    return expected if expected - z * deviation > mean(bar.losses) else None
 
 
 class _ProtocolError(UsageError):
@@ -126,15 +114,15 @@ def _climb(
     fitness: Fitness,
     formula: Formula,
     settings: SearchSettings,
-    stops: Sequence[int],
-    is_behind: Callable[[Sequence[float]], bool],
+    first: int,
+    bar: Bar | None,
     losses: list[float],
     started: float,
 ) -> None:
     """Extend `losses` rung by rung until all cases are in or the candidate is out."""
     trial = fitness.prepare(formula)
     _check_clock(settings, started)
-    for stop in stops:
+    for stop in rungs(fitness.cases, first):
         start = len(losses)
         values = [float(value) for value in trial(start, stop)]
         if len(values) != stop - start:
@@ -147,7 +135,7 @@ def _climb(
                 raise Unfit(f"the loss of case {case} is {value}")
             losses.append(value)
         _check_clock(settings, started)
-        if stop == fitness.cases or is_behind(losses):
+        if stop == fitness.cases or (bar is not None and bar.is_ahead(losses, settings.race_z)):
             return
 
 
@@ -202,72 +190,6 @@ def first_that_ranks(outcomes: Iterable[Outcome], first: int) -> int:
         return first
     good = [rung.cases for rung in ranks if (rung.kendall_tau or 0) >= _LEAST_TAU]
     return good[0] if good else full[0].cases
-
-
-def behind(
-    losses: Sequence[float],
-    reference: Sequence[float] | None,
-    z: float,
-    usual: float | None = None,
-) -> bool:
-    """Say whether losses are worse than the reference's by more than `z` standard errors.
-
-    Args:
-        losses: of the first cases, which are the ones compared.
-        reference: of all cases; without one nothing is behind.
-        z: `inf` says that nothing is behind.
-        usual: the variance that such differences usually have, see `usual_variance`. It counts
-            for as much as 4 cases do: two cases that differ alike by chance would else say that
-            there is no noise. None: the variance is the sample's own, and one case says nothing.
-    """
-    if reference is None or math.isinf(z):
-        return False
-    differences = _differences(losses, reference)
-    count = len(differences)
-    squares, freedom = _squares(differences), float(count - 1)
-    if usual is not None:
-        squares, freedom = squares + _WEIGHT * usual, freedom + _WEIGHT
-    if freedom == 0:
-        return False
-    return mean(differences) - z * math.sqrt(squares / freedom / count) > 0
-
-
-def usual_variance(outcomes: Iterable[Outcome], reference: Sequence[float]) -> float | None:
-    """The variance, case by case, of a formula's difference to a reference.
-
-    The mean over the better half of those judged on all cases, near copies of the reference left
-    out: what is hopeless differs more. None where fewer than three are left, or one case is all.
-
-    Args:
-        outcomes: in any order.
-        reference: the loss of each case.
-    """
-    if len(reference) < 2:
-        return None
-    full = ranked(outcome for outcome in outcomes if outcome.full)
-    better = full[: max(_LEAST_USUAL + 1, len(full) // 2)]
-    found = [
-        _squares(_differences(outcome.losses, reference)) / (len(reference) - 1)
-        for outcome in better
-        if not alike(outcome.losses, reference)
-    ]
-    return mean(found) if len(found) >= _LEAST_USUAL else None
-
-
-def _squares(values: Sequence[float]) -> float:
-    """The sum of the squares of what values differ by from their mean."""
-    centre = mean(values)
-    return math.fsum((value - centre) ** 2 for value in values)
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean, summed exactly, so that it is the same on every machine."""
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
-
-
-def _differences(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
-    return [mine - other for mine, other in zip(losses, reference, strict=False)]
 
 
 def _check_clock(settings: SearchSettings, started: float) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from gpprune.errors import Unfit
 from gpprune.primitives import Formula
 
-__all__ = ["Fitness", "FunctionFitness", "Screened", "Trial", "Unfit"]
+__all__ = ["Fitness", "FunctionFitness", "Mixed", "Screened", "Trial", "Unfit"]
 
 
 class Trial(Protocol):
@@ -52,6 +52,16 @@ class Screened(Protocol):
         Raises:
             Unfit: the formula cannot be judged.
         """
+        ...
+
+
+@runtime_checkable
+class Mixed(Protocol):
+    """A fitness whose cases are of several kinds in turns, such as windows of several texts."""
+
+    @property
+    def kinds(self) -> int:
+        """How many: on fewer cases no formula is dropped, which one kind alone would decide."""
         ...
 
 

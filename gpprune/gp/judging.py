@@ -9,6 +9,7 @@ from typing import Protocol
 from gpprune.gp.fidelity import race
 from gpprune.gp.fitness import Fitness
 from gpprune.gp.outcome import Candidate, Verdict
+from gpprune.gp.paired import Bar
 from gpprune.gp.screen import Screen
 from gpprune.gp.settings import SearchSettings
 from gpprune.primitives import Formula, Language
@@ -19,24 +20,21 @@ class Terms:
     """What candidates are judged by, fixed before the first of them: their order does not matter.
 
     Attributes:
-        bars: the losses to keep up with, for formulas of at least so many nodes, fewest first; who
-            is under none is judged on all cases.
+        bars: what to keep up with, that of the fewest nodes first; a formula that is shorter than
+            all of them ask for is judged on all cases.
         screen: what estimates foretell; None: nothing.
         first_rung: cases that every candidate is judged on; None: those of the settings.
-        usual: the variance of differences to a bar, see `usual_variance`; None: not known.
     """
 
-    bars: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    bars: tuple[Bar, ...] = ()
     screen: Screen | None = None
     first_rung: int | None = None
-    usual: float | None = None
 
     def verdict(self, fitness: Fitness, formula: Formula, settings: SearchSettings) -> Verdict:
         """Judge a formula by them, see `race`."""
-        under = [losses for size, losses in self.bars if size <= formula.complexity]
-        reference = under[-1] if under else None
-        told = (self.screen, self.first_rung, self.usual)
-        return race(fitness, formula, settings, reference, *told)
+        under = [bar for bar in self.bars if bar.size <= formula.complexity]
+        bar = under[-1] if under else None
+        return race(fitness, formula, settings, bar, self.screen, self.first_rung)
 
 
 @dataclass(frozen=True)

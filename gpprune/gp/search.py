@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gpprune.errors import GppruneError, UsageError
 from gpprune.gp.archive import Archive
 from gpprune.gp.engine import Engine
-from gpprune.gp.fidelity import first_that_ranks, usual_variance
+from gpprune.gp.fidelity import first_that_ranks
 from gpprune.gp.fitness import Fitness, Screened
 from gpprune.gp.judging import InTurn, Judge, Task, Tasks, Terms
 from gpprune.gp.outcome import Candidate, Outcome, Verdict
@@ -222,12 +222,10 @@ class _Search:
         # What a broken-off generation has left is in the archive, and does not count.
         told = self.engine.bred_from(generation)
         known = [o for o in self.engine.archive.outcomes if o.generation < told]
-        bars = self.engine.bars(generation, seeds)
         return Terms(
-            bars,
+            self.engine.bars(generation, [*known, *seeds]),
             Screen([*known, *seeds]) if self.screened else None,
             first_that_ranks(known, self.engine.settings.first_rung),
-            usual_variance([*known, *seeds], bars[-1][1]) if bars else None,
         )
 
     def _kept(self, outcome: Outcome) -> Outcome:

@@ -19,10 +19,10 @@ class SearchSettings(BaseModel):
         population: how many formulas survive a generation (mu).
         offspring: how many new formulas a generation evaluates (lambda).
         generations: how many generations follow the initial one, which is number 0.
-        overlap: how many generations may begin before an earlier one has ended. Each is bred from
-            the population of so many generations before its last, so that workers need not wait
-            for a slow candidate, and their number still does not matter. With one offspring a
-            generation it is a steady state.
+        overlap: how many generations after generation 0 may begin before an earlier one has ended.
+            Each is bred from the population of so many generations before its last, so that workers
+            need not wait for a slow candidate, and their number still does not matter. With one
+            offspring a generation it is a steady state.
         time_limit: seconds one call may take, checked between candidates; None for no limit.
         candidate_time_limit: seconds one candidate may take, checked between its rungs; a
             candidate past it is recorded as failed. It makes a search depend on the clock.

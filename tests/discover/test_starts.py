@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gpprune.discover import Texts
 from gpprune.gp import RunDirectory
 
 OWN = "mul(pow(W, 1.7), sqrt(X))"
-SMALL = gpprune.SearchSettings(population=30, offspring=4, generations=1, race_z=99)
+SMALL = gpprune.SearchSettings(population=30, offspring=4, generations=1, race_z=math.inf)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_a_search_may_judge_by_all_that_its_recipe_does(
 ) -> None:
     common = {"dtype": "float32", "sparsity": 0.6, "draft": "recipe"}
     other = kind(goal.texts, goal.model, **common, **how)
-    out, settings = tmp_path / "run", FEW.replaced(offspring=3, generations=1, race_z=99)
+    out, settings = tmp_path / "run", FEW.replaced(offspring=3, generations=1, race_z=math.inf)
     found = gpprune.discover(other, out=out, settings=settings, rivals="best", winners=1)
     (winner,) = found.winners
     (best,) = found.result.archive.evolved(1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from gpprune.gp import RungRanks, SearchSettings, evolve
-from gpprune.gp.fidelity import behind, race, rungs, usual_variance
+from gpprune.gp.fidelity import race, rungs
 from gpprune.gp.outcome import Candidate, Outcome, Verdict
+from gpprune.gp.paired import Bar, behind, usual_variance
 from gpprune.primitives import METRIC, METRICS, parse
 
 numbers = st.floats(-100, 100).map(lambda value: round(value * 256) / 256)
@@ -40,7 +41,8 @@ class Fixed:
 
 
 def verdict(losses: list[float], reference: list[float] | None, **changes: Any) -> Any:
-    return race(Fixed(losses), parse("abs(W)"), SearchSettings(**changes), reference)
+    bar = None if reference is None else Bar(0, tuple(reference))
+    return race(Fixed(losses), parse("abs(W)"), SearchSettings(**changes), bar)
 
 
 @given(st.integers(1, 300), st.integers(2, 20))
@@ -145,14 +147,45 @@ def test_one_case_drops_what_is_far_behind_where_the_usual_is_known() -> None:
     reference = [3.0, 3.5, 4.0, 4.5]
     far, near = [loss + 1 for loss in reference], [loss + 0.1 for loss in reference]
     for losses, cases in ((far, 1), (near, 4)):
-        found = race(Fixed(losses), parse("abs(W)"), SearchSettings(), reference, usual=0.04)
+        bar = Bar(0, tuple(reference), usual=0.04)
+        found = race(Fixed(losses), parse("abs(W)"), SearchSettings(), bar)
         assert len(found.losses) == cases
-    assert len(race(Fixed(far), parse("abs(W)"), SearchSettings(), reference).losses) == 2
+    assert len(verdict(far, reference).losses) == 2
+
+
+class OfTexts(Fixed):
+    """Losses on windows of several texts, in turns."""
+
+    kinds = 3
+
+
+def test_no_text_alone_drops_a_formula() -> None:
+    reference = [3.0, 3.0, 3.0, 3.5, 3.5, 3.5]
+    mixed = [3.9, 2.0, 2.9, 4.4, 2.5, 3.4]  # far behind on the first text, ahead in the mean
+    bar = Bar(0, tuple(reference), usual=0.01)
+    assert not race(Fixed(mixed), parse("abs(W)"), SearchSettings(), bar).full
+    assert race(OfTexts(mixed), parse("abs(W)"), SearchSettings(), bar).full
+    far = [loss + 1 for loss in reference]
+    assert len(race(OfTexts(far), parse("abs(W)"), SearchSettings(), bar).losses) == 3
+
+
+def test_a_loss_past_all_squares_ends_no_search(toy: ModuleType) -> None:
+    class Huge(toy.Words):  # type: ignore[misc, name-defined]
+        def prepare(self, formula: Any) -> Any:
+            trial = super().prepare(formula)
+            factor = 1e200 if formula.text == "abs(W)" else 1.0
+            return lambda start, stop: [factor * loss for loss in trial(start, stop)]
+
+    plain = evolve(METRIC, toy.Words(), seeds=toy.SEEDS, settings=toy.SETTINGS)
+    seeds = {"magnitude": parse("abs(W)"), **toy.SEEDS}
+    found = evolve(METRIC, Huge(), seeds=seeds, settings=toy.SETTINGS)
+    assert found.generations == plain.generations
+    assert found.best(1)[0].fitness < 100
 
 
 def test_a_race_asks_for_no_case_twice() -> None:
     fitness = Fixed([float(i % 3) for i in range(37)])
-    race(fitness, parse("abs(W)"), SearchSettings(), fitness.losses)
+    race(fitness, parse("abs(W)"), SearchSettings(), Bar(0, tuple(fitness.losses)))
     assert fitness.asked == 37
 
 

@@ -26,6 +26,7 @@ from gpprune.gp import (
 )
 from gpprune.gp.archive import Archive, fittest, ranked
 from gpprune.gp.fidelity import race
+from gpprune.gp.paired import Bar
 from gpprune.gp.screen import LEAST, Screen
 from gpprune.primitives import METRIC, parse, published
 
@@ -247,10 +248,10 @@ def test_memory_that_ran_out_under_an_estimate_ends_the_search(toy: ModuleType) 
 
 def test_a_screened_race_judges_no_case_of_the_hopeless(toy: ModuleType) -> None:
     screen = Screen([judged(float(i), math.exp(i)) for i in range(LEAST)])
-    reference = [3.0 + case for case in range(16)]  # of the mean 10.5
+    bar = Bar(0, tuple(3.0 + case for case in range(16)))  # of the mean 10.5
     for loss, spared in ((10.0, False), (11.0, True)):
         fitness = screened(toy, lambda text, true, loss=loss: math.exp(loss))
-        found = race(fitness, parse("abs(W)"), toy.SETTINGS, reference, screen)
+        found = race(fitness, parse("abs(W)"), toy.SETTINGS, bar, screen)
         assert (found.losses == ()) == spared == (fitness.cases_judged == 0)
         assert found.estimate == pytest.approx(math.exp(loss))
         if spared:

@@ -100,6 +100,27 @@ def test_a_formula_is_bred_from_what_was_judged_an_overlap_before(toy: ModuleTyp
         assert min(gaps) == overlap + 1
 
 
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_a_generation_without_anything_new_counts_its_hits_once(
+    toy: ModuleType, tmp_path: Path, overlap: int
+) -> None:
+    settings = toy.SETTINGS.replaced(overlap=overlap, offspring=1, generations=25)
+
+    def coarse(formula: Formula) -> str:
+        return str(formula.complexity)
+
+    hits = []
+    for count in (1, 3):
+        run = RunDirectory.create(tmp_path / str(count), settings, {})
+        how = {"run": run, "settings": None, "fingerprint": coarse}
+        found = searched(toy, toy.Words(), count, **how)
+        born = {outcome.generation for outcome in found.outcomes}
+        assert any(at not in born and any(later > at for later in born) for at in range(1, 25))
+        with RunDirectory.open(tmp_path / str(count)) as kept:
+            hits += [found.archive_hits, kept.state().archive_hits]
+    assert len({*hits}) == 1
+
+
 class Waiting:
     """A toy fitness, one of whose candidates is not done before another one has begun."""
 
@@ -269,6 +290,24 @@ def test_a_time_limit_ends_all(toy: ModuleType) -> None:
     found = searched(toy, toy.Words(pause=0.05), 3, settings=settings)
     assert found.stopped == "time limit"
     assert 1 <= found.evaluated < 200
+
+
+def test_a_second_try_is_had_past_the_time_limit(toy: ModuleType, tmp_path: Path) -> None:
+    slow = [outcome.text for outcome in searched(toy, toy.Words(), 1).outcomes][3]
+
+    def first(text: str) -> bool:
+        seen = (tmp_path / "seen").exists()
+        return text == slow and not seen
+
+    def late() -> None:
+        (tmp_path / "seen").touch()
+        time.sleep(1.5)
+        die()
+
+    settings = toy.SETTINGS.replaced(time_limit=1, generations=1000)
+    found = searched(toy, Marked(toy.Words(pause=0.05), first, late), 3, settings=settings)
+    assert found.stopped == "time limit"
+    assert {outcome.text: outcome.reason for outcome in found.outcomes}[slow] is None
 
 
 def test_workers_do_what_they_begin_with(toy: ModuleType, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ class Goal(ABC):
             update=self.judged_by,
             damping=Damping(self.damp_inputs, self.damp_outputs),
             dtype=bench.dtype,
+            kinds=len(bench.texts.judged),
         )
 
     def variant(self, fitness: ModelFitness, bench: Workbench, setting: str) -> ModelFitness:

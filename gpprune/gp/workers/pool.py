@@ -185,12 +185,12 @@ class _Orders:
         self._tries = Counter[int]()
         self._count = 0
 
-    def next(self) -> tuple[int, Order] | None:
-        """One to give away; None: there is none at the moment."""
+    def next(self, go_on: Callable[[], bool]) -> tuple[int, Order] | None:
+        """One to give away, a new one while that may be; None: there is none at the moment."""
         if self._again:
             at = self._again.popleft()
         else:
-            task = next(self._tasks, None)
+            task = next(self._tasks, None) if go_on() else None
             if task is None:
                 return None
             at, self._count = self._count, self._count + 1
@@ -246,7 +246,7 @@ class Pool:
         told = 0
         while True:
             for worker in [*self._workers]:
-                if worker.at is None and go_on() and (found := orders.next()) is not None:
+                if worker.at is None and (found := orders.next(go_on)) is not None:
                     if not worker.alive():  # it died of no candidate
                         worker = self._replaced(worker)
                     worker.give(*found)

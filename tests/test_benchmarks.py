@@ -34,6 +34,7 @@ BENCHMARKS = (
     "overlap",
     "protocol",
     "ranking",
+    "replay",
     "roofline",
     "search",
     "seeds",
@@ -209,6 +210,15 @@ def test_what_is_judged_by_is_held_against_test_text(
     for name in ("next-token loss, 4 of 48, the first", "kl, 2 of 16, from all over it"):
         assert re.search(rf"{name}{figures}", said)
     assert re.search(rf"the other half of the test text{figures}", said)
+
+
+def test_a_race_is_replayed_by_each_rule(ran: Ran, tiny_model_dir: Path, tmp_path: Path):
+    how = (tmp_path / "run", "--model", tiny_model_dir, "--seconds", 4, "--kind", "allocation")
+    said = ran("replay", *how)
+    assert re.search(r"\d+ offspring of a search for allocations, 6 windows in all", said)
+    for rule in ("own variance, from 2 windows", "usual weighed in, from 1 window"):
+        assert re.search(rf"{rule} +│ +[1-6]\.\d\d │ +\d+ of \d+", said)
+    assert ran("replay", *how) == said  # of the same run
 
 
 @pytest.mark.parametrize("wrong", ["8", "x512", "8x512-all", "0x512"])

@@ -237,6 +237,15 @@ def test_a_row_whose_text_is_not_its_keys_is_refused(
             evolve(METRIC, toy.Words(), seeds=toy.SEEDS, run=run)
 
 
+def test_a_generation_that_is_gone_is_missed(finished: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(finished, tmp_path / "copy")
+    with sqlite3.connect(path / "run.db") as database:
+        database.execute("DELETE FROM generations WHERE generation = 1")
+    database.close()
+    with pytest.raises(GppruneError, match="generation 1 is not there, but later ones are"):
+        RunDirectory.open(path)
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002])
 def test_a_run_directory_obeys_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)

@@ -48,7 +48,7 @@ class Amount:
     spread: bool
 
     def __str__(self) -> str:
-        where = "from all over it" if self.spread else "the first"
+        where = "spread" if self.spread else "the first"
         return f"{self.count} of {self.length}, {where}"
 
 

@@ -207,7 +207,7 @@ def test_what_is_judged_by_is_held_against_test_text(
     said = ran("ranking", tmp_path / "run", *how)
     assert "4 formulas, " in said
     figures = r" +│ +-?[01]\.\d\d │ +-?[01]\.\d\d │ +\d+\.\d %"
-    for name in ("next-token loss, 4 of 48, the first", "kl, 2 of 16, from all over it"):
+    for name in ("next-token loss, 4 of 48, the first", "kl, 2 of 16, spread"):
         assert re.search(rf"{name}{figures}", said)
     assert re.search(rf"the other half of the test text{figures}", said)
 

@@ -63,8 +63,8 @@ class RunSummary:
         cases = ", ".join(str(rung.cases) for rung in told)
         taus = ", ".join(f"{rung.kendall_tau:.2f}" for rung in told)
         return (
-            f"the first {cases} cases rank the {told[0].judged} formulas that were judged in full "
-            f"as all cases do with Kendall's tau {taus}"
+            f"by the first {cases} {'case' if cases == '1' else 'cases'} the {told[0].judged} "
+            f"formulas that were judged in full rank as by all with Kendall's tau {taus}"
         )
 
     @property

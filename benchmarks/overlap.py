@@ -16,10 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.flags import parser_of, positive
+from benchmarks.shown import print_table
 from gpprune.gp import SearchSettings, evolve
 from gpprune.primitives import METRIC, METRICS, Formula
 
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--spread", type=float, default=0.65)
     given = parser.parse_args(arguments)
-    table = Table("workers", "offspring", "overlap", "judged", "seconds", "at work", "ratio")
+    rows = []
     for workers in given.workers:
         rival = None
         steady = {"offspring": 1, "overlap": 2 * workers}
@@ -72,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             each = took / found.evaluated
             rival = rival or each
             busy = sum(outcome.seconds for outcome in found.outcomes) / took / workers
-            row = (workers, offspring, how["overlap"], found.evaluated)
-            table.add_row(*map(str, row), f"{took:.1f}", f"{busy:.0%}", f"{rival / each:.2f}")
-    Console().print(table)
+            counts = map(str, (workers, offspring, how["overlap"], found.evaluated))
+            rows.append([*counts, f"{took:.1f}", f"{busy:.0%}", f"{rival / each:.2f}"])
+    columns = ["workers", "offspring", "overlap", "judged", "seconds", "at work", "ratio"]
+    print_table(columns, rows)
 
 
 if __name__ == "__main__":

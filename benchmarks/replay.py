@@ -3,9 +3,9 @@
     python -m benchmarks.replay RUN [--kind metric] [--seconds 900] [--seed 0]
 
 A search at the command line's settings judges every candidate on all windows; it is made in RUN, or
-gone on with. Then each of its offspring races on the losses that are known, against the bar of its
-generation: by the variance of its own differences alone, from 2 windows on, and with what is usual
-weighed in, from 1 window on. One is dropped wrongly that is better than its bar over all windows.
+read, if it is there. Then each of its offspring races on the losses that are known, against the bar
+of its generation: by the variance of its own differences alone, and with what is usual weighed in.
+One is dropped wrongly that is better than its bar over all windows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from benchmarks.flags import add_model, parser_of, positive
@@ -72,20 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         goal, outcomes = restored(run), run.outcomes()
         raced = [*_raced(run, goal, outcomes)]
         z = PRESETS[goal.preset].race_z
-    better = [bar for losses, bar in raced if math.fsum(losses) < math.fsum(bar.losses)]
+    if not raced:
+        parser.error(f"{given.run} has no offspring that was judged in full: give more --seconds")
+    cases = len(raced[0][0])
+    better = [math.fsum(losses) < math.fsum(bar.losses) for losses, bar in raced]
     rows = []
     for rule in RULES:
         each = [rule.cases(losses, bar, z) for losses, bar in raced]
-        wrong = sum(
-            used < len(losses) and math.fsum(losses) < math.fsum(bar.losses)
-            for used, (losses, bar) in zip(each, raced, strict=True)
-        )
-        rows.append([rule.name, f"{sum(each) / len(each):.2f}", f"{wrong} of {len(better)}"])
+        wrong = sum(used < cases and good for used, good in zip(each, better, strict=True))
+        rows.append([rule.name, f"{sum(each) / len(each):.2f}", f"{wrong} of {sum(better)}"])
     print_table(
         ["dropped by", "windows judged", "better ones dropped"],
         rows,
-        title=f"{len(raced)} offspring of a search for {goal.kind}s, "
-        f"{len(raced[0][0])} windows in all",
+        title=f"{len(raced)} offspring of a search for {goal.kind}s, {cases} windows in all",
     )
 
 
@@ -112,14 +112,14 @@ def _raced(
     run: RunDirectory, goal: Goal, outcomes: Sequence[Outcome]
 ) -> Iterator[tuple[Sequence[float], Bar]]:
     """The losses of every candidate that raced, and its bar."""
-    given = (goal.language, run.search, goal.seeds(), goal.canonical, None)
-    engine = Engine(*given, run.states(), Archive(outcomes))
-    seeds = [outcome for outcome in outcomes if outcome.seeded]
-    for outcome in outcomes:
-        if outcome.full and not outcome.seeded:
-            known = [o for o in outcomes if o.generation < outcome.generation] or seeds
-            bars = engine.bars(outcome.generation, known)
-            yield from ((outcome.losses, bar) for bar in bars[-1:])
+    told = (goal.language, run.search, goal.seeds(), goal.canonical, None)
+    engine = Engine(*told, run.states(), Archive(outcomes))
+    given = [outcome for outcome in outcomes if outcome.given]
+    for generation, asked in groupby(outcomes, key=lambda outcome: outcome.generation):
+        known = [outcome for outcome in outcomes if outcome.generation < generation] or given
+        for bar in engine.bars(generation, known)[-1:]:
+            own = (outcome for outcome in asked if outcome.full and not outcome.given)
+            yield from ((outcome.losses, bar) for outcome in own)
 
 
 if __name__ == "__main__":

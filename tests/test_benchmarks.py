@@ -190,8 +190,8 @@ def test_judging_is_held_against_the_plain_model_and_the_peak(ran: Ran, tiny_mod
 def test_workers_are_held_against_those_that_wait(ran: Ran):
     said = ran("overlap", "--workers", 2, "--candidates", 12, "--seconds", 0.01)
     for offspring, overlap in ((12, 0), (12, 1), (12, 2), (1, 4)):
-        figures = r" +│ \d+ +│ \d+\.\d +│ \d+% +│ \d+\.\d\d"
-        assert re.search(rf"│ 2 +│ {offspring} +│ {overlap}{figures}", said)
+        figures = r" │ +\d+ │ +\d+\.\d │ +\d+% │ +\d+\.\d\d │"
+        assert re.search(rf"│ 2 +│ +{offspring} │ +{overlap}{figures}", said)
 
 
 def test_what_is_judged_by_is_held_against_test_text(

@@ -222,9 +222,10 @@ class _Search:
         # What a broken-off generation has left is in the archive, and does not count.
         told = self.engine.bred_from(generation)
         known = [o for o in self.engine.archive.outcomes if o.generation < told]
+        judged = [*known, *seeds]
         return Terms(
-            self.engine.bars(generation, [*known, *seeds]),
-            Screen([*known, *seeds]) if self.screened else None,
+            self.engine.bars(generation, judged),
+            Screen(judged) if self.screened else None,
             first_that_ranks(known, self.engine.settings.first_rung),
         )
 
